@@ -1,0 +1,155 @@
+"""What every batched environment of the package shares: resets, time limits, seeds, restorable state."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Binary, Bounded, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+
+class BatchedEnv(EnvBase):
+    """``num_envs`` copies of one task, stepped together as one TorchRL environment.
+
+    A subclass is four short methods on plain tensors: :meth:`start_episodes`, :meth:`advance`,
+    :meth:`observe`, and :meth:`task_state` with its inverse :meth:`load_task_state`. This class
+    adds what is the same for all of them: specs, partial resets (only the rows under ``"_reset"``
+    change), ``terminated`` and ``truncated`` kept apart, a private random generator, and a state
+    that can be saved and restored bit for bit.
+
+    Keys: reads ``"action"`` ``[num_envs, action_dim]``; writes ``"observation"``
+    ``[num_envs, obs_dim]`` float32, ``"reward"``, ``"done"``, ``"terminated"`` and
+    ``"truncated"``, each ``[num_envs, 1]``.
+
+    Args:
+        num_envs (int): copies of the task, at least 1.
+        obs_dim (int): size of the observation.
+        action_dim (int): size of the action; actions are bounded by -1 and 1.
+        max_episode_steps (int): control steps after which an episode is truncated.
+        device: where every tensor of the environment lives.
+        seed (int): seed of the private generator.
+        spread_episodes (bool): at the very first reset draw each copy's step counter uniformly,
+            so that episodes end at different times. The first episode of a copy is then shorter.
+
+    Raises:
+        ValueError: if ``num_envs`` or ``max_episode_steps`` is below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_envs: int,
+        obs_dim: int,
+        action_dim: int,
+        max_episode_steps: int,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        spread_episodes: bool = True,
+    ) -> None:
+        for name, value in {"num_envs": num_envs, "max_episode_steps": max_episode_steps}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        super().__init__(device=torch.device(device), batch_size=torch.Size([num_envs]))
+        self.num_envs = num_envs
+        self.max_episode_steps = max_episode_steps
+        self.spread_episodes = spread_episodes
+        self.step_count = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self.generator = torch.Generator(device=self.device)
+        self._started = False
+        self._restored = False
+
+        shape, device = (num_envs,), self.device
+        self.observation_spec = Composite(
+            observation=Unbounded((*shape, obs_dim), device=device, dtype=torch.float32),
+            shape=shape,
+            device=device,
+        )
+        self.action_spec = Bounded(-1.0, 1.0, (*shape, action_dim), device=device, dtype=torch.float32)
+        self.reward_spec = Unbounded((*shape, 1), device=device, dtype=torch.float32)
+        flag = Binary(1, (*shape, 1), dtype=torch.bool, device=device)
+        self.done_spec = Composite(
+            done=flag.clone(), terminated=flag.clone(), truncated=flag.clone(), shape=shape, device=device
+        )
+        self.set_seed(seed)
+
+    # What a task defines.
+    @abstractmethod
+    def start_episodes(self, rows: Tensor) -> None:
+        """Draw a fresh initial state for the copies ``rows`` (int64 ``[k]``) from ``self.generator``."""
+
+    @abstractmethod
+    def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance every copy by one control step; return reward and termination, each ``[num_envs]``."""
+
+    @abstractmethod
+    def observe(self) -> Tensor:
+        """The current observation ``[num_envs, obs_dim]``, a tensor that later steps do not overwrite."""
+
+    @abstractmethod
+    def task_state(self) -> dict[str, Tensor]:
+        """Every tensor that the task's future depends on, the generator and step counter aside."""
+
+    @abstractmethod
+    def load_task_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`task_state` returned."""
+
+    # What TorchRL asks for.
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
+        mask = None if tensordict is None else tensordict.get("_reset", None)
+        rows = torch.arange(self.num_envs, device=self.device)
+        if mask is not None:
+            rows = rows[mask.reshape(self.num_envs)]
+        if not self._restored:
+            self.start_episodes(rows)
+            self.step_count[rows] = 0
+            if self.spread_episodes and not self._started:
+                self.step_count.random_(0, self.max_episode_steps, generator=self.generator)
+        self._started, self._restored = True, False
+        never = torch.zeros(self.num_envs, 1, dtype=torch.bool, device=self.device)
+        return self._pack(observation=self.observe(), done=never, terminated=never.clone(), truncated=never.clone())
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        self._restored = False
+        reward, terminated = self.advance(tensordict.get("action"))
+        self.step_count += 1
+        truncated = (self.step_count >= self.max_episode_steps) & ~terminated
+        return self._pack(
+            observation=self.observe(),
+            reward=reward.unsqueeze(-1),
+            done=(terminated | truncated).unsqueeze(-1),
+            terminated=terminated.unsqueeze(-1),
+            truncated=truncated.unsqueeze(-1),
+        )
+
+    def _pack(self, **entries: Tensor) -> TensorDictBase:
+        return TensorDict(entries, batch_size=self.batch_size, device=self.device)
+
+    def _set_seed(self, seed: int | None) -> None:
+        self.generator.manual_seed(0 if seed is None else seed)
+        self._started = self._restored = False
+
+    # What a checkpoint asks for.
+    def get_state(self) -> TensorDict:
+        """Everything the environment's future depends on, as a TensorDict that can be saved."""
+        return TensorDict(
+            {
+                "task": TensorDict({key: value.clone() for key, value in self.task_state().items()}),
+                "step_count": self.step_count.clone(),
+                "generator": self.generator.get_state(),
+                "started": torch.tensor(self._started),
+            }
+        )
+
+    def set_state(self, state: TensorDictBase) -> None:
+        """Restore what :meth:`get_state` returned: the same actions then bring the same future.
+
+        If the next call is :meth:`reset`, as a collector makes it when it is built, it starts no new
+        episodes but returns the restored observation, so that collection goes on where it stopped.
+        """
+        self.load_task_state({key: value.clone() for key, value in state["task"].items()})
+        self.step_count.copy_(state["step_count"])
+        self.generator.set_state(state["generator"].cpu())
+        self._started, self._restored = bool(state["started"]), True

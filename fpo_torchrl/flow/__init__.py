@@ -1,0 +1,30 @@
+"""The flow itself: path, time distributions, start noise, regression targets and solvers. Imports torch only."""
+
+from fpo_torchrl.flow.noise import FixedNoise, RandomNoise, StartNoise, ZeroNoise
+from fpo_torchrl.flow.path import LinearPath
+from fpo_torchrl.flow.solver import RK4, Euler, EulerMaruyama, Heun, Midpoint, Solver
+from fpo_torchrl.flow.target import ActionTarget, NoiseTarget, RegressionTarget, VelocityTarget
+from fpo_torchrl.flow.time import BetaTime, GridTime, LogitNormalTime, TimeSampler, UniformTime
+
+__all__ = [
+    "RK4",
+    "ActionTarget",
+    "BetaTime",
+    "Euler",
+    "EulerMaruyama",
+    "FixedNoise",
+    "GridTime",
+    "Heun",
+    "LinearPath",
+    "LogitNormalTime",
+    "Midpoint",
+    "NoiseTarget",
+    "RandomNoise",
+    "RegressionTarget",
+    "Solver",
+    "StartNoise",
+    "TimeSampler",
+    "UniformTime",
+    "VelocityTarget",
+    "ZeroNoise",
+]

@@ -1,0 +1,58 @@
+"""Where the flow starts: the noise that the solver carries to an action."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class StartNoise:
+    """Base class: ``sample(shape, like)`` gives the solver's starting point."""
+
+    def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Starting points of ``shape`` on the device and in the dtype of ``like``."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class RandomNoise(StartNoise):
+    """A standard normal draw: the stochastic policy that is trained."""
+
+    def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Starting points of ``shape`` on the device and in the dtype of ``like``."""
+        return torch.randn(tuple(shape), device=like.device, dtype=like.dtype)
+
+
+class ZeroNoise(StartNoise):
+    """The origin: a deterministic policy ("zero-sampling", FPO++ section III-D)."""
+
+    def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Starting points of ``shape`` on the device and in the dtype of ``like``."""
+        return torch.zeros(tuple(shape), device=like.device, dtype=like.dtype)
+
+
+class FixedNoise(StartNoise):
+    """One standard normal draw, made from ``seed`` and used for every observation: deterministic too.
+
+    Args:
+        seed (int): seed of the draw; the same on every device.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self._draws: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+
+    def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Starting points of ``shape`` on the device and in the dtype of ``like``, all the same."""
+        key = (shape[-1], like.device, like.dtype)
+        if key not in self._draws:
+            draw = torch.randn(shape[-1], generator=torch.Generator().manual_seed(self.seed))
+            self._draws[key] = draw.to(like.device, like.dtype)
+        return self._draws[key].expand(*shape)
+
+    def __repr__(self) -> str:
+        return f"FixedNoise(seed={self.seed})"

@@ -1,0 +1,135 @@
+"""Solvers that carry noise (time 0) to an action (time 1) along a velocity field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+VelocityField = Callable[[Tensor, Tensor], Tensor]
+"""``velocity(x, time)`` with ``x`` of shape ``[*batch, act]`` and a ``time`` of shape ``[1]``."""
+
+
+class Solver:
+    """Base class of fixed-step solvers of ``dx/dt = velocity(x, t)`` from time 0 to time 1.
+
+    A subclass defines :meth:`step`. ``order`` is the order of convergence in the step size,
+    ``stages`` the number of velocity evaluations in a step.
+
+    Args:
+        num_steps (int): number of equal steps, at least 1.
+
+    Raises:
+        ValueError: if ``num_steps`` is below 1.
+
+    >>> Euler(num_steps=2)(lambda x, t: x, torch.ones(1))
+    tensor([2.2500])
+    """
+
+    order: int
+    stages: int
+
+    def __init__(self, num_steps: int = 10) -> None:
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        self.num_steps = num_steps
+
+    def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
+        """Advance ``x`` from ``time`` to ``time + dt``."""
+        raise NotImplementedError
+
+    def __call__(self, velocity: VelocityField, x: Tensor) -> Tensor:
+        """Carry ``x`` from time 0 to time 1.
+
+        Args:
+            velocity: the field, called with ``x`` ``[*batch, act]`` and ``time`` ``[1]``.
+            x: where to start, ``[*batch, act]``.
+        """
+        dt = 1 / self.num_steps
+        times = torch.arange(self.num_steps, device=x.device, dtype=x.dtype) / self.num_steps
+        for time in times.unsqueeze(-1).unbind():
+            x = self.step(velocity, x, time, dt)
+        return x
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_steps={self.num_steps})"
+
+
+class Euler(Solver):
+    """Order 1, one stage: the authors' sampler (10 steps in the FPO paper)."""
+
+    order, stages = 1, 1
+
+    def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
+        """Advance along the velocity at the start of the step."""
+        return x + dt * velocity(x, time)
+
+
+class Midpoint(Solver):
+    """Order 2, two stages: the velocity in the middle of the step."""
+
+    order, stages = 2, 2
+
+    def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
+        """Advance along the velocity half a step ahead."""
+        return x + dt * velocity(x + dt / 2 * velocity(x, time), time + dt / 2)
+
+
+class Heun(Solver):
+    """Order 2, two stages: the mean of the velocities at both ends of the step."""
+
+    order, stages = 2, 2
+
+    def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
+        """Advance along the mean of the first velocity and the one where it leads."""
+        first = velocity(x, time)
+        return x + dt / 2 * (first + velocity(x + dt * first, time + dt))
+
+
+class RK4(Solver):
+    """Order 4, four stages: the classical Runge-Kutta method."""
+
+    order, stages = 4, 4
+
+    def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
+        """Advance along the weighted mean of four velocities."""
+        k1 = velocity(x, time)
+        k2 = velocity(x + dt / 2 * k1, time + dt / 2)
+        k3 = velocity(x + dt / 2 * k2, time + dt / 2)
+        k4 = velocity(x + dt * k3, time + dt)
+        return x + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
+class EulerMaruyama(Solver):
+    r"""Stochastic sampler with the same marginals as the flow, weak order 1, one stage.
+
+    On the linear path with Gaussian noise the score is ``-(x - t v) / (1 - t)``. Adding Langevin dynamics
+    with diffusion ``2 noise_scale (1 - t)`` leaves every marginal unchanged and gives
+
+    .. math:: dx = (v - \eta (x - t v)) dt + \sqrt{2 \eta (1 - t)} dW, \quad \eta = \text{noise\_scale},
+
+    a case of the stochastic interpolants of Albergo et al. (arXiv 2303.08797, section 2.2). The noise
+    fades out at time 1, so the last step stays on the data.
+
+    Args:
+        num_steps (int): number of equal steps, at least 1.
+        noise_scale (float): strength of the noise, 0 (the Euler method) or more.
+    """
+
+    order, stages = 1, 1
+
+    def __init__(self, num_steps: int = 10, noise_scale: float = 1.0) -> None:
+        super().__init__(num_steps)
+        if noise_scale < 0:
+            raise ValueError(f"noise_scale must not be negative, got {noise_scale}")
+        self.noise_scale = noise_scale
+
+    def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
+        """Advance along the corrected drift and add the step's noise."""
+        v = velocity(x, time)
+        drift = v - self.noise_scale * (x - time * v)
+        return x + dt * drift + (2 * self.noise_scale * (1 - time) * dt).sqrt() * torch.randn_like(x)
+
+    def __repr__(self) -> str:
+        return f"EulerMaruyama(num_steps={self.num_steps}, noise_scale={self.noise_scale})"

@@ -1,0 +1,141 @@
+"""The equations of flow policy optimization as pure functions of tensors.
+
+Sources: FPO is arXiv 2507.21053, FPO++ is arXiv 2602.02481. Flow time runs from noise (0) to action (1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def _mean(squared_error: Tensor) -> Tensor:
+    return squared_error.mean(-1)
+
+
+def _sum(squared_error: Tensor) -> Tensor:
+    return squared_error.sum(-1)
+
+
+def _sum_over_sqrt_dim(squared_error: Tensor) -> Tensor:
+    return squared_error.sum(-1) / squared_error.shape[-1] ** 0.5
+
+
+ACTION_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": _mean,
+    "sum": _sum,
+    "sqrt": _sum_over_sqrt_dim,
+}
+"""How a squared error ``[..., action_dim]`` becomes one number per pair. The FPO paper (Eq. 8) sums, its
+released code takes the mean, FPO++'s released code divides the sum by the square root of the dimension."""
+
+
+def cfm_error(
+    velocity: Float[Tensor, "*shape act"],
+    target_velocity: Float[Tensor, "*shape act"],
+    weight: Float[Tensor, "*shape 1"] | float,
+    reduction: str = "mean",
+) -> Float[Tensor, "*shape"]:
+    """Conditional flow-matching loss of each (noise, time) pair.
+
+    ``weight`` is the factor that turns a velocity error into the error of the chosen regression target
+    (see :mod:`fpo_torchrl.flow.target`); FPO Eq. 8 is the velocity target with ``reduction="sum"``.
+    """
+    return ACTION_REDUCTIONS[reduction]((weight * (velocity - target_velocity)) ** 2)
+
+
+def fpo_log_ratio(
+    cfm_loss_old: Float[Tensor, "*batch mc"], cfm_loss_new: Float[Tensor, "*batch mc"], num_groups: int = 1
+) -> Float[Tensor, "*batch groups"]:
+    """Logarithm of the surrogate likelihood ratio, one per group of (noise, time) pairs.
+
+    One group is the FPO ratio, the mean of the differences inside the exponential (FPO Eq. 6 and Alg. 1);
+    as many groups as pairs is the FPO++ ratio, one per sample (FPO++ Eq. 10).
+    """
+    return (cfm_loss_old - cfm_loss_new).unflatten(-1, (num_groups, -1)).mean(-1)
+
+
+def straight_through_clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:
+    """Clamped value, but the gradient of the unclamped one."""
+    return x + (x.clamp(low, high) - x).detach()
+
+
+def ppo_objective(
+    ratio: Float[Tensor, "*batch groups"], advantage: Float[Tensor, "*batch 1"], low: float, high: float
+) -> Float[Tensor, "*batch groups"]:
+    """PPO's pessimistic objective ``min(r A, clip(r, 1 - low, 1 + high) A)``, to be maximised (FPO Eq. 5)."""
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+
+
+def spo_objective(
+    ratio: Float[Tensor, "*batch groups"], advantage: Float[Tensor, "*batch 1"], epsilon: float
+) -> Float[Tensor, "*batch groups"]:
+    """Simple policy optimization ``r A - |A| (r - 1)^2 / (2 epsilon)``, to be maximised (FPO++ Eq. 11).
+
+    For a negative advantage its maximum is at ``r = 1 - epsilon``: a ratio that went too far is pulled back.
+    """
+    return ratio * advantage - advantage.abs() * (ratio - 1) ** 2 / (2 * epsilon)
+
+
+def aspo_objective(
+    ratio: Float[Tensor, "*batch groups"], advantage: Float[Tensor, "*batch 1"], epsilon: float
+) -> Float[Tensor, "*batch groups"]:
+    """PPO's objective where the advantage is not negative, SPO's where it is (FPO++ Eq. 12)."""
+    return torch.where(
+        advantage >= 0,
+        ppo_objective(ratio, advantage, epsilon, epsilon),
+        spo_objective(ratio, advantage, epsilon),
+    )
+
+
+def effective_sample_size(log_ratio: Tensor) -> Float[Tensor, ""]:
+    """Effective sample size ``(sum r)^2 / (n sum r^2)`` over all ratios, in (0, 1]."""
+    flat = log_ratio.flatten()
+    return (2 * flat.logsumexp(0) - (2 * flat).logsumexp(0)).exp() / flat.numel()
+
+
+def explained_variance(prediction: Tensor, target: Tensor) -> Float[Tensor, ""]:
+    """Share of the target's variance that the prediction explains: 1 is perfect, 0 is no better than the mean."""
+    residual = (target - prediction).var(correction=0)
+    return 1 - residual / target.var(correction=0).clamp_min(torch.finfo(target.dtype).eps)
+
+
+def brax_advantage(
+    reward: Float[Tensor, "*batch steps 1"],
+    terminated: Tensor,
+    truncated: Tensor,
+    value: Float[Tensor, "*batch steps 1"],
+    next_value: Float[Tensor, "*batch steps 1"],
+    gamma: float,
+    lmbda: float,
+) -> tuple[Float[Tensor, "*batch steps 1"], Float[Tensor, "*batch steps 1"]]:
+    """Advantage and value target as Brax and the released FPO code compute them.
+
+    The value target is ``v + GAE``; the advantage is ``r + gamma * target_{t+1} - v``, so lambda does not
+    enter the first hop, and a truncated step has advantage 0 and target ``v``: nothing is bootstrapped
+    through a time limit. Source: akanazawa/fpo, playground/src/flow_policy/rollouts.py:299-330.
+
+    Args:
+        reward: reward of each step, time in the second-last dimension.
+        terminated: True where the episode ended for good, shaped as ``reward``.
+        truncated: True where it was cut, shaped as ``reward``.
+        value: value of each state.
+        next_value: value of each successor; only the last one of a row is used.
+        gamma: discount in [0, 1].
+        lmbda: GAE's lambda in [0, 1].
+    """
+    keep = (~truncated).to(reward)
+    discount = gamma * (~terminated).to(reward)
+    next_value = torch.cat([value[..., 1:, :], next_value[..., -1:, :]], -2)
+    delta = (reward + discount * next_value - value) * keep
+    gae = torch.zeros_like(delta)
+    running = torch.zeros_like(delta[..., 0, :])
+    for t in reversed(range(delta.shape[-2])):
+        running = delta[..., t, :] + discount[..., t, :] * lmbda * keep[..., t, :] * running
+        gae[..., t, :] = running
+    target = value + gae
+    next_target = torch.cat([target[..., 1:, :], next_value[..., -1:, :]], -2)
+    return (reward + discount * next_target - value) * keep, target

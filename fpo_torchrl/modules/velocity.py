@@ -1,0 +1,154 @@
+"""Velocity networks and time embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class CosSinTimeEmbedding(nn.Module):
+    """``[cos(2^k t), sin(2^k t)]`` for ``k = 0 ... num_features / 2 - 1``: the authors' embedding.
+
+    Source: akanazawa/fpo, playground/src/flow_policy/fpo.py:163-170 (no factor of two pi).
+
+    Args:
+        num_features (int): size of the embedding, a positive even number.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, num_features: int = 8) -> None:
+        super().__init__()
+        if num_features < 2 or num_features % 2:
+            raise ValueError(f"num_features must be a positive even number, got {num_features}")
+        self.num_features = num_features
+        self.register_buffer("frequencies", 2.0 ** torch.arange(num_features // 2))
+
+    def forward(self, time: Tensor) -> Tensor:
+        """Embed ``time`` ``[..., 1]`` as ``[..., num_features]``."""
+        angle = time * self.frequencies
+        return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+class FourierTimeEmbedding(CosSinTimeEmbedding):
+    """Random Fourier features ``[cos(2 pi f t), sin(2 pi f t)]``, ``f ~ N(0, scale^2)`` drawn once.
+
+    Source: Tancik et al. 2020 (arXiv 2006.10739). The frequencies are a buffer, so they are saved.
+
+    Args:
+        num_features (int): size of the embedding, a positive even number.
+        scale (float): standard deviation of the frequencies, in cycles over the flow's unit of time.
+    """
+
+    def __init__(self, num_features: int = 16, scale: float = 1.0) -> None:
+        super().__init__(num_features)
+        self.frequencies.copy_(2 * math.pi * scale * torch.randn(num_features // 2))
+
+
+def lecun_uniform_(layer: nn.Linear) -> nn.Linear:
+    """Initialise as Brax and the authors do: weights of variance ``1 / fan_in``, biases zero."""
+    bound = (3 / layer.in_features) ** 0.5
+    nn.init.uniform_(layer.weight, -bound, bound)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def dense_layers(sizes: Sequence[int]) -> nn.ModuleList:
+    """Linear layers between consecutive ``sizes``, initialised by :func:`lecun_uniform_`."""
+    return nn.ModuleList(lecun_uniform_(nn.Linear(a, b)) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+
+
+class VelocityMLP(nn.Module):
+    """Perceptron that predicts the velocity of the flow from observation, point on the path and time.
+
+    The three inputs need not have the same leading dimensions, only broadcastable ones: the observation
+    enters the first layer through its own columns of the weight, so an observation ``[*batch, 1, obs]``
+    is multiplied once for all ``mc`` pairs of an action. A network of your own takes its place if it
+    has the same call and an ``action_dim``.
+
+    Args:
+        obs_dim (int): size of the observation.
+        action_dim (int): size of the action.
+        hidden_sizes: widths of the hidden layers (default: the authors' 4 x 32).
+        time_embedding: module from ``[..., 1]`` to ``[..., num_features]`` with an attribute
+            ``num_features``; default :class:`CosSinTimeEmbedding` with 8 features.
+        activation: class of the activation between layers.
+        output_scale (float): factor on the output; the authors' 0.25 keeps the first policy near the
+            start noise.
+
+    >>> net = VelocityMLP(obs_dim=3, action_dim=2)
+    >>> net(torch.zeros(5, 1, 3), torch.zeros(5, 8, 2), torch.zeros(5, 8, 1)).shape
+    torch.Size([5, 8, 2])
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        hidden_sizes: Sequence[int] = (32, 32, 32, 32),
+        time_embedding: nn.Module | None = None,
+        activation: Callable[[], nn.Module] = nn.SiLU,
+        output_scale: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.obs_dim, self.action_dim = obs_dim, action_dim
+        self.output_scale = output_scale
+        self.time_embedding = time_embedding if time_embedding is not None else CosSinTimeEmbedding()
+        num_inputs = obs_dim + action_dim + self.time_embedding.num_features  # pyright: ignore[reportOperatorIssue]
+        self.layers = dense_layers([num_inputs, *hidden_sizes, action_dim])
+        self.activation = activation()
+
+    def forward(self, observation: Tensor, x_t: Tensor, time: Tensor) -> Tensor:
+        """Velocity ``[*batch, action_dim]`` at ``x_t`` ``[*batch, action_dim]``.
+
+        ``observation`` ``[..., obs_dim]`` and ``time`` ``[..., 1]`` broadcast against ``x_t``.
+        """
+        first, *hidden = self.layers
+        of_observation, of_x_t, of_time = first.weight.split(
+            [self.obs_dim, self.action_dim, first.in_features - self.obs_dim - self.action_dim], dim=1
+        )
+        linear = nn.functional.linear
+        h = linear(x_t, of_x_t) + linear(observation, of_observation, first.bias)
+        h = h + linear(self.time_embedding(time), of_time)
+        for layer in hidden:
+            h = layer(self.activation(h))
+        return h * self.output_scale
+
+
+class ValueMLP(nn.Module):
+    """Perceptron from an observation to its value.
+
+    Args:
+        obs_dim (int): size of the observation.
+        hidden_sizes: widths of the hidden layers (default: the authors' 5 x 256).
+        activation: class of the activation between layers.
+        normalizer: module applied to the observation first, for example the actor's.
+
+    >>> ValueMLP(obs_dim=3, hidden_sizes=(16,))(torch.zeros(5, 3)).shape
+    torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        *,
+        hidden_sizes: Sequence[int] = (256, 256, 256, 256, 256),
+        activation: Callable[[], nn.Module] = nn.SiLU,
+        normalizer: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.normalizer = normalizer
+        self.layers = dense_layers([obs_dim, *hidden_sizes, 1])
+        self.activation = activation()
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Value ``[*batch, 1]`` of ``observation`` ``[*batch, obs_dim]``."""
+        h = observation if self.normalizer is None else self.normalizer(observation)
+        *hidden, last = self.layers
+        for layer in hidden:
+            h = self.activation(layer(h))
+        return last(h)
