@@ -82,7 +82,10 @@ class BatchedEnv(EnvBase):
 
     @abstractmethod
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance every copy by one control step; return reward and termination, each ``[num_envs]``."""
+        """Advance every copy by one control step; return reward and termination, each ``[num_envs]``.
+
+        Both must be tensors that later steps do not overwrite.
+        """
 
     @abstractmethod
     def observe(self) -> Tensor:
@@ -148,7 +151,14 @@ class BatchedEnv(EnvBase):
 
         If the next call is :meth:`reset`, as a collector makes it when it is built, it starts no new
         episodes but returns the restored observation, so that collection goes on where it stopped.
+
+        Raises:
+            ValueError: if ``state`` is of another number of copies.
         """
+        if state["step_count"].shape != self.step_count.shape:
+            raise ValueError(
+                f"the state is of {state['step_count'].numel()} environment copies, this environment has {self.num_envs}"
+            )
         self.load_task_state({key: value.clone() for key, value in state["task"].items()})
         self.step_count.copy_(state["step_count"])
         self.generator.set_state(state["generator"].cpu())

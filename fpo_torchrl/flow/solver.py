@@ -21,7 +21,7 @@ class Solver:
         num_steps (int): number of equal steps, at least 1.
 
     Raises:
-        ValueError: if ``num_steps`` is below 1.
+        ValueError: if ``num_steps`` is below 1 or not whole.
 
     >>> Euler(num_steps=2)(lambda x, t: x, torch.ones(1))
     tensor([2.2500])
@@ -31,9 +31,9 @@ class Solver:
     stages: int
 
     def __init__(self, num_steps: int = 10) -> None:
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-        self.num_steps = num_steps
+        if num_steps < 1 or num_steps != int(num_steps):
+            raise ValueError(f"num_steps must be a whole number, at least 1, got {num_steps}")
+        self.num_steps = int(num_steps)
 
     def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
         """Advance ``x`` from ``time`` to ``time + dt``."""

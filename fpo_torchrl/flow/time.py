@@ -23,9 +23,9 @@ class GridTime(TimeSampler):
     """
 
     def __init__(self, num_steps: int = 10) -> None:
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-        self.num_steps = num_steps
+        if num_steps < 1 or num_steps != int(num_steps):
+            raise ValueError(f"num_steps must be a whole number, at least 1, got {num_steps}")
+        self.num_steps = int(num_steps)
 
     def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Draw times of ``shape`` on the device and in the dtype of ``like``."""

@@ -126,6 +126,12 @@ class FlowActor(TensorDictModuleBase):
         self.reduction = reduction
         self.time_sampler = time_sampler if time_sampler is not None else GridTime()
         self.action_dim = action_dim
+        low, high = torch.as_tensor(low), torch.as_tensor(high)
+        if squash != "none" and not (torch.isfinite(low).all() and torch.isfinite(high).all() and (low < high).all()):
+            raise ValueError(
+                f"squash={squash!r} needs finite bounds with low < high, got low={low.tolist()}, high={high.tolist()}; "
+                'use squash="none" for an unbounded action'
+            )
         self.register_buffer("action_low", torch.as_tensor(low, dtype=torch.float32).expand(action_dim).clone())
         self.register_buffer("action_high", torch.as_tensor(high, dtype=torch.float32).expand(action_dim).clone())
         self._set_keys(in_keys, action_key)
@@ -155,11 +161,16 @@ class FlowActor(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Draw an action for each observation and write it with the flow keys."""
         observations = self._observations(tensordict)
-        batch = (tensordict.get(self._parent) if self._parent else tensordict).batch_size
+        batch = self._batch_shape(tensordict, observations)
         deterministic = exploration_type() in _DETERMINISTIC
         start_noise = self.start_noise or (ZeroNoise() if deterministic else RandomNoise())
         noise = start_noise.sample((*batch, self.action_dim), like=self.action_low)
         flow_action = self.solver(lambda x, time: self.velocity_net(*observations, x_t=x, time=time), noise)
+        if flow_action.shape != noise.shape:
+            raise ValueError(
+                f"one action was expected per entry of the batch {tuple(batch)}, but the observations have the leading "
+                f"dimensions {tuple(flow_action.shape[:-1])}: set the tensordict's batch_size to them"
+            )
         if self.action_noise_std and not deterministic:
             flow_action = flow_action + self.action_noise_std * torch.randn_like(flow_action)
         tensordict.set(self.action_key, self._squashed(flow_action))
@@ -179,10 +190,10 @@ class FlowActor(TensorDictModuleBase):
         """CFM loss ``[*batch, mc]`` of the stored action at its stored pairs, under the current weights."""
         flow_action, noise, time = (tensordict.get(key, None) for key in self.flow_keys[:3])
         if flow_action is None or noise is None or time is None:
+            missing = [key for key in self.flow_keys[:3] if tensordict.get(key, None) is None]
             raise KeyError(
-                f"the batch lacks {[k for k in self.flow_keys[:3] if tensordict.get(k, None) is None]}, which FlowActor "
-                "writes at collection. Collect with num_mc_samples of at least 1, and keep these keys when you "
-                "select entries from the batch"
+                f"the batch lacks {missing}, which FlowActor writes at collection. Collect with num_mc_samples of at "
+                "least 1, and keep these keys when you select entries from the batch"
             )
         return self._cfm_loss(self._observations(tensordict), flow_action, noise, time)
 
@@ -219,6 +230,16 @@ class FlowActor(TensorDictModuleBase):
         actor.start_noise = start_noise if start_noise is not None else self.start_noise
         return actor
 
+    def _batch_shape(self, tensordict: TensorDictBase, observations: list[Tensor]) -> torch.Size:
+        """Leading dimensions of the action: those of the tensordict that will hold it."""
+        beside = tensordict.get(self._parent, None) if self._parent else None
+        batch = (tensordict if beside is None else beside).batch_size
+        if not batch and observations[0].ndim > 1:
+            # Called by keyword there is no batch size. Only the network knows how many dimensions an observation has.
+            x_t, time = self.action_low.new_zeros(self.action_dim), self.action_low.new_zeros(1)
+            batch = self.velocity_net(*observations, x_t=x_t, time=time).shape[:-1]
+        return batch
+
     def _observations(self, tensordict: TensorDictBase) -> list[Tensor]:
         observations = [tensordict.get(key) for key in self.in_keys]
         return observations if self.normalizer is None else [self.normalizer(observations[0])]
@@ -253,6 +274,8 @@ class FlowActor(TensorDictModuleBase):
         if squash is None:
             return flow_action
         return self._centre + self._half_range * squash(flow_action)
+
+    __repr__ = nn.Module.__repr__  # TensorDictModuleBase's own leaves extra_repr out
 
     def extra_repr(self) -> str:
         """Arguments shown by ``repr``."""

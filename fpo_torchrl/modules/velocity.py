@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ def lecun_uniform_(layer: nn.Linear) -> nn.Linear:
 
 def dense_layers(sizes: Sequence[int]) -> nn.ModuleList:
     """Linear layers between consecutive ``sizes``, initialised by :func:`lecun_uniform_`."""
-    return nn.ModuleList(lecun_uniform_(nn.Linear(a, b)) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    return nn.ModuleList(lecun_uniform_(nn.Linear(a, b)) for a, b in pairwise(sizes))
 
 
 class VelocityMLP(nn.Module):

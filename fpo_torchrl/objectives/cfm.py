@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import dispatch
+from tensordict.nn import TensorDictParams, dispatch
 from tensordict.utils import NestedKey
 from torchrl.objectives import LossModule
 
 from fpo_torchrl.flow import RegressionTarget, TimeSampler, UniformTime, VelocityTarget
+from fpo_torchrl.functional import ACTION_REDUCTIONS
 from fpo_torchrl.modules.actor import FlowActor
 
 
@@ -27,7 +28,7 @@ class CFMLoss(LossModule):
             target and uniform times, under which the flow's samples follow the data.
 
     Raises:
-        ValueError: if ``num_mc_samples`` is below 1.
+        ValueError: if ``num_mc_samples`` is below 1 or ``reduction`` is unknown.
 
     >>> from fpo_torchrl import VelocityMLP
     >>> loss = CFMLoss(FlowActor(VelocityMLP(3, 2)))
@@ -45,6 +46,8 @@ class CFMLoss(LossModule):
     out_keys = ["loss_cfm"]  # noqa: RUF012 - TorchRL reads it as a class attribute
 
     actor_network: FlowActor
+    actor_network_params: TensorDictParams
+    target_actor_network_params: TensorDictParams
 
     def __init__(
         self,
@@ -57,6 +60,8 @@ class CFMLoss(LossModule):
     ) -> None:
         if num_mc_samples < 1:
             raise ValueError(f"num_mc_samples must be at least 1, got {num_mc_samples}")
+        if reduction not in ACTION_REDUCTIONS:
+            raise ValueError(f"reduction must be one of {', '.join(ACTION_REDUCTIONS)}, got {reduction!r}")
         super().__init__()
         self.convert_to_functional(actor_network, "actor_network")
         self.num_mc_samples = num_mc_samples

@@ -115,6 +115,8 @@ class FPOLoss(PPOLoss):
                 'ratio must be "per_action", "per_sample" or a number of groups that divides the actor\'s '
                 f"num_mc_samples={num_pairs}, got {ratio!r}"
             )
+        if critic_network is None:
+            critic_coeff = None
         super().__init__(
             actor_network,  # pyright: ignore[reportArgumentType]
             critic_network,
@@ -180,7 +182,7 @@ class FPOLoss(PPOLoss):
             advantage = tensordict.get(self.tensor_keys.advantage)
         cfm_loss_new = self._current_cfm_losses(tensordict)
         cfm_loss_old = tensordict.get(self.actor_network.cfm_loss_key, None)
-        _check_batch(self.actor_network, advantage, cfm_loss_old, cfm_loss_new)
+        _check_batch(self.actor_network, advantage, cfm_loss_old, cfm_loss_new, self.num_ratio_groups)
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)
 
         if self.cfm_loss_clamp is not None:
@@ -231,7 +233,9 @@ class FPOLoss(PPOLoss):
         }
 
 
-def _check_batch(actor: FlowActor, advantage: Tensor, cfm_loss_old: Tensor | None, cfm_loss_new: Tensor) -> None:
+def _check_batch(
+    actor: FlowActor, advantage: Tensor, cfm_loss_old: Tensor | None, cfm_loss_new: Tensor, num_ratio_groups: int
+) -> None:
     """Refuse a batch that lacks the old loss, has another number of pairs, or would broadcast silently."""
     if cfm_loss_old is None:
         raise KeyError(
@@ -243,11 +247,17 @@ def _check_batch(actor: FlowActor, advantage: Tensor, cfm_loss_old: Tensor | Non
             f"{actor.cfm_loss_key!r} should have one loss per (noise, time) pair, shape {tuple(cfm_loss_new.shape)}, "
             f"got {tuple(cfm_loss_old.shape)}"
         )
+    if num_ratio_groups > 1 and cfm_loss_new.shape[-1] != actor.num_mc_samples:
+        raise ValueError(
+            f"the loss groups the actor's num_mc_samples={actor.num_mc_samples} pairs of an action, the batch has "
+            f"{cfm_loss_new.shape[-1]}: collect and train with the same number"
+        )
     if cfm_loss_old.requires_grad:
         raise RuntimeError(f"{actor.cfm_loss_key!r} in the batch requires grad: collect under torch.no_grad()")
     expected = (*cfm_loss_new.shape[:-1], 1)
     if advantage.shape != expected:
         raise ValueError(
-            f"the advantage should have shape {expected}, one value per action, got {tuple(advantage.shape)}; "
-            "a missing last dimension (advantage.unsqueeze(-1)) is the usual cause"
+            f"the advantage should have shape {expected}, one value per action, got {tuple(advantage.shape)}, which "
+            "would broadcast or become an outer product; a missing last dimension (advantage.unsqueeze(-1)) is the "
+            "usual cause"
         )

@@ -1,0 +1,61 @@
+"""Flow Policy Optimization as TorchRL components.
+
+A :class:`FlowActor` samples actions by carrying noise along a learned velocity field, and :class:`FPOLoss`
+is PPO with the likelihood ratio replaced by ``exp(L_old - L_new)``, the difference of conditional
+flow-matching losses of the policy's own action (arXiv 2507.21053).
+"""
+
+from fpo_torchrl.envs import make_env
+from fpo_torchrl.flow import (
+    RK4,
+    ActionTarget,
+    BetaTime,
+    Euler,
+    EulerMaruyama,
+    FixedNoise,
+    GridTime,
+    Heun,
+    LinearPath,
+    LogitNormalTime,
+    Midpoint,
+    NoiseTarget,
+    RandomNoise,
+    UniformTime,
+    VelocityTarget,
+    ZeroNoise,
+)
+from fpo_torchrl.modules import FlowActor, ObservationNormalizer, ValueMLP, VelocityMLP
+from fpo_torchrl.objectives import ASPO, SPO, CFMLoss, Clamp, Clip, FPOLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ASPO",
+    "RK4",
+    "SPO",
+    "ActionTarget",
+    "BetaTime",
+    "CFMLoss",
+    "Clamp",
+    "Clip",
+    "Euler",
+    "EulerMaruyama",
+    "FPOLoss",
+    "FixedNoise",
+    "FlowActor",
+    "GridTime",
+    "Heun",
+    "LinearPath",
+    "LogitNormalTime",
+    "Midpoint",
+    "NoiseTarget",
+    "ObservationNormalizer",
+    "RandomNoise",
+    "UniformTime",
+    "ValueMLP",
+    "VelocityMLP",
+    "VelocityTarget",
+    "ZeroNoise",
+    "__version__",
+    "make_env",
+]

@@ -1,0 +1,91 @@
+"""Advantage and value target of a collected batch."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule
+from torch import Tensor
+from torchrl.objectives.value.functional import generalized_advantage_estimate
+
+from fpo_torchrl.functional import brax_advantage
+
+
+class GAE:
+    """Generalised advantage estimation, computed by TorchRL, that bootstraps through time limits.
+
+    An episode that ``terminated`` has no future; one that was ``truncated`` is worth what the critic says of
+    its true final observation. The critic sees every state once, plus the few successors that do not
+    follow in the batch.
+
+    Keys: reads the critic's inputs, also under ``"next"``, and ``("next", "reward" | "done" | "terminated")``;
+    writes ``"advantage"``, ``"value_target"`` and ``"state_value"``, each ``[*batch, time, 1]``.
+
+    Args:
+        critic: module that writes ``"state_value"``.
+        gamma (float): discount per step, in [0, 1].
+        lmbda (float): GAE's lambda, in [0, 1].
+        reward_scale (float): factor on the reward, positive (the paper's Table A.2: 10).
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    def __init__(
+        self, critic: TensorDictModule, *, gamma: float = 0.995, lmbda: float = 0.95, reward_scale: float = 1.0
+    ) -> None:
+        for name, value in {"gamma": gamma, "lmbda": lmbda}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        if reward_scale <= 0:
+            raise ValueError(f"reward_scale must be positive, got {reward_scale}")
+        self.critic = critic
+        self.gamma, self.lmbda, self.reward_scale = gamma, lmbda, reward_scale
+
+    @torch.no_grad()
+    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
+        """Add the advantage to ``batch`` ``[*batch, time]``, in place."""
+        value, next_value = self._values(batch)
+        advantage, value_target = self._estimate(batch["next"], value, next_value)
+        return batch.update({"advantage": advantage, "value_target": value_target, "state_value": value})
+
+    def _values(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Value of each state and of its successor."""
+        observations = batch.select(*self.critic.in_keys)
+        value = self.critic(observations)["state_value"]
+        does_not_follow = batch["next", "done"].squeeze(-1).clone()
+        does_not_follow[..., -1] = True
+        next_value = torch.empty_like(value)
+        next_value[..., :-1, :] = value[..., 1:, :]
+        successors = batch["next"].select(*self.critic.in_keys)[does_not_follow]
+        next_value[does_not_follow] = self.critic(successors)["state_value"]
+        return value, next_value
+
+    def _estimate(self, step: TensorDictBase, value: Tensor, next_value: Tensor) -> tuple[Tensor, Tensor]:
+        return generalized_advantage_estimate(
+            self.gamma,
+            self.lmbda,
+            value,
+            next_value,
+            step["reward"] * self.reward_scale,
+            done=step["done"],
+            terminated=step["terminated"],
+        )
+
+
+class BraxGAE(GAE):
+    """The variant that Brax and the authors' released code use (:func:`~fpo_torchrl.functional.brax_advantage`).
+
+    It drops truncated steps instead of bootstrapping, and lambda does not enter the first hop.
+    """
+
+    def _estimate(self, step: TensorDictBase, value: Tensor, next_value: Tensor) -> tuple[Tensor, Tensor]:
+        return brax_advantage(
+            step["reward"] * self.reward_scale,
+            step["terminated"],
+            step["done"] & ~step["terminated"],
+            value,
+            next_value,
+            self.gamma,
+            self.lmbda,
+        )

@@ -1,0 +1,120 @@
+"""Builds objects from config nodes; sizes that an environment knows are passed by parameter name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+from tensordict.nn import TensorDictModule
+from torchrl.envs import EnvBase
+from torchrl.objectives import LossModule
+
+from fpo_torchrl.advantage import GAE
+from fpo_torchrl.modules.normalizer import ObservationNormalizer
+from fpo_torchrl.optim import AgentOptimizer
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message names it, its value and what is allowed."""
+
+
+def build(node: Any, path: str = "", **context: Any) -> Any:
+    """Build the object that a config node describes.
+
+    A mapping with ``_target_`` becomes a call of that target: its own entries are built first, then every
+    name of ``context`` that the target has as a parameter and the node leaves out is passed along, so a
+    network is told ``obs_dim`` and ``action_dim`` without any size in a config.
+
+    Args:
+        node: mapping, sequence or plain value.
+        path: the node's place in the config, for error messages.
+        context: values offered by parameter name.
+
+    Raises:
+        ConfigError: if the target is unknown or refuses its arguments.
+
+    >>> build({"_target_": "fpo_torchrl.Euler", "num_steps": 3})
+    Euler(num_steps=3)
+    """
+    if isinstance(node, list | tuple):
+        return [build(item, f"{path}[{i}]", **context) for i, item in enumerate(node)]
+    if not isinstance(node, Mapping):
+        return node
+    if "_target_" not in node:
+        return {str(key): build(value, f"{path}.{key}", **context) for key, value in node.items()}
+    try:
+        target = get_object(node["_target_"])
+    except Exception as error:
+        raise ConfigError(f"{path}._target_={node['_target_']!r} is not an importable Python name: {error}") from error
+    own = {str(k): build(v, f"{path}.{k}", **context) for k, v in node.items() if k != "_target_"}
+    parameters = signature(target)
+    offered = {name: value for name, value in context.items() if name in parameters and own.get(name) is None}
+    unknown = set(own) - set(parameters)
+    if unknown and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        allowed = ", ".join(name for name in parameters if name not in context)
+        raise ConfigError(f"{path}.{sorted(unknown)[0]} is not a setting of {node['_target_']}; allowed are {allowed}")
+    try:
+        return target(**{**own, **offered})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+@functools.cache
+def signature(target: Any) -> Mapping[str, inspect.Parameter]:
+    """Parameters of a callable, with its annotations resolved."""
+    return inspect.signature(target, eval_str=False).parameters
+
+
+@dataclass
+class Agent:
+    """What training needs beside the environment, all on one set of weights."""
+
+    actor: TensorDictModule
+    critic: TensorDictModule
+    loss: LossModule
+    advantage: GAE
+    optimizer: AgentOptimizer
+    normalizer: ObservationNormalizer | None
+
+
+def env_sizes(env: EnvBase) -> dict[str, Any]:
+    """What an environment's specs say: sizes of observation and action, and the action's bounds.
+
+    Raises:
+        ConfigError: if the environment has no flat ``"observation"`` or no bounded ``"action"``.
+    """
+    if "observation" not in env.observation_spec.keys() or env.observation_spec["observation"].ndim != 2:
+        raise ConfigError(
+            f"the trainer needs a flat entry 'observation' of shape [num_envs, size], the environment has "
+            f"{dict(env.observation_spec.items())}; build FlowActor with in_keys and a network of your own instead"
+        )
+    space = env.action_spec.space
+    if not hasattr(space, "low"):
+        raise ConfigError(f"a flow policy needs continuous, bounded actions, the environment has {env.action_spec}")
+    return {
+        "obs_dim": env.observation_spec["observation"].shape[-1],
+        "action_dim": env.action_spec.shape[-1],
+        "low": space.low[0],
+        "high": space.high[0],
+    }
+
+
+def build_agent(cfg: Mapping[str, Any], env: EnvBase) -> Agent:
+    """Build actor, critic, loss, advantage and optimiser from a resolved config, for ``env``."""
+    sizes = env_sizes(env)
+    device = env.device if env.device is not None else torch.device("cpu")
+    normalizer = build(cfg["normalizer"], "normalizer", **sizes)
+    if normalizer is not None:
+        normalizer = normalizer.to(device)
+    actor = build(cfg["actor"], "actor", normalizer=normalizer, **sizes).to(device)
+    value_net = build(cfg["critic"], "critic", normalizer=normalizer, **sizes).to(device)
+    critic = TensorDictModule(value_net, in_keys=["observation"], out_keys=["state_value"])
+    loss = build(cfg["loss"], "loss", actor_network=actor, critic_network=critic)
+    advantage = build(cfg["advantage"], "advantage", critic=critic)
+    optimizer = build(cfg["optim"], "optim", actor_parameters=actor.parameters(), critic_parameters=critic.parameters())
+    return Agent(actor, critic, loss, advantage, optimizer, normalizer)

@@ -1,0 +1,123 @@
+"""Checkpoints: one archive per step, written atomically, verified before it is loaded, without pickle."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Protocol
+
+from torchrl.checkpoint import Checkpoint, CheckpointRotation, StateDictCheckpointAdapter
+from torchrl.checkpoint import CheckpointError as TorchRLCheckpointError
+
+import fpo_torchrl
+
+FORMAT_VERSION = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message says why and what to do."""
+
+
+class Stateful(Protocol):
+    """Anything with a ``state_dict`` of tensors and plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+        ...
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Restore the state."""
+        ...
+
+
+class Checkpointer:
+    """Keeps the newest checkpoints of a run in ``run_dir/checkpoints``.
+
+    Built on ``torchrl.checkpoint``: tensors in checksummed archives beside a JSON manifest, renamed into
+    place only when complete. A process killed while saving leaves the previous checkpoint untouched.
+
+    Args:
+        run_dir: the run's directory.
+        components: named objects with ``state_dict`` and ``load_state_dict``.
+        keep_last (int): checkpoints kept; older ones are removed after a new one is complete.
+
+    Raises:
+        CheckpointError: in :meth:`save` when the disk is full or not writable; in :meth:`load` when there is
+            no checkpoint, it is damaged, was written by another version, or holds another network.
+    """
+
+    def __init__(self, run_dir: str | Path, *, keep_last: int = 2, **components: Stateful) -> None:
+        if keep_last < 1:
+            raise ValueError(f"keep_last must be at least 1, got {keep_last}")
+        self.directory = Path(run_dir) / "checkpoints"
+        self._checkpoint = Checkpoint(format="archive")
+        for name, component in components.items():
+            self._checkpoint.register(name, component, adapter=StateDictCheckpointAdapter("archive"))
+        self._rotation = CheckpointRotation(self.directory, keep_last=keep_last)
+
+    def save(self, frames: int) -> Path:
+        """Write the checkpoint of ``frames`` and remove the oldest; return its path."""
+        metadata = {"format": FORMAT_VERSION, "fpo_torchrl": fpo_torchrl.__version__, "frames": frames}
+        try:
+            return self._rotation.save(self._checkpoint, step=frames, metadata=metadata)
+        except OSError as error:
+            raise CheckpointError(
+                f"could not write the checkpoint of frame {frames} to {self.directory}: {error.strerror or error}. "
+                f"The previous checkpoint is intact{self._latest_name()}. Make room or writable, then resume"
+            ) from error
+
+    def load(self, path: str | Path | None = None, components: Collection[str] | None = None) -> Path:
+        """Restore ``components`` (default: all) from ``path`` (default: the newest); return the path."""
+        source = Path(path) if path is not None else self.latest()
+        if source is None or not source.exists():
+            raise CheckpointError(f"no checkpoint found in {self.directory if path is None else path}")
+        verify(source)
+        try:
+            self._checkpoint.load(source, components=components)
+        except TorchRLCheckpointError as error:
+            raise CheckpointError(
+                f"{source} does not fit this run, it seems to hold another network or optimiser: {error}. "
+                "Use the configuration the run was started with (config.yaml in its directory)"
+            ) from error
+        return source
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, or None."""
+        return self._rotation.latest()
+
+    def _latest_name(self) -> str:
+        latest = self.latest()
+        return f" ({latest.name})" if latest is not None else ""
+
+
+def verify(path: Path) -> None:
+    """Check that ``path`` is a whole checkpoint of this version, before anything of it is used.
+
+    Raises:
+        CheckpointError: if it is truncated, damaged or from another version.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        metadata = Checkpoint.manifest(path)["metadata"]
+    except (
+        zipfile.BadZipFile,
+        TorchRLCheckpointError,
+        OSError,
+        KeyError,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+    ) as e:
+        raise CheckpointError(f"{path} is truncated or damaged ({e}). Delete it to resume from the one before") from e
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} is damaged: the checksum of {damaged} is wrong. Delete it to resume from the one before"
+        )
+    if metadata.get("format") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint format {metadata.get('format')}, written by fpo_torchrl "
+            f"{metadata.get('fpo_torchrl', 'unknown')}; this is {fpo_torchrl.__version__} with format {FORMAT_VERSION}. "
+            "Load it with the version that wrote it"
+        )

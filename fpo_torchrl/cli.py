@@ -1,0 +1,61 @@
+"""Errors of the command-line tools: one message that says what to do, and a non-zero exit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.checkpoint import CheckpointError
+from fpo_torchrl.trainer import NonFiniteError
+
+EXIT_CONFIG, EXIT_CHECKPOINT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 4, 130
+
+
+@contextlib.contextmanager
+def friendly_errors() -> Iterator[None]:
+    """Turn the errors that users cause into messages; exits with 2 (config), 3 (checkpoint) or 4 (diverged)."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets Hydra's own errors reach this place
+    try:
+        yield
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        fail(describe(error), EXIT_CONFIG)
+    except CheckpointError as error:
+        fail(str(error), EXIT_CHECKPOINT)
+    except NonFiniteError as error:
+        fail(str(error), EXIT_DIVERGED)
+    except KeyboardInterrupt:
+        fail("interrupted; resume=<run directory> continues from its last checkpoint", EXIT_INTERRUPTED)
+
+
+def fail(message: str, code: int) -> None:
+    """Print ``message`` and leave with ``code``."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def describe(error: Exception) -> str:
+    """What Hydra or OmegaConf objected to, with the settings that would have been accepted."""
+    causes = []
+    current: BaseException | None = error
+    while current is not None:
+        causes.append(current)
+        current = current.__cause__
+    text = str(error).strip()
+    for cause in causes:
+        node = getattr(cause, "parent_node", None)
+        key = getattr(cause, "full_key", None)
+        if node is not None and key and "not in" in str(cause):
+            allowed = ", ".join(str(k) for k in node if k != "_target_")
+            where = key.rpartition(".")[0] or "the top level"
+            return f"{key} is not a setting; allowed in {where}: {allowed}"
+    detail = str(causes[-1]).splitlines()[0] if len(causes) > 1 else ""
+    key = getattr(causes[-1], "full_key", None)
+    text = re.sub(r"\s*(To append to your config|Config search path).*", "", text, flags=re.S)
+    return f"{text}" + (f" ({key}: {detail})" if detail and detail not in text else "")

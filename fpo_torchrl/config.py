@@ -1,0 +1,158 @@
+"""The config schema, generated from the constructors' signatures so that no default is written twice."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any, Literal
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+from torchrl.objectives import ClipPPOLoss
+
+from fpo_torchrl import flow, modules, objectives
+from fpo_torchrl.advantage import GAE, BraxGAE
+from fpo_torchrl.builders import ConfigError, signature
+from fpo_torchrl.envs.registry import make_env
+from fpo_torchrl.modules.gaussian import gaussian_actor
+from fpo_torchrl.optim import AgentOptimizer
+from fpo_torchrl.trainer import Trainer
+
+
+@dataclass
+class RunConfig:
+    """Settings of a run as a whole. Everything else belongs to a component and lives in its group."""
+
+    task: str = MISSING
+    seed: int = 0
+    device: str = "cpu"
+    num_envs: int = 128
+    total_frames: int = MISSING
+    num_threads: int | None = None  # of torch's arithmetic; null leaves torch's choice
+    run_dir: str | None = None  # null: a new directory below runs/
+    resume: str | None = None  # directory of a run to continue
+    progress: bool = True
+    render: bool = True
+    eval_interval_frames: int | None = None  # null: a tenth of total_frames
+    eval_episodes: int = 16
+    final_eval_episodes: int = 32
+    checkpoint_interval_frames: int | None = None  # null: as eval_interval_frames
+    keep_checkpoints: int = 2
+    env: Any = None
+    actor: Any = None
+    critic: Any = None
+    normalizer: Any = None
+    loss: Any = None
+    advantage: Any = None
+    optim: Any = None
+    trainer: Any = None
+    logger: Any = None
+
+
+COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
+    "actor": {"flow_schema": modules.FlowActor, "gaussian_schema": gaussian_actor},
+    "actor/velocity_net": {"mlp": modules.VelocityMLP},
+    "actor/velocity_net/time_embedding": {
+        "cos_sin": modules.CosSinTimeEmbedding,
+        "fourier": modules.FourierTimeEmbedding,
+    },
+    "actor/solver": {
+        "euler": flow.Euler,
+        "heun": flow.Heun,
+        "midpoint": flow.Midpoint,
+        "rk4": flow.RK4,
+        "sde": flow.EulerMaruyama,
+    },
+    "actor/time_sampler": {
+        "grid": flow.GridTime,
+        "uniform": flow.UniformTime,
+        "logit_normal": flow.LogitNormalTime,
+        "beta": flow.BetaTime,
+    },
+    "actor/target": {"velocity": flow.VelocityTarget, "noise": flow.NoiseTarget, "action": flow.ActionTarget},
+    "critic": {"mlp": modules.ValueMLP},
+    "normalizer": {"running": modules.ObservationNormalizer},
+    "loss": {"fpo_schema": objectives.FPOLoss, "ppo_schema": ClipPPOLoss},
+    "loss/trust_region": {"clip": objectives.Clip, "spo": objectives.SPO, "aspo": objectives.ASPO},
+    "loss/cfm_loss_clamp": {"clamp": objectives.Clamp},
+    "loss/log_ratio_clamp": {"clamp": objectives.Clamp},
+    "advantage": {"gae": GAE, "brax": BraxGAE},
+    "optim": {"adam": AgentOptimizer},
+    "trainer": {"default": Trainer},
+    "env": {"default": make_env},
+}
+"""Every component by its config group: the options of a node are the parameters of the class."""
+
+SUPPLIED = {
+    *("obs_dim", "action_dim", "low", "high", "normalizer"),
+    *("actor_network", "critic_network", "actor", "critic", "actor_parameters", "critic_parameters"),
+    *("task", "num_envs", "seed"),
+    *("env", "loss", "advantage", "optimizer", "total_frames", "action_key", "in_keys", "path", "activation"),
+    *("kwargs", "start_noise", "functional", "device", "separate_losses", "entropy_bonus", "advantage_norm"),
+}
+"""Parameters that are not settings: objects and sizes passed in while building."""
+
+
+def schema_type(annotation: Any) -> Any:
+    """The OmegaConf type of a parameter's annotation; what it cannot express is left unchecked."""
+    if annotation in (int, float, str, bool):
+        return annotation
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal and all(isinstance(a, str) for a in arguments):
+        return str
+    if origin in (types.UnionType, typing.Union) and len(arguments) == 2 and type(None) in arguments:
+        inner = schema_type(next(a for a in arguments if a is not type(None)))
+        return inner if inner is Any else inner | None
+    if origin in (tuple, list, Sequence) and arguments and arguments[0] in (int, float, str):
+        return list[arguments[0]]
+    return Any
+
+
+def schema(target: Callable[..., Any]) -> type:
+    """A dataclass with the settings of ``target``: its parameters, their types and their defaults."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):
+        hints = {}
+    fields: list[Any] = [("_target_", str, f"{target.__module__}.{target.__qualname__}")]
+    for name, parameter in signature(target).items():
+        if name in SUPPLIED or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        default = parameter.default
+        kind = schema_type(hints.get(name, Any))
+        if default is inspect.Parameter.empty:
+            fields.append((name, kind, field(default=MISSING)))
+        elif isinstance(default, tuple | list):
+            fields.append((name, kind, field(default_factory=lambda value=list(default): list(value))))
+        else:
+            fields.append((name, kind, field(default=default)))
+    return make_dataclass(f"{target.__name__}Config", fields)
+
+
+def register_schemas() -> None:
+    """Make every component known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    for group, options in COMPONENTS.items():
+        for name, target in options.items():
+            store.store(group=group, name=name, node=schema(target))
+
+
+def check_run(cfg: RunConfig) -> None:
+    """Refuse run-level values that are out of range.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    at_least_one = ["num_envs", "total_frames", "eval_episodes", "final_eval_episodes", "keep_checkpoints"]
+    at_least_one += ["num_threads", "eval_interval_frames", "checkpoint_interval_frames"]
+    for key in at_least_one:
+        value = getattr(cfg, key)
+        if value is not None and value < 1:
+            raise ConfigError(f"{key}={value} is out of range: it must be at least 1")
+    if cfg.seed < 0:
+        raise ConfigError(f"seed={cfg.seed} is out of range: it must be 0 or more")

@@ -1,0 +1,258 @@
+"""The five GridWorld layouts of the FPO paper (arXiv 2507.21053) as one batched torch environment.
+
+Reference: akanazawa/fpo at 418c255, ``gridworld/utils/gridworld.py``. Transitions are the same; the reset is
+not: there an episode can start inside a wall and ``initial_cells`` has no effect (lines 301-333).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .base import BatchedEnv
+
+SIZE = 25
+"""Cells along each side."""
+CENTER = SIZE // 2
+GOAL_REWARD = 20.0
+DEATH_REWARD = -10.0
+
+
+def gridworld_step(
+    position: Int[Tensor, "*batch 2"],
+    action: Float[Tensor, "*batch 2"],
+    wall: Bool[Tensor, "size size"],
+    reward_map: Float[Tensor, "size size"],
+) -> tuple[Int[Tensor, "*batch 2"], Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
+    """Position (x, y), reward and termination after one move to one of the eight neighbours, or none.
+
+    A coordinate moves by one iff its action is beyond 0.5, which is ``round(clip(action, -1, 1))`` with halves
+    rounded to even; NaN does not move. The border clips each coordinate; a wall at the target cell cancels
+    the whole move, and only the target is looked at: diagonals pass corners. An episode terminates on every
+    cell whose reward is not 0.
+
+    Args:
+        position: cell of each copy, in [0, size - 1].
+        action: wanted displacement, usually in [-1, 1].
+        wall: True where no agent can go, indexed ``[y, x]``.
+        reward_map: reward for entering a cell, indexed ``[y, x]``.
+
+    >>> free, rewards = torch.zeros(25, 25, dtype=torch.bool), torch.zeros(25, 25)
+    >>> position, reward, terminated = gridworld_step(torch.tensor([3, 24]), torch.tensor([-0.6, 1.0]), free, rewards)
+    >>> position.tolist(), reward.item(), terminated.item()
+    ([2, 24], 0.0, False)
+    """
+    size = wall.shape[-1]
+    move = (action > 0.5).long() - (action < -0.5).long()
+    target = (position + move).clamp_(0, size - 1)
+    blocked = wall.take(target[..., 1] * size + target[..., 0])
+    position = torch.where(blocked.unsqueeze(-1), position, target)
+    reward = reward_map.take(position[..., 1] * size + position[..., 0])
+    return position, reward, reward != 0
+
+
+def _dilate(mask: Bool[Tensor, "size size"]) -> Bool[Tensor, "size size"]:
+    """The cells of ``mask`` and their eight neighbours."""
+    return torch.nn.functional.max_pool2d(mask.float()[None, None], 3, stride=1, padding=1)[0, 0].bool()
+
+
+def _distance(goal: Bool[Tensor, "size size"], passable: Bool[Tensor, "size size"]) -> Float[Tensor, "size size"]:
+    """Breadth-first search: fewest moves from each passable cell to a goal cell, inf where there is no path."""
+    distance = torch.full(goal.shape, torch.inf).masked_fill(goal, 0)
+    reached, frontier, steps = goal, goal, 0
+    while frontier.any():
+        steps += 1
+        frontier = _dilate(frontier) & passable & ~reached
+        distance[frontier] = steps
+        reached = reached | frontier
+    return distance
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What each cell of a world is: bool masks ``[size, size]``, indexed ``[y, x]``; other cells are free.
+
+    >>> layout = make_layout("two_walls")
+    >>> int(layout.goal.sum()), int(layout.free.sum()), layout.distance_to_goal()[12, 17].item()
+    (100, 525, 11.0)
+    """
+
+    name: str
+    goal: Bool[Tensor, "size size"]
+    death: Bool[Tensor, "size size"]
+    wall: Bool[Tensor, "size size"]
+
+    @property
+    def free(self) -> Bool[Tensor, "size size"]:
+        """Where an episode may start: neither goal, death nor wall."""
+        return ~(self.goal | self.death | self.wall)
+
+    @property
+    def reward_map(self) -> Float[Tensor, "size size"]:
+        """Reward for entering each cell: 20 on goals, -10 on death, else 0."""
+        return GOAL_REWARD * self.goal.float() + DEATH_REWARD * self.death.float()
+
+    def distance_to_goal(self) -> Float[Tensor, "size size"]:
+        """Fewest moves from each cell to a goal; inf on walls, on death and where there is no path."""
+        return _distance(self.goal, self.free)
+
+    def goal_regions(self) -> Int[Tensor, "size size"]:
+        """Number of the connected goal region that each cell belongs to, from 0 in reading order; -1 elsewhere."""
+        region = torch.full(self.goal.shape, -1)
+        for y, x in self.goal.nonzero().tolist():
+            if region[y, x] < 0:
+                seed = torch.zeros_like(self.goal)
+                seed[y, x] = True
+                region[_distance(seed, self.goal).isfinite()] = region.max() + 1
+        return region
+
+    def saddle_cells(self) -> Int[Tensor, "num_cells 2"]:
+        """Cells (x, y) with two equally short ways to a goal, one the mirror image of the other.
+
+        These are the free cells on a mirror axis of the layout from which no shortest path stays on the axis.
+        """
+        distance, saddle = self.distance_to_goal(), torch.zeros_like(self.goal)
+        for dim in (0, 1):
+            if all(torch.equal(mask, mask.flip(dim)) for mask in (self.goal, self.death, self.wall)):
+                axis = torch.zeros_like(self.goal)
+                axis.select(dim, self.goal.shape[dim] // 2).fill_(True)
+                along_axis = _distance(self.goal & axis, self.free & axis)
+                saddle |= self.free & axis & distance.isfinite() & (along_axis > distance)
+        return saddle.nonzero().flip(-1)
+
+
+Masks = dict[str, Tensor]
+
+
+def _square(x: Tensor, y: Tensor, center: tuple[int, int], radius: int) -> Tensor:
+    return ((x - center[0]).abs() <= radius) & ((y - center[1]).abs() <= radius)
+
+
+def _two_walls(x: Tensor, y: Tensor) -> Masks:
+    return {"goal": (y <= 1) | (y >= SIZE - 2)}
+
+
+def _three_goals(x: Tensor, y: Tensor) -> Masks:
+    goal = _square(x, y, (12, 18), 1) | _square(x, y, (7, 7), 1) | _square(x, y, (17, 7), 1)
+    return {"goal": goal, "death": _square(x, y, (CENTER, CENTER), 1)}
+
+
+def _tree_in_the_middle(x: Tensor, y: Tensor) -> Masks:
+    return {"goal": (x >= SIZE - 2) & ((y - CENTER).abs() <= 2), "death": _square(x, y, (CENTER + 3, CENTER), 2)}
+
+
+def _two_slits(x: Tensor, y: Tensor) -> Masks:
+    slit = ((y >= 4) & (y <= 7)) | ((y >= 17) & (y <= 20))
+    return {"goal": x == SIZE - 1, "wall": (x == CENTER + 3) & ~slit}
+
+
+def _cshape(x: Tensor, y: Tensor) -> Masks:
+    ring = _square(x, y, (CENTER, CENTER), 5) & ~_square(x, y, (CENTER, CENTER), 4)
+    opening = (x == CENTER - 5) & ((y - CENTER).abs() < 5)
+    return {"goal": _square(x, y, (CENTER, CENTER), 2), "wall": ring & ~opening}
+
+
+LAYOUTS: dict[str, Callable[[Tensor, Tensor], Masks]] = {
+    "two_walls": _two_walls,
+    "three_goals": _three_goals,
+    "tree_in_the_middle": _tree_in_the_middle,
+    "two_slits": _two_slits,
+    "cshape": _cshape,
+}
+"""The authors' layouts: what the cells with coordinates x and y are."""
+
+
+def make_layout(name: str) -> Layout:
+    """Build one of the authors' layouts by name; ``ValueError`` if there is no such layout."""
+    if name not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {name!r}")
+    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    none = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    return Layout(name=name, **({"death": none, "wall": none} | LAYOUTS[name](x, y)))
+
+
+class GridWorld(BatchedEnv):
+    """An agent on a 25 x 25 grid that earns 20 at a goal, -10 on death and nothing else.
+
+    Keys: ``"observation"`` ``[num_envs, 2]`` is ``(position - 12) / 12``; ``"action"`` ``[num_envs, 2]`` is the
+    wanted displacement along (x, y), see :func:`gridworld_step`. Goal and death terminate.
+
+    Args:
+        layout (str or Layout): a name in :data:`LAYOUTS`, or a world of your own.
+        num_envs (int): copies, at least 1.
+        initial_cells: the cells (x, y) that episodes start from, drawn uniformly; all free cells by default.
+        max_episode_steps (int): moves after which an episode is truncated; the authors' 100 by default.
+        device, seed, spread_episodes: see :class:`BatchedEnv`.
+
+    Raises:
+        ValueError: if the layout is unknown, or an initial cell is not a free cell of it.
+
+    >>> env = GridWorld("two_walls", num_envs=3, initial_cells=[(17, 12)])
+    >>> env.reset()["observation"][0]
+    tensor([0.4167, 0.0000])
+    """
+
+    def __init__(
+        self,
+        layout: str | Layout = "two_walls",
+        *,
+        num_envs: int = 1,
+        initial_cells: Iterable[tuple[int, int]] | None = None,
+        max_episode_steps: int = 100,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        spread_episodes: bool = True,
+    ) -> None:
+        layout = make_layout(layout) if isinstance(layout, str) else layout
+        start_cells = _start_cells(layout, initial_cells)
+        super().__init__(
+            num_envs=num_envs,
+            obs_dim=2,
+            action_dim=2,
+            max_episode_steps=max_episode_steps,
+            device=device,
+            seed=seed,
+            spread_episodes=spread_episodes,
+        )
+        self.layout = layout
+        self.wall = layout.wall.to(self.device)
+        self.reward_map = layout.reward_map.to(self.device)
+        self.start_cells = start_cells.to(self.device)
+        self.position = self.start_cells[:1].repeat(num_envs, 1)
+
+    def start_episodes(self, rows: Tensor) -> None:
+        """Draw a start cell for each of ``rows``."""
+        draw = torch.randint(len(self.start_cells), rows.shape, generator=self.generator, device=self.device)
+        self.position[rows] = self.start_cells[draw]
+
+    def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Move every copy."""
+        self.position, reward, terminated = gridworld_step(self.position, action, self.wall, self.reward_map)
+        return reward, terminated
+
+    def observe(self) -> Tensor:
+        """The positions, centred and scaled to [-1, 1]."""
+        half = self.wall.shape[-1] // 2
+        return (self.position - half) / half
+
+    def task_state(self) -> dict[str, Tensor]:
+        """The positions."""
+        return {"position": self.position}
+
+    def load_task_state(self, state: dict[str, Tensor]) -> None:
+        """Put every copy back."""
+        self.position.copy_(state["position"])
+
+
+def _start_cells(layout: Layout, initial_cells: Iterable[tuple[int, int]] | None) -> Int[Tensor, "num_cells 2"]:
+    if initial_cells is None:
+        return layout.free.nonzero().flip(-1)
+    cells, size = sorted(set(initial_cells)), layout.free.shape[-1]
+    bad = [(x, y) for x, y in cells if not (0 <= x < size and 0 <= y < size and layout.free[y, x])]
+    if bad or not cells:
+        raise ValueError(f"initial_cells must be free cells (x, y) of {layout.name}, at least one; got {bad or cells}")
+    return torch.tensor(cells)

@@ -1,0 +1,158 @@
+"""Any Gymnasium environment with continuous actions, batched, through TorchRL's wrapper."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TransformAction, TransformObservation
+from tensordict import TensorDictBase
+from torchrl.envs import GymWrapper
+
+
+def make_gym_env(
+    env_id: str,
+    *,
+    num_envs: int = 1,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    max_episode_steps: int | None = None,
+    spread_episodes: bool = True,
+    **kwargs: Any,
+) -> GymnasiumEnv:
+    """Build ``num_envs`` copies of the Gymnasium environment ``env_id``, stepped one after the other.
+
+    Keys: ``"observation"`` ``[num_envs, obs_dim]`` float32, flattened; ``"action"`` ``[num_envs, action_dim]``
+    in [-1, 1], clipped and rescaled to the bounds of the simulator's action.
+
+    Args:
+        env_id (str): such as "Pendulum-v1", or "my_package:MyEnv-v0" to import a package first.
+        num_envs, device, seed, spread_episodes: as in :class:`BatchedEnv`; the simulator stays on the CPU.
+        max_episode_steps (int): steps after which an episode is truncated; by default the id's own limit.
+        kwargs: handed to ``gymnasium.make``.
+
+    Raises:
+        ValueError: if the id is unknown, or its actions are not a bounded ``Box``, or its observations
+            cannot be flattened.
+        ImportError: if the environment needs a package that is not installed.
+
+    >>> make_gym_env("Pendulum-v1", num_envs=2).reset()["observation"].shape
+    torch.Size([2, 3])
+    """
+    make = partial(_make, env_id, max_episode_steps, kwargs)
+    vector_env = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    spec = vector_env.envs[0].spec
+    limit = max_episode_steps if spec is None else spec.max_episode_steps
+    return GymnasiumEnv(vector_env, device=device, seed=seed, max_episode_steps=limit, spread_episodes=spread_episodes)
+
+
+class GymnasiumEnv(GymWrapper):
+    """TorchRL's ``GymWrapper`` for a vector environment, with spread episodes and independent seeds.
+
+    The simulator's state can neither be saved nor restored: unlike :class:`BatchedEnv`, there is no
+    ``get_state``. A run that resumes starts fresh episodes here.
+
+    Args:
+        env: a Gymnasium vector environment whose autoreset mode is ``DISABLED``.
+        max_episode_steps (int): steps after which an episode is truncated; None leaves that to ``env``.
+        seed (int): each copy's own seed is derived from it, so that two seeds share no copy.
+        spread_episodes (bool): see :class:`BatchedEnv`.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.vector.VectorEnv,
+        *,
+        max_episode_steps: int | None = None,
+        seed: int = 0,
+        spread_episodes: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(env, **kwargs)
+        self.num_envs: int = env.num_envs
+        self.max_episode_steps = max_episode_steps
+        self.spread_episodes = spread_episodes
+        self.step_count = torch.zeros(self.num_envs, dtype=torch.int64)
+        self.generator = torch.Generator()
+        self.set_seed(seed)
+
+    def _set_seed(self, seed: int | None) -> None:
+        seed = 0 if seed is None else seed
+        self._env.reset(seed=np.random.SeedSequence(seed).generate_state(self.num_envs).tolist())
+        self.generator.manual_seed(seed)
+        self._started = False
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        if tensordict is not None:
+            tensordict = tensordict.select("_reset", strict=False).cpu()
+        mask = None if tensordict is None else tensordict.get("_reset", None)
+        if mask is None:
+            result = super()._reset(None, **kwargs)
+            self.step_count.zero_()
+        else:
+            result = super()._reset(tensordict, **kwargs)
+            self.step_count[mask.reshape(self.num_envs)] = 0
+        if self.spread_episodes and not self._started and self.max_episode_steps is not None:
+            self.step_count.random_(0, self.max_episode_steps, generator=self.generator)
+        self._started = True
+        return result
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        result = super()._step(tensordict)
+        self.step_count += 1
+        if self.max_episode_steps is not None:
+            terminated, truncated = result["terminated"], result["truncated"]
+            late = (self.step_count >= self.max_episode_steps).to(terminated.device).view_as(terminated)
+            result["truncated"] = (truncated | late) & ~terminated
+            result["done"] = result["truncated"] | terminated
+        return result
+
+
+def _make(env_id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -> gymnasium.Env:
+    try:
+        env = gymnasium.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv, ModuleNotFoundError) as error:
+        close = get_close_matches(env_id, list(gymnasium.registry), n=3)
+        raise ValueError(
+            f"Gymnasium cannot find {env_id!r}: {error} "
+            + (f"Close ids: {', '.join(close)}. " if close else "")
+            + "Ids look like 'Pendulum-v1' or 'package:MyEnv-v0', and the package that registers one must be "
+            "installed, e.g. pip install 'gymnasium[mujoco]'."
+        ) from error
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ImportError(f"Gymnasium's {env_id!r} needs a package that is not installed: {error}") from error
+    return _flat_observation(_unit_action(env, env_id), env_id)
+
+
+def _unit_action(env: gymnasium.Env, env_id: str) -> gymnasium.Env:
+    """Let the agent act in [-1, 1] with one flat vector."""
+    space = env.action_space
+    if not isinstance(space, gymnasium.spaces.Box) or not space.is_bounded():
+        raise ValueError(f"{env_id!r} has the action space {space}; a flow needs continuous bounded actions (Box)")
+    low, high = space.low, space.high
+    center, half = (high.astype(np.float64) + low) / 2, (high.astype(np.float64) - low) / 2
+
+    def rescale(action: np.ndarray) -> np.ndarray:
+        scaled = center + half * np.clip(action, -1, 1).reshape(space.shape)
+        return np.clip(scaled.astype(space.dtype), low, high)
+
+    unit = gymnasium.spaces.Box(-1.0, 1.0, (int(np.prod(space.shape)),), np.float32)
+    return TransformAction(env, rescale, unit)
+
+
+def _flat_observation(env: gymnasium.Env, env_id: str) -> gymnasium.Env:
+    """Flatten the observation to float32; no bounds, since simulators leave theirs."""
+    space = env.observation_space
+    flat = gymnasium.spaces.flatten_space(space) if space.is_np_flattenable else None
+    if flat is None or flat.shape is None:
+        raise ValueError(f"{env_id!r} has the observation space {space}, which does not flatten to a vector")
+
+    def flatten(observation: Any) -> np.ndarray:
+        return np.asarray(gymnasium.spaces.flatten(space, observation), dtype=np.float32)
+
+    return TransformObservation(env, flatten, gymnasium.spaces.Box(-np.inf, np.inf, flat.shape, np.float32))

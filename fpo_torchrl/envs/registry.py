@@ -1,0 +1,125 @@
+"""From a task's name to an environment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+import torch
+from torchrl.envs import EnvBase
+
+from .gridworld import LAYOUTS, GridWorld
+from .probe import PROBES, BimodalBandit, ProbeEnv
+
+TORCH_TASKS: dict[str, Callable[..., EnvBase]] = {
+    **{f"gridworld/{name}": partial(GridWorld, name) for name in LAYOUTS},
+    **{f"probe/{name}": partial(ProbeEnv, name) for name in PROBES},
+    "bandit/bimodal": BimodalBandit,
+}
+"""The tasks that need torch only."""
+
+
+def _control_tasks() -> dict[str, Callable[..., EnvBase]]:
+    from .control import CONTROL_TASKS, ControlEnv  # here, because it loads the physics engine
+
+    return {name: partial(ControlEnv, name) for name in CONTROL_TASKS}
+
+
+def list_tasks() -> list[str]:
+    """Every name that :func:`make_env` knows, besides ``"gym/<Id>"`` for any Gymnasium id.
+
+    >>> "gridworld/two_walls" in list_tasks()
+    True
+    """
+    return [*_control_tasks(), *TORCH_TASKS]
+
+
+def make_env(
+    task: str,
+    num_envs: int = 1,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    *,
+    spread_episodes: bool = True,
+    max_episode_steps: int | None = None,
+    **kwargs: Any,
+) -> EnvBase:
+    """Build ``num_envs`` copies of a task as one TorchRL environment.
+
+    Args:
+        task (str): a control task under the paper's name ("CartpoleBalance"), "gridworld/two_walls" (or
+            "two_walls"), "probe/constant", "bandit/bimodal", or "gym/<Id>" for any Gymnasium id.
+        num_envs (int): copies, at least 1; the batch size is ``[num_envs]``.
+        device: where the environment's tensors live.
+        seed (int): at least 0. The same seed repeats a run, another one differs.
+        spread_episodes (bool): let the first episodes end at different times.
+        max_episode_steps (int): steps after which an episode is truncated; by default the task's own limit.
+        kwargs: handed to the environment, such as ``initial_cells`` of :class:`GridWorld`.
+
+    Raises:
+        ValueError: if an argument is out of range or the task is unknown.
+        TypeError: if ``num_envs``, ``seed`` or ``max_episode_steps`` is not an int.
+
+    >>> env = make_env("two_walls", num_envs=8, seed=1)
+    >>> env.rollout(5, break_when_any_done=False).shape
+    torch.Size([8, 5])
+    """
+    _check_int("num_envs", num_envs, minimum=1)
+    _check_int("seed", seed, minimum=0)
+    if max_episode_steps is not None:
+        _check_int("max_episode_steps", max_episode_steps, minimum=1)
+        kwargs["max_episode_steps"] = max_episode_steps
+    build = _builder(task)
+    return build(
+        num_envs=num_envs, device=_checked_device(device), seed=seed, spread_episodes=spread_episodes, **kwargs
+    )
+
+
+def _builder(task: str) -> Callable[..., EnvBase]:
+    family, _, name = task.partition("/")
+    if family == "gym" and name:
+        from .gym import make_gym_env  # here, because it loads Gymnasium
+
+        return partial(make_gym_env, name)
+    for known in (task, f"gridworld/{task}"):
+        if known in TORCH_TASKS:
+            return TORCH_TASKS[known]
+    tasks = _control_tasks() | TORCH_TASKS
+    if task in tasks:
+        return tasks[task]
+    raise ValueError(
+        f"unknown task {task!r}. {_suggestion(task, list(tasks))}Known: {', '.join(tasks)}, "
+        "and gym/<Id> for any Gymnasium id, such as gym/Pendulum-v1"
+    )
+
+
+def _suggestion(task: str, known: list[str]) -> str:
+    if re.search(r"-v\d+$", task):
+        return f"Did you mean 'gym/{task.rpartition('/')[2]}'? "
+
+    def plain(name: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", name.lower())
+
+    spelling = {plain(name.rpartition("/")[2]): name for name in known} | {plain(name): name for name in known}
+    close = get_close_matches(plain(task), list(spelling), n=1)
+    return f"Did you mean {spelling[close[0]]!r}? " if close else ""
+
+
+def _check_int(name: str, value: object, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+def _checked_device(device: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be a torch device such as 'cpu' or 'cuda:0', got {device!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {str(device)!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device

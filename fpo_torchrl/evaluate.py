@@ -1,0 +1,124 @@
+"""``fpo-eval``: evaluate a run's checkpoint with any solver, number of steps and start noise."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fpo_torchrl.builders import ConfigError, build, build_agent
+from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.config import COMPONENTS
+from fpo_torchrl.evaluation import START_NOISES, evaluate, record
+from fpo_torchrl.flow import Solver
+from fpo_torchrl.modules.actor import FlowActor
+from fpo_torchrl.run import EVALUATION_SEED, load_run_config, write_json
+
+SOLVERS = COMPONENTS["actor/solver"]
+
+USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of a run.
+
+  solvers=[euler,heun]   any of {", ".join(SOLVERS)}; default: the solver it was trained with
+  steps=[1,5,10]         numbers of solver steps; default: those it was trained with
+  noise=[random,zero]    start noise: {", ".join(START_NOISES)}
+  episodes=32            episodes of each evaluation
+  seed=0                 of the episodes
+  checkpoint=PATH        default: the newest of the run
+  render=PATH.gif        also record an episode with the first combination
+  output=PATH.json       also write the numbers to a file
+"""
+
+
+@dataclass
+class EvalConfig:
+    """Settings of ``fpo-eval``; lists may be given as single values."""
+
+    solvers: Any = None
+    steps: Any = None
+    noise: Any = field(default_factory=lambda: ["random", "zero"])
+    episodes: int = 32
+    seed: int = 0
+    checkpoint: str | None = None
+    render: str | None = None
+    output: str | None = None
+
+
+def as_list(value: Any) -> list[Any]:
+    """A single value, or a list of them, as a list."""
+    return list(value) if OmegaConf.is_list(value) else [value]
+
+
+def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | None:
+    """The solver of one row of the table; None for the actor's own."""
+    if name is None and num_steps is None:
+        return None
+    if not isinstance(actor, FlowActor):
+        raise ConfigError("solvers and steps are settings of a flow policy; this run trained a Gaussian")
+    if name is not None and name not in SOLVERS:
+        raise ConfigError(f"solvers: unknown solver {name!r}, known are {', '.join(SOLVERS)}")
+    solver_class = SOLVERS[name] if name is not None else type(actor.solver)
+    return build(
+        {
+            "_target_": f"{solver_class.__module__}.{solver_class.__qualname__}",
+            "num_steps": num_steps if num_steps is not None else actor.solver.num_steps,
+        },
+        "steps",
+    )
+
+
+def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
+    """Evaluate every combination of solver, steps and noise; prints a table and returns its rows."""
+    run_cfg = load_run_config(run_dir)
+    for noise in as_list(cfg.noise):
+        if noise not in START_NOISES:
+            raise ConfigError(f"noise: unknown start noise {noise!r}, known are {', '.join(START_NOISES)}")
+    if cfg.episodes < 1:
+        raise ConfigError(f"episodes={cfg.episodes} is out of range: it must be at least 1")
+    tree: Any = OmegaConf.to_container(run_cfg, resolve=True)
+
+    def make_env(num_envs: int) -> Any:
+        node = {**tree["env"], "spread_episodes": False}
+        return build(node, "env", task=run_cfg.task, num_envs=num_envs, device=run_cfg.device, seed=0)
+
+    env = make_env(cfg.episodes)
+    actor = build_agent(tree, env).actor
+    path = Checkpointer(run_dir, actor=actor).load(cfg.checkpoint)
+    print(f"{run_cfg.task}, {path}")
+    print(f"  {'solver':<42} {'noise':<7} {'return':>9}   {'95 % interval':<20} {'ms per action':>13}")
+    rows = []
+    for name, steps, noise in itertools.product(as_list(cfg.solvers), as_list(cfg.steps), as_list(cfg.noise)):
+        solver = solver_of(actor, name, steps)
+        result = evaluate(actor, env, noise=noise, solver=solver, seed=cfg.seed + EVALUATION_SEED)
+        label = repr(solver if solver is not None else getattr(actor, "solver", "Gaussian"))
+        rows.append({"solver": label, "noise": noise, **result.as_dict()})
+        low, high = result.interval
+        interval = f"[{low:.1f}, {high:.1f}]"
+        print(f"  {label:<42} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.latency_s * 1e3:>13.4f}")
+        if cfg.render is not None and len(rows) == 1:
+            print(f"  recorded {record(actor, make_env(1), cfg.render, noise=noise, seed=cfg.seed + EVALUATION_SEED)}")
+    if cfg.output is not None:
+        write_json(Path(cfg.output), rows)
+    return rows
+
+
+def main() -> None:
+    """Evaluate as the command line says."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        sys.exit(0 if arguments else 2)
+    with friendly_errors():
+        run_dir, *settings = arguments
+        if "=" in run_dir or not all("=" in setting for setting in settings):
+            raise ConfigError("usage: fpo-eval RUN_DIRECTORY [setting=value ...]; fpo-eval --help lists the settings")
+        cfg: Any = OmegaConf.merge(OmegaConf.structured(EvalConfig), OmegaConf.from_dotlist(settings))
+        evaluate_run(run_dir, cfg)
+
+
+if __name__ == "__main__":
+    main()

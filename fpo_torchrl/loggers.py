@@ -1,0 +1,92 @@
+"""Metrics of a run: a CSV file always, TorchRL's loggers beside it on request."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from torchrl.record.loggers import Logger
+
+
+class MetricsCSV:
+    """One row per iteration in ``metrics.csv``; each row is on disk when :meth:`log` returns.
+
+    Columns may appear later (an evaluation, say): the file is then rewritten with the wider header.
+
+    Args:
+        path: the file; rows of an earlier part of the run are kept.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.rows = read_metrics(self.path) if self.path.exists() else []
+        self.columns = list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def truncate(self, frames: int) -> None:
+        """Drop rows after ``frames``, so that a resumed run leaves no row twice."""
+        kept = [row for row in self.rows if row["frames"] <= frames]
+        if len(kept) < len(self.rows):
+            self.rows = kept
+            self._rewrite()
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Append a row; NaN is written as an empty cell."""
+        self.rows.append(dict(metrics))
+        new = [name for name in metrics if name not in self.columns]
+        if new:
+            self.columns += new
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="") as file:
+                self._write_row(csv.writer(file), metrics)
+
+    def _write_row(self, writer: Any, row: dict[str, float]) -> None:
+        values = (row.get(name, math.nan) for name in self.columns)
+        writer.writerow("" if math.isnan(v) else repr(v) for v in values)
+
+    def _rewrite(self) -> None:
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.columns)
+            for row in self.rows:
+                self._write_row(writer, row)
+        partial.replace(self.path)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """Rows of a ``metrics.csv`` as floats, empty cells left out; a last line cut short is dropped."""
+    with Path(path).open(newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        lines = [line for line in reader if len(line) == len(header)]
+    return [{name: float(cell) for name, cell in zip(header, line, strict=True) if cell} for line in lines]
+
+
+def build_logger(kind: str | None, run_dir: Path, *, name: str, project: str, offline: bool) -> Logger | None:
+    """A TorchRL logger beside the CSV file.
+
+    Args:
+        kind: ``"tensorboard"``, ``"wandb"`` or None.
+        run_dir: where it writes.
+        name: the run's name. project: the W&B project. offline: keep W&B off the network.
+
+    Raises:
+        ImportError: naming the package to install.
+    """
+    if kind is None:
+        return None
+    try:
+        if kind == "tensorboard":
+            from torchrl.record.loggers import TensorboardLogger
+
+            return TensorboardLogger(exp_name="tensorboard", log_dir=str(run_dir))
+        from torchrl.record.loggers import WandbLogger
+
+        return WandbLogger(
+            exp_name=name, save_dir=str(run_dir), project=project, offline=offline, id=name, resume="allow"
+        )
+    except ImportError as error:
+        raise ImportError(f"logger={kind} needs a package that is missing: pip install fpo-torchrl[{kind}]") from error

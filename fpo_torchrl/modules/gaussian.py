@@ -1,0 +1,94 @@
+"""The Gaussian baseline: the same networks and normaliser with TorchRL's probabilistic actor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl.modules import IndependentNormal, ProbabilisticActor, TanhNormal
+
+from fpo_torchrl.modules.normalizer import ObservationNormalizer
+from fpo_torchrl.modules.velocity import dense_layers
+
+
+class GaussianMLP(nn.Module):
+    """Perceptron from an observation to the location and scale of a Gaussian.
+
+    Args:
+        obs_dim (int): size of the observation.
+        action_dim (int): size of the action.
+        hidden_sizes: widths of the hidden layers (default: the paper's 4 x 32).
+        std: ``"observation"`` predicts it, softplus plus 0.001 as Brax does; ``"learned"`` is one trained
+            vector; a number is held fixed.
+        init_std (float): where ``"learned"`` starts.
+        normalizer: applied to the observation first.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        hidden_sizes: Sequence[int] = (32, 32, 32, 32),
+        std: Literal["observation", "learned"] | float = "observation",
+        init_std: float = 1.0,
+        normalizer: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if std not in ("observation", "learned") and not (isinstance(std, (int, float)) and std > 0):
+            raise ValueError(f'std must be "observation", "learned" or a positive number, got {std!r}')
+        self.normalizer = normalizer
+        self.std = std
+        self.layers = dense_layers([obs_dim, *hidden_sizes, action_dim * (2 if std == "observation" else 1)])
+        if std != "observation":
+            start = init_std if isinstance(std, str) else std
+            self.log_std = nn.Parameter(torch.full((action_dim,), start).log(), requires_grad=std == "learned")
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale, each ``[*batch, action_dim]``."""
+        h = observation if self.normalizer is None else self.normalizer(observation)
+        *hidden, last = self.layers
+        for layer in hidden:
+            h = nn.functional.silu(layer(h))
+        h = last(h)
+        if self.std == "observation":
+            loc, scale = h.chunk(2, -1)
+            return loc, nn.functional.softplus(scale) + 1e-3
+        return h, self.log_std.exp().expand_as(h)
+
+
+def gaussian_actor(
+    obs_dim: int,
+    action_dim: int,
+    *,
+    hidden_sizes: Sequence[int] = (32, 32, 32, 32),
+    std: Literal["observation", "learned"] | float = "observation",
+    init_std: float = 1.0,
+    squash: Literal["tanh", "none"] = "tanh",
+    low: float | Tensor = -1.0,
+    high: float | Tensor = 1.0,
+    normalizer: ObservationNormalizer | None = None,
+) -> ProbabilisticActor:
+    """Gaussian policy for TorchRL's ``ClipPPOLoss``, with the sizes of :class:`VelocityMLP`.
+
+    Args:
+        squash: ``"tanh"`` to the bounds, or ``"none"``, where the environment clips.
+        low, high: bounds of the action for ``"tanh"``.
+        obs_dim, action_dim, hidden_sizes, std, init_std, normalizer: as in :class:`GaussianMLP`.
+    """
+    if squash not in ("tanh", "none"):
+        raise ValueError(f'squash must be "tanh" or "none", got {squash!r}')
+    network = GaussianMLP(
+        obs_dim, action_dim, hidden_sizes=hidden_sizes, std=std, init_std=init_std, normalizer=normalizer
+    )
+    bounds = {"low": low, "high": high, "tanh_loc": False, "upscale": 1.0} if squash == "tanh" else {}
+    return ProbabilisticActor(
+        TensorDictModule(network, in_keys=["observation"], out_keys=["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        distribution_class=TanhNormal if squash == "tanh" else IndependentNormal,
+        distribution_kwargs=bounds,
+        return_log_prob=True,
+    )

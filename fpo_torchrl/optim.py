@@ -1,0 +1,60 @@
+"""One fused Adam for actor and critic, each with its own step size and gradient-norm limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class AgentOptimizer(torch.optim.Adam):
+    """Adam with a parameter group for the actor and one for the critic.
+
+    The norms are limited apart, because the critic's gradient would drown the actor's in a joint norm.
+
+    Args:
+        actor_parameters, critic_parameters: what to train.
+        lr (float): step size of the actor, positive (the paper's Table A.2: 3e-4).
+        critic_lr (float): step size of the critic; default the actor's.
+        betas, eps: as in ``torch.optim.Adam``.
+        max_grad_norm (float): limit on the norm of the actor's gradient; None for no limit.
+        critic_max_grad_norm (float): limit for the critic; None for no limit.
+
+    Raises:
+        ValueError: for a step size or limit that is not positive.
+    """
+
+    def __init__(
+        self,
+        actor_parameters: Iterable[nn.Parameter],
+        critic_parameters: Iterable[nn.Parameter],
+        *,
+        lr: float = 3e-4,
+        critic_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        max_grad_norm: float | None = None,
+        critic_max_grad_norm: float | None = None,
+    ) -> None:
+        positive = {"lr": lr, "critic_lr": critic_lr, "max_grad_norm": max_grad_norm}
+        for name, value in {**positive, "critic_max_grad_norm": critic_max_grad_norm}.items():
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        groups = [
+            {"params": [p for p in actor_parameters if p.requires_grad], "lr": lr},
+            {"params": list(critic_parameters), "lr": critic_lr if critic_lr is not None else lr},
+        ]
+        super().__init__(groups, betas=tuple(betas), eps=eps, fused=True)
+        self.limits = {"actor": max_grad_norm, "critic": critic_max_grad_norm}
+
+    def descend(self, loss: Tensor) -> dict[str, Tensor]:
+        """Backward pass, norm limits and one step; returns the gradient norms before limiting."""
+        self.zero_grad(set_to_none=True)
+        loss.backward()
+        norms = {}
+        for (name, limit), group in zip(self.limits.items(), self.param_groups, strict=True):
+            norm = nn.utils.clip_grad_norm_(group["params"], limit if limit is not None else float("inf"))
+            norms[f"grad_norm_{name}"] = norm
+        self.step()
+        return norms

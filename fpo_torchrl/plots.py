@@ -1,0 +1,61 @@
+"""The picture of a run: what it earned, and how far its updates went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fpo_torchrl.loggers import read_metrics
+
+
+def draw_learning_curve(metrics: str | Path, path: str | Path, *, title: str) -> Path:
+    """Draw return and ratio of a ``metrics.csv`` over frames, and save the picture.
+
+    Args:
+        metrics: the CSV file. path: where to write the PNG. title: above the picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(metrics)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    returns, ratios = figure.subplots(1, 2)
+
+    def curve(axes, name: str, **style) -> None:
+        points = [(row["frames"], row[name]) for row in rows if name in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), **style)
+
+    curve(returns, "return", color="0.6", label="training episodes")
+    for noise, colour in (("random", "tab:blue"), ("zero", "tab:orange")):
+        curve(
+            returns, f"eval_{noise}", color=colour, marker="o", markersize=3, label=f"evaluation, {noise} start noise"
+        )
+        band = [
+            (row["frames"], row[f"eval_{noise}_low"], row[f"eval_{noise}_high"])
+            for row in rows
+            if f"eval_{noise}" in row
+        ]
+        if band:
+            frames, low, high = zip(*band, strict=True)
+            returns.fill_between(frames, low, high, color=colour, alpha=0.2, linewidth=0)
+    returns.set(xlabel="frames", ylabel="return of an episode")
+    returns.legend(fontsize=8)
+
+    curve(ratios, "ratio", color="tab:green", label="mean")
+    band = [(row["frames"], row["ratio_min"], row["ratio_max"]) for row in rows if "ratio_min" in row]
+    if band:
+        frames, low, high = zip(*band, strict=True)
+        ratios.fill_between(frames, low, high, color="tab:green", alpha=0.15, linewidth=0, label="minimum to maximum")
+    ratios.set(xlabel="frames", ylabel="ratio", yscale="log")
+    ratios.legend(fontsize=8, loc="upper left")
+    shares = ratios.twinx()
+    curve(shares, "clip_fraction", color="tab:red", linewidth=1, label="clip fraction")
+    shares.set(ylabel="clip fraction", ylim=(0, 1))
+    shares.legend(fontsize=8, loc="upper right")
+    for axes in (returns, ratios):
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+        axes.spines[["top"]].set_visible(False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    return Path(path)

@@ -1,0 +1,239 @@
+"""One run from config to pictures: train, evaluate, log, checkpoint, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torchrl.checkpoint import GlobalRNGState
+from tqdm import tqdm
+
+from fpo_torchrl.builders import Agent, ConfigError, build, build_agent
+from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
+from fpo_torchrl.config import check_run
+from fpo_torchrl.evaluation import Evaluation, evaluate, record
+from fpo_torchrl.loggers import MetricsCSV, build_logger
+from fpo_torchrl.plots import draw_learning_curve
+from fpo_torchrl.trainer import Trainer
+
+EVALUATION_SEED = 10_000
+"""Added to the run's seed for evaluation, so that no training episode is evaluated."""
+
+
+class Run:
+    """A training run in a directory of its own.
+
+    The directory holds ``config.yaml`` (resolved), ``metrics.csv``, ``learning_curve.png``, ``evaluation.json``,
+    ``rollout.gif`` and ``checkpoints/``.
+
+    Args:
+        cfg: the composed config.
+        run_dir: where everything goes; created, and kept when ``resume`` is true.
+        resume: continue from the newest checkpoint in ``run_dir``.
+
+    Raises:
+        ConfigError: for a wrong setting, before anything is written. CheckpointError: when resuming fails.
+    """
+
+    def __init__(self, cfg: DictConfig, run_dir: Path, *, resume: bool = False) -> None:
+        check_run(cfg)  # pyright: ignore[reportArgumentType]
+        if cfg.num_threads is not None:
+            torch.set_num_threads(cfg.num_threads)
+        torch.manual_seed(cfg.seed)
+        self.cfg, self.run_dir = cfg, run_dir
+        tree: Any = OmegaConf.to_container(cfg, resolve=True)
+        self.env = self._make_env(cfg.num_envs, cfg.seed)
+        self.agent: Agent = build_agent(tree, self.env)
+        self.trainer: Trainer = build(
+            tree["trainer"], "trainer", env=self.env, total_frames=cfg.total_frames, **vars(self.agent)
+        )
+        self.eval_interval = cfg.eval_interval_frames or max(1, cfg.total_frames // 10)
+        self.checkpoint_interval = cfg.checkpoint_interval_frames or self.eval_interval
+        self.checkpointer = Checkpointer(
+            run_dir,
+            keep_last=cfg.keep_checkpoints,
+            actor=self.agent.actor,
+            critic=self.agent.critic,
+            optimizer=self.agent.optimizer,
+            trainer=self.trainer,
+            rng=GlobalRNGState(),
+        )
+        if resume:
+            self._resume()
+        run_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+        self.metrics = MetricsCSV(run_dir / "metrics.csv")
+        self.metrics.truncate(self.trainer.frames)
+        logger = cfg.logger
+        self.logger = build_logger(
+            logger.kind, run_dir, name=run_dir.name, project=logger.project, offline=logger.offline
+        )
+
+    def _make_env(self, num_envs: int, seed: int, **overrides: Any):
+        tree = {**OmegaConf.to_container(self.cfg.env, resolve=True), **overrides}  # pyright: ignore
+        return build(tree, "env", task=self.cfg.task, num_envs=num_envs, device=self.cfg.device, seed=seed)
+
+    def _resume(self) -> None:
+        path = self.checkpointer.load(components={"actor", "critic", "optimizer", "trainer"})
+        self.trainer.start()
+        self.checkpointer.load(path, components={"rng"})
+        print(f"resuming from {path} at frame {self.trainer.frames}")
+        if not self.trainer.can_restore_env:
+            print(
+                f"{self.cfg.task}: its simulator's state cannot be restored, episodes start afresh; the rest is exact"
+            )
+
+    def train(self) -> dict[str, Evaluation]:
+        """Train to the end, then evaluate, draw and record; returns the final evaluations by start noise."""
+        cfg, trainer = self.cfg, self.trainer
+        started = time.perf_counter()
+        print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames; run directory {self.run_dir}")
+        bar = tqdm(
+            total=-(-cfg.total_frames // trainer.frames_per_batch) * trainer.frames_per_batch,
+            initial=trainer.frames,
+            unit="frames",
+            unit_scale=True,
+            disable=not cfg.progress,
+            file=sys.stdout,
+            mininterval=0.5 if sys.stdout.isatty() else 10,
+            bar_format="{percentage:3.0f}% {n_fmt}/{total_fmt} frames [{rate_fmt}, left {remaining}]{postfix}",
+        )
+        with bar:
+            for metrics in trainer:
+                if self._is_due(self.eval_interval):
+                    for noise in ("random", "zero"):
+                        evaluation = self.evaluate(noise, cfg.eval_episodes)
+                        low, high = evaluation.interval
+                        name = f"eval_{noise}"
+                        metrics |= {name: evaluation.mean, f"{name}_low": low, f"{name}_high": high}
+                self.log(metrics)
+                if self._is_due(self.checkpoint_interval):
+                    self.checkpointer.save(trainer.frames)
+                bar.set_postfix_str(f"return {metrics['return']:.1f}, ratio {metrics['ratio']:.4f}", refresh=False)
+                bar.update(trainer.frames - bar.n)
+        self.training_s = time.perf_counter() - started
+        return self.finish()
+
+    def _is_due(self, interval: int) -> bool:
+        """Whether this iteration crossed a multiple of ``interval`` frames, or is the last."""
+        frames, batch = self.trainer.frames, self.trainer.frames_per_batch
+        return frames // interval > (frames - batch) // interval or frames >= self.trainer.total_frames
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Write a row to ``metrics.csv`` and to the other logger."""
+        self.metrics.log(metrics)
+        if self.logger is not None:
+            for name, value in metrics.items():
+                self.logger.log_scalar(name, value, step=int(metrics["frames"]))
+
+    def evaluate(self, noise: str, num_episodes: int) -> Evaluation:
+        """Evaluate the current policy on fresh episodes."""
+        env = self._make_env(num_episodes, 0, spread_episodes=False)
+        return evaluate(self.agent.actor, env, noise=noise, seed=self.cfg.seed + EVALUATION_SEED)
+
+    def finish(self) -> dict[str, Evaluation]:
+        """Final evaluation, learning curve and rollout; prints what came out and where it is."""
+        evaluations = {noise: self.evaluate(noise, self.cfg.final_eval_episodes) for noise in ("random", "zero")}
+        report = {noise: evaluation.as_dict() for noise, evaluation in evaluations.items()}
+        report["frames"] = self.trainer.frames
+        write_json(self.run_dir / "evaluation.json", report)
+        draw_learning_curve(
+            self.run_dir / "metrics.csv",
+            self.run_dir / "learning_curve.png",
+            title=f"{self.cfg.task}, seed {self.cfg.seed}",
+        )
+        files = ["config.yaml", "metrics.csv", "learning_curve.png", "evaluation.json"]
+        if self.cfg.render and record_rollout(self, self.run_dir / "rollout.gif"):
+            files.append("rollout.gif")
+        print(evaluation_table(evaluations, self.cfg.task))
+        latest = self.checkpointer.latest()
+        for path in [*(self.run_dir / name for name in files), *([latest] if latest else [])]:
+            print(f"  {path}")
+        return evaluations
+
+
+def record_rollout(run: Run, path: Path) -> Path | None:
+    """Record one evaluation episode; says so if this machine or task cannot draw."""
+    try:
+        env = run._make_env(1, 0, spread_episodes=False)
+        recorded = record(run.agent.actor, env, path, seed=run.cfg.seed + EVALUATION_SEED)
+    except Exception as error:
+        print(f"no rollout.gif: drawing failed ({type(error).__name__}: {error})")
+        return None
+    if recorded is None:
+        print(f"no rollout.gif: {run.cfg.task} cannot draw itself")
+    return recorded
+
+
+def evaluation_table(evaluations: dict[str, Evaluation], task: str) -> str:
+    """The evaluations as a small table of text."""
+    lines = [
+        f"evaluation on {task}",
+        f"  {'start noise':<12} {'mean return':>12}   {'95 % interval of the mean':<26} episodes",
+    ]
+    for noise, evaluation in evaluations.items():
+        low, high = evaluation.interval
+        lines.append(
+            f"  {noise:<12} {evaluation.mean:>12.1f}   {f'[{low:.1f}, {high:.1f}]':<26} {len(evaluation.returns)}"
+        )
+    return "\n".join(lines)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` so that the file is whole or absent."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def new_run_dir(cfg: DictConfig) -> Path:
+    """A directory that does not exist yet, named after the time, the task and the seed."""
+    stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{cfg.task.replace('/', '-')}_seed{cfg.seed}"
+    candidates = [Path("runs") / (stem + suffix) for suffix in ("", *(f"_{i}" for i in range(2, 1000)))]
+    return next(path for path in candidates if not path.exists())
+
+
+def load_run_config(run_dir: str | Path) -> DictConfig:
+    """The resolved config of a run.
+
+    Raises:
+        CheckpointError: if the directory is not that of a run.
+    """
+    path = Path(run_dir) / "config.yaml"
+    if not path.is_file():
+        raise CheckpointError(f"{run_dir} is not the directory of a run: it has no config.yaml")
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def start_run(cfg: DictConfig, overrides: list[str], *, sweep_dir: Path | None = None) -> Run:
+    """A new run, or with ``resume`` the continuation of an old one with the given values changed."""
+    for key in ("run_dir", "resume"):
+        if cfg[key] is not None and not cfg[key].strip():
+            raise ConfigError(f"{key}={cfg[key]!r} is empty: give a directory")
+    if cfg.resume is None:
+        run_dir = Path(cfg.run_dir) if cfg.run_dir is not None else sweep_dir or new_run_dir(cfg)
+        if (run_dir / "metrics.csv").exists():
+            raise ConfigError(
+                f"run_dir={run_dir} holds a run already: resume={run_dir} continues it, or choose another"
+            )
+        return Run(cfg, run_dir)
+    run_dir = Path(cfg.resume)
+    saved = load_run_config(run_dir)
+    OmegaConf.set_struct(saved, True)
+    for override in overrides:
+        key, _, _ = override.lstrip("+~").partition("=")
+        if key in ("resume", "run_dir", "experiment"):
+            continue
+        value = OmegaConf.select(cfg, key)
+        if OmegaConf.is_config(OmegaConf.select(saved, key)):
+            raise ConfigError(f"{override}: a resumed run keeps its components; only single values can change")
+        OmegaConf.update(saved, key, value)
+    return Run(saved, run_dir, resume=True)

@@ -1,0 +1,235 @@
+"""The training loop: collect, estimate advantages, take several epochs of gradient steps, report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase
+from torchrl.objectives import LossModule
+
+from fpo_torchrl.advantage import GAE
+from fpo_torchrl.modules.normalizer import ObservationNormalizer
+from fpo_torchrl.optim import AgentOptimizer
+from fpo_torchrl.tracking import EpisodeTracker
+
+
+class NonFiniteError(RuntimeError):
+    """A number that training depends on is NaN or infinite; the message says which and where."""
+
+
+class Trainer:
+    """On-policy training of any actor and PPO-like loss; with FPOLoss and a FlowActor, it is FPO's Algorithm 1.
+
+    Iterating over it trains: each step of the iteration collects ``frames_per_batch`` frames, learns from
+    them and yields the metrics as a dict of floats.
+
+    Args:
+        env: batched environment, batch size ``[num_envs]``.
+        actor: policy to collect with, the one inside ``loss``.
+        loss: LossModule with ``loss_objective`` and ``loss_critic``.
+        advantage: writes ``"advantage"`` and ``"value_target"`` into a batch.
+        optimizer: steps on the sum of the losses.
+        normalizer: the actor's and critic's, updated after the gradient steps and frozen during them.
+        total_frames (int): when to stop, rounded up to whole batches.
+        frames_per_batch (int): frames collected between updates, a multiple of ``num_envs``.
+        num_epochs (int): passes over each batch.
+        minibatch_size (int): transitions per gradient step; the last one of an epoch may be smaller.
+        advantage_every: recompute the advantage with the current critic every ``"batch"`` (once),
+            ``"epoch"`` or ``"minibatch"`` (the released code; minibatches are then whole windows).
+        unroll_length (int): length of those windows in steps, a divisor of the steps per batch.
+        anneal_lr (bool): lower the step sizes linearly to zero at ``total_frames``.
+
+    Raises:
+        ValueError: for sizes that do not fit together. NonFiniteError: while iterating, for a NaN or
+            infinite observation, action, reward, loss or weight.
+    """
+
+    def __init__(
+        self,
+        env: EnvBase,
+        actor: Any,
+        loss: LossModule,
+        advantage: GAE,
+        optimizer: AgentOptimizer,
+        *,
+        normalizer: ObservationNormalizer | None = None,
+        total_frames: int,
+        frames_per_batch: int,
+        num_epochs: int = 8,
+        minibatch_size: int = 1024,
+        advantage_every: Literal["batch", "epoch", "minibatch"] = "batch",
+        unroll_length: int | None = None,
+        anneal_lr: bool = False,
+    ) -> None:
+        num_envs = env.batch_size.numel()
+        steps = frames_per_batch // num_envs
+        unroll_length = unroll_length if unroll_length is not None else steps
+        positive = {"total_frames": total_frames, "num_epochs": num_epochs, "minibatch_size": minibatch_size}
+        for name, value in {**positive, "frames_per_batch": frames_per_batch, "unroll_length": unroll_length}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if frames_per_batch % num_envs:
+            raise ValueError(
+                f"frames_per_batch must be a multiple of num_envs={num_envs}, got {frames_per_batch}; "
+                f"for example {max(1, round(frames_per_batch / num_envs)) * num_envs}"
+            )
+        if steps % unroll_length:
+            raise ValueError(f"unroll_length must divide the {steps} steps per batch, got {unroll_length}")
+        if advantage_every not in ("batch", "epoch", "minibatch"):
+            raise ValueError(f'advantage_every must be "batch", "epoch" or "minibatch", got {advantage_every!r}')
+        if advantage_every == "minibatch" and minibatch_size % unroll_length:
+            raise ValueError(
+                f"minibatch_size must be a multiple of unroll_length={unroll_length} when the advantage is "
+                f"recomputed every minibatch, got {minibatch_size}"
+            )
+        self.env, self.actor, self.loss, self.optimizer = env, actor, loss, optimizer
+        self.advantage, self.normalizer = advantage, normalizer
+        self.total_frames, self.frames_per_batch = total_frames, frames_per_batch
+        self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
+        self.advantage_every, self.unroll_length = advantage_every, unroll_length
+        self.anneal_lr = anneal_lr
+        self.initial_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.frames = 0
+        self.tracker = EpisodeTracker(num_envs, skip_first=getattr(env, "spread_episodes", False))
+        self._collector: Collector | None = None
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        """Train to ``total_frames``, yielding the metrics of each iteration."""
+        batches = iter(self.start())
+        while self.frames < self.total_frames:
+            started = time.perf_counter()
+            batch = next(batches)
+            check_finite(batch, first_frame=self.frames)
+            collected = time.perf_counter()
+            metrics = self.learn(batch)
+            self.frames += batch.numel()
+            self.tracker.update(batch["next", "reward"], batch["next", "done"])
+            finished = time.perf_counter()
+            yield {
+                "frames": self.frames,
+                "return": self.tracker.mean_return,
+                "episodes": self.tracker.num_episodes,
+                "reward": batch["next", "reward"].mean().item(),
+                **metrics,
+                "collect_s": collected - started,
+                "update_s": finished - collected,
+                "frames_per_s": batch.numel() / (finished - started),
+            }
+
+    def start(self) -> Collector:
+        """Build the collector, which resets the environment, or continues it after :meth:`load_state_dict`."""
+        if self._collector is None:
+            self._collector = Collector(
+                self.env,
+                self.actor,
+                frames_per_batch=self.frames_per_batch,
+                total_frames=-1,
+                track_traj_ids=False,
+                trust_policy=True,
+                auto_register_policy_transforms=False,
+            )
+        return self._collector
+
+    def learn(self, batch: TensorDictBase) -> dict[str, float]:
+        """Advantage, epochs of gradient steps, and then the normaliser; ``batch`` is ``[num_envs, time]``."""
+        if self.anneal_lr:
+            for group, lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
+                group["lr"] = lr * max(0.0, 1 - self.frames / self.total_frames)
+        if self.normalizer is not None and self.normalizer.as_released:
+            self.normalizer.update(batch["observation"])
+        history = []
+        for epoch in range(self.num_epochs):
+            if epoch == 0 or self.advantage_every == "epoch":
+                self.advantage(batch)
+            for minibatch in self._minibatches(batch):
+                losses = self.loss(minibatch)
+                total = losses["loss_objective"] + losses["loss_critic"]
+                total = total + losses.get("loss_entropy", torch.zeros(()))
+                norms = self.optimizer.descend(total)
+                history.append(losses.detach().update(norms))
+        metrics = summarize(history)
+        if not all(map(math.isfinite, metrics.values())):
+            names = [name for name, value in metrics.items() if not math.isfinite(value)]
+            raise NonFiniteError(
+                f"{', '.join(names)} became NaN or infinite in the update after frame {self.frames}. The weights are "
+                "lost, the last checkpoint is not: resume from it with a smaller optim.lr or a tighter trust region"
+            )
+        if self.normalizer is not None and not self.normalizer.as_released:
+            self.normalizer.update(batch["observation"])
+        return metrics
+
+    def _minibatches(self, batch: TensorDictBase) -> Iterator[TensorDictBase]:
+        """One epoch of minibatches in random order: transitions, or windows with their own advantage."""
+        if self.advantage_every == "minibatch":
+            windows = batch.reshape(-1, self.unroll_length)
+            for index in torch.randperm(len(windows)).split(self.minibatch_size // self.unroll_length):
+                yield self.advantage(windows[index])
+            return
+        written = {"advantage", "value_target", "state_value"}
+        keys = {key for key in self.loss.in_keys if key[0] != "next"} | written
+        transitions = batch.select(*keys).reshape(-1)
+        for index in torch.randperm(len(transitions)).split(self.minibatch_size):
+            yield transitions[index.to(batch.device)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Progress, episode returns and, where it can be had, the environment's state."""
+        state = {"frames": self.frames, "tracker": self.tracker.state_dict()}
+        if hasattr(self.env, "get_state"):
+            state["env"] = self.env.get_state().to_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned; call it before the first iteration."""
+        self.frames = int(state["frames"])
+        self.tracker.load_state_dict(state["tracker"])
+        if "env" in state:
+            self.env.set_state(TensorDict(state["env"]))
+        else:
+            self.tracker.running.zero_()
+
+    @property
+    def can_restore_env(self) -> bool:
+        """Whether the environment's state goes into a checkpoint; if not, resuming starts fresh episodes."""
+        return hasattr(self.env, "get_state")
+
+
+def summarize(history: list[TensorDictBase]) -> dict[str, float]:
+    """Means over an iteration's minibatches, extremes of the ratio, and how far the first ratio was from 1."""
+    stacked: dict[str, Any] = torch.stack(history).to_dict()
+    low = stacked.get("ratio_min")
+    high = stacked.get("ratio_max", stacked.get("max_ratio"))
+    summary = {name: values.float().mean() for name, values in stacked.items()}
+    summary["ratio"] = summary.pop("ratio_mean" if "ratio_mean" in summary else "mean_ratio")
+    first = (high[0] - 1).abs()
+    if low is not None:
+        summary["ratio_min"], summary["ratio_max"] = low.min(), high.max()
+        first = torch.maximum(first, (low[0] - 1).abs())
+    summary["first_ratio_error"] = first
+    summary["first_clip_fraction"] = stacked["clip_fraction"][0].float()
+    values = torch.stack(list(summary.values())).tolist()
+    return dict(zip(summary, values, strict=True))
+
+
+def check_finite(batch: TensorDictBase, *, first_frame: int = 0) -> None:
+    """Refuse a batch ``[num_envs, time]`` with a NaN or infinite entry, before anything learns from it.
+
+    Raises:
+        NonFiniteError: naming the entry, the environment's index and the step.
+    """
+    names = {"observation": "observation", "action": "action"}
+    names |= {("next", "observation"): "next observation", ("next", "reward"): "reward"}
+    for key, name in names.items():
+        values = batch.get(key, None)
+        if values is None or not values.is_floating_point() or torch.isfinite(values).all():
+            continue
+        env, step = (~torch.isfinite(values)).flatten(2).any(-1).nonzero()[0].tolist()
+        raise NonFiniteError(
+            f"{name} of environment {env} at step {step} of the batch after frame {first_frame} is not finite "
+            f"({values[env, step].tolist()}). Nothing was learnt from this batch; the last checkpoint is intact"
+        )
