@@ -99,8 +99,8 @@ def env_sizes(env: EnvBase) -> dict[str, Any]:
     return {
         "obs_dim": env.observation_spec["observation"].shape[-1],
         "action_dim": env.action_spec.shape[-1],
-        "low": space.low[0],
-        "high": space.high[0],
+        "action_low": space.low[0],
+        "action_high": space.high[0],
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, Literal
 
@@ -86,14 +86,24 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
 }
 """Every component by its config group: the options of a node are the parameters of the class."""
 
-SUPPLIED = {
-    *("obs_dim", "action_dim", "low", "high", "normalizer"),
-    *("actor_network", "critic_network", "actor", "critic", "actor_parameters", "critic_parameters"),
-    *("task", "num_envs", "seed"),
-    *("env", "loss", "advantage", "optimizer", "total_frames", "action_key", "in_keys", "path", "activation"),
-    *("kwargs", "start_noise", "functional", "device", "separate_losses", "entropy_bonus", "advantage_norm"),
+SUPPLIED: dict[str, set[str]] = {
+    "env": {"task", "num_envs", "device", "seed"},
+    "actor": {
+        *("obs_dim", "action_dim", "action_low", "action_high", "normalizer"),
+        *("start_noise", "path", "in_keys", "action_key"),
+    },
+    "actor/velocity_net": {"obs_dim", "action_dim", "activation"},
+    "critic": {"obs_dim", "normalizer", "activation"},
+    "normalizer": {"obs_dim"},
+    "loss": {
+        *("actor_network", "critic_network", "actor", "critic", "entropy_bonus", "advantage_norm", "gamma"),
+        *("functional", "device", "separate_losses", "delay_actor", "reduction", "samples_mc_entropy"),
+    },
+    "advantage": {"critic"},
+    "optim": {"actor_parameters", "critic_parameters"},
+    "trainer": {"env", "actor", "loss", "advantage", "optimizer", "normalizer", "total_frames"},
 }
-"""Parameters that are not settings: objects and sizes passed in while building."""
+"""By group, parameters that are no settings: objects and sizes passed in while building, and those that a run fixes."""
 
 
 def schema_type(annotation: Any) -> Any:
@@ -111,8 +121,8 @@ def schema_type(annotation: Any) -> Any:
     return Any
 
 
-def schema(target: Callable[..., Any]) -> type:
-    """A dataclass with the settings of ``target``: its parameters, their types and their defaults."""
+def schema(target: Callable[..., Any], supplied: Collection[str] = ()) -> type:
+    """A dataclass with the settings of ``target``: its parameters but the ``supplied`` ones."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         hints = typing.get_type_hints(function)
@@ -120,7 +130,7 @@ def schema(target: Callable[..., Any]) -> type:
         hints = {}
     fields: list[Any] = [("_target_", str, f"{target.__module__}.{target.__qualname__}")]
     for name, parameter in signature(target).items():
-        if name in SUPPLIED or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        if name in supplied or parameter.kind is inspect.Parameter.VAR_KEYWORD:
             continue
         default = parameter.default
         kind = schema_type(hints.get(name, Any))
@@ -139,7 +149,7 @@ def register_schemas() -> None:
     store.store(name="run_schema", node=RunConfig)
     for group, options in COMPONENTS.items():
         for name, target in options.items():
-            store.store(group=group, name=name, node=schema(target))
+            store.store(group=group, name=name, node=schema(target, SUPPLIED.get(group, ())))
 
 
 def check_run(cfg: RunConfig) -> None:

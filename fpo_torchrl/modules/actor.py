@@ -25,6 +25,7 @@ from fpo_torchrl.flow import (
     TimeSampler,
     ZeroNoise,
 )
+from fpo_torchrl.flow.solver import VelocityField
 from fpo_torchrl.functional import ACTION_REDUCTIONS, cfm_error
 from fpo_torchrl.modules.likelihood import FlowLikelihood
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
@@ -58,7 +59,7 @@ class FlowActor(TensorDictModuleBase):
             DETERMINISTIC, MODE and MEAN, random noise otherwise.
         action_noise_std (float): Gaussian noise added to ``flow_action`` unless exploration is deterministic.
         squash: ``"tanh"``, ``"clip"`` or ``"none"``, after the flow; the first two map [-1, 1] to the bounds.
-        low, high: bounds of the action, floats or tensors ``[act]``; ignored for ``"none"``.
+        action_low, action_high: bounds of the action, floats or tensors ``[act]``; ignored for ``"none"``.
         normalizer: applied to the observation (one input key only).
         target, reduction, time_sampler, path: the CFM loss: what is regressed, how the squared error is
             reduced over action dimensions (``"mean"``, ``"sum"``, ``"sqrt"``), and where on the path.
@@ -85,8 +86,8 @@ class FlowActor(TensorDictModuleBase):
         start_noise: StartNoise | None = None,
         action_noise_std: float = 0.0,
         squash: Literal["tanh", "clip", "none"] = "tanh",
-        low: float | Tensor = -1.0,
-        high: float | Tensor = 1.0,
+        action_low: float | Tensor = -1.0,
+        action_high: float | Tensor = 1.0,
         normalizer: ObservationNormalizer | None = None,
         target: RegressionTarget | None = None,
         reduction: Literal["mean", "sum", "sqrt"] = "mean",
@@ -126,14 +127,14 @@ class FlowActor(TensorDictModuleBase):
         self.reduction = reduction
         self.time_sampler = time_sampler if time_sampler is not None else GridTime()
         self.action_dim = action_dim
-        low, high = torch.as_tensor(low), torch.as_tensor(high)
+        low, high = torch.as_tensor(action_low), torch.as_tensor(action_high)
         if squash != "none" and not (torch.isfinite(low).all() and torch.isfinite(high).all() and (low < high).all()):
             raise ValueError(
-                f"squash={squash!r} needs finite bounds with low < high, got low={low.tolist()}, high={high.tolist()}; "
-                'use squash="none" for an unbounded action'
+                f"squash={squash!r} needs finite bounds with low < high, got action_low={low.tolist()} and "
+                f'action_high={high.tolist()}; use squash="none" for an unbounded action'
             )
-        self.register_buffer("action_low", torch.as_tensor(low, dtype=torch.float32).expand(action_dim).clone())
-        self.register_buffer("action_high", torch.as_tensor(high, dtype=torch.float32).expand(action_dim).clone())
+        self.register_buffer("action_low", low.to(torch.float32).expand(action_dim).clone())
+        self.register_buffer("action_high", high.to(torch.float32).expand(action_dim).clone())
         self._set_keys(in_keys, action_key)
 
     def _set_keys(self, in_keys: Sequence[NestedKey], action_key: NestedKey) -> None:
@@ -165,7 +166,7 @@ class FlowActor(TensorDictModuleBase):
         deterministic = exploration_type() in _DETERMINISTIC
         start_noise = self.start_noise or (ZeroNoise() if deterministic else RandomNoise())
         noise = start_noise.sample((*batch, self.action_dim), like=self.action_low)
-        flow_action = self.solver(lambda x, time: self.velocity_net(*observations, x_t=x, time=time), noise)
+        flow_action = self.solver(self._field(observations), noise)
         if flow_action.shape != noise.shape:
             raise ValueError(
                 f"one action was expected per entry of the batch {tuple(batch)}, but the observations have the leading "
@@ -240,6 +241,14 @@ class FlowActor(TensorDictModuleBase):
             batch = self.velocity_net(*observations, x_t=x_t, time=time).shape[:-1]
         return batch
 
+    def _field(self, observations: list[Tensor]) -> VelocityField:
+        """The velocity as a function of point and time alone."""
+        # A class that overrides forward below an inherited condition means its forward.
+        definer = next(cls for cls in type(self.velocity_net).__mro__ if {"condition", "forward"} & vars(cls).keys())
+        if "condition" in vars(definer):
+            return self.velocity_net.condition(*observations)
+        return lambda x_t, time: self.velocity_net(*observations, x_t=x_t, time=time)
+
     def _observations(self, tensordict: TensorDictBase) -> list[Tensor]:
         observations = [tensordict.get(key) for key in self.in_keys]
         return observations if self.normalizer is None else [self.normalizer(observations[0])]
@@ -257,7 +266,7 @@ class FlowActor(TensorDictModuleBase):
         action = flow_action.unsqueeze(-2)
         x_t = self.path.interpolate(noise, action, time)
         observations = [observation.unsqueeze(num_batch_dims) for observation in observations]
-        velocity = self.velocity_net(*observations, x_t=x_t, time=time)
+        velocity = self._field(observations)(x_t, time)
         weight = (target or self.target).weight(time)
         return cfm_error(velocity, self.path.velocity(noise, action), weight, reduction or self.reduction)
 

@@ -68,15 +68,15 @@ def gaussian_actor(
     std: Literal["observation", "learned"] | float = "observation",
     init_std: float = 1.0,
     squash: Literal["tanh", "none"] = "tanh",
-    low: float | Tensor = -1.0,
-    high: float | Tensor = 1.0,
+    action_low: float | Tensor = -1.0,
+    action_high: float | Tensor = 1.0,
     normalizer: ObservationNormalizer | None = None,
 ) -> ProbabilisticActor:
     """Gaussian policy for TorchRL's ``ClipPPOLoss``, with the sizes of :class:`VelocityMLP`.
 
     Args:
         squash: ``"tanh"`` to the bounds, or ``"none"``, where the environment clips.
-        low, high: bounds of the action for ``"tanh"``.
+        action_low, action_high: bounds of the action for ``"tanh"``.
         obs_dim, action_dim, hidden_sizes, std, init_std, normalizer: as in :class:`GaussianMLP`.
     """
     if squash not in ("tanh", "none"):
@@ -84,7 +84,7 @@ def gaussian_actor(
     network = GaussianMLP(
         obs_dim, action_dim, hidden_sizes=hidden_sizes, std=std, init_std=init_std, normalizer=normalizer
     )
-    bounds = {"low": low, "high": high, "tanh_loc": False, "upscale": 1.0} if squash == "tanh" else {}
+    bounds = {"low": action_low, "high": action_high, "tanh_loc": False, "upscale": 1.0} if squash == "tanh" else {}
     return ProbabilisticActor(
         TensorDictModule(network, in_keys=["observation"], out_keys=["loc", "scale"]),
         in_keys=["loc", "scale"],

@@ -108,16 +108,27 @@ class VelocityMLP(nn.Module):
 
         ``observation`` ``[..., obs_dim]`` and ``time`` ``[..., 1]`` broadcast against ``x_t``.
         """
+        return self.condition(observation)(x_t, time)
+
+    def condition(self, observation: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The velocity field ``(x_t, time) -> velocity`` of one observation, whose share is computed once.
+
+        A solver calls the field many times for the same observation; a network without this method is
+        called in full each time.
+        """
         first, *hidden = self.layers
-        of_observation, of_x_t, of_time = first.weight.split(
-            [self.obs_dim, self.action_dim, first.in_features - self.obs_dim - self.action_dim], dim=1
-        )
+        sizes = [self.obs_dim, self.action_dim, first.in_features - self.obs_dim - self.action_dim]
+        of_observation, of_x_t, of_time = first.weight.split(sizes, dim=1)
         linear = nn.functional.linear
-        h = linear(x_t, of_x_t) + linear(observation, of_observation, first.bias)
-        h = h + linear(self.time_embedding(time), of_time)
-        for layer in hidden:
-            h = layer(self.activation(h))
-        return h * self.output_scale
+        share = linear(observation, of_observation, first.bias)
+
+        def field(x_t: Tensor, time: Tensor) -> Tensor:
+            h = linear(x_t, of_x_t) + (share + linear(self.time_embedding(time), of_time))
+            for layer in hidden:
+                h = layer(self.activation(h))
+            return h * self.output_scale
+
+        return field
 
 
 class ValueMLP(nn.Module):

@@ -1,0 +1,246 @@
+"""Learning curves of FPO and Gaussian PPO at the same budget, several seeds, one command.
+
+    python benchmarks/learning.py                     everything, two runs at a time
+    python benchmarks/learning.py --only bandit --seeds 0 1 2
+
+Runs ``fpo-train`` once per task, algorithm and seed, skips what is finished, and writes to ``--out``: the metrics
+of every run as CSV, ``summary.json`` with machine, versions, date and commands, ``table.md`` and ``curves.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+import fpo_torchrl
+from fpo_torchrl.builders import build_agent
+from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.envs import make_env, multimodality
+from fpo_torchrl.envs.probe import PROBES, modes_found
+from fpo_torchrl.evaluation import evaluation_policy, isolated_rng
+from fpo_torchrl.loggers import read_metrics
+from fpo_torchrl.run import load_run_config, write_json
+
+OUT = Path("benchmarks/results/learning")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One task with the overrides that train FPO and the Gaussian on it."""
+
+    name: str
+    fpo: tuple[str, ...]
+    ppo: tuple[str, ...]
+
+
+PPO = ("actor=gaussian", "loss=ppo")
+SUITES = [
+    Suite("CartpoleBalance", ("task=CartpoleBalance",), ("task=CartpoleBalance", *PPO)),
+    Suite("PointMass", ("task=PointMass",), ("task=PointMass", *PPO)),
+    Suite("gridworld", ("experiment=gridworld",), ("experiment=gridworld_ppo",)),
+    Suite("bandit", ("experiment=bandit",), ("experiment=bandit_ppo",)),
+    *(
+        Suite(
+            f"probe-{probe}",
+            (f"task=probe/{probe}", "experiment=bandit"),
+            (f"task=probe/{probe}", "experiment=bandit_ppo"),
+        )
+        for probe in PROBES
+    ),
+]
+
+
+def run_dir(work: Path, suite: Suite, algorithm: str, seed: int) -> Path:
+    """Where a run lives while it is made."""
+    return work / f"{suite.name}_{algorithm}_s{seed}"
+
+
+def train(work: Path, suite: Suite, algorithm: str, seed: int) -> tuple[str, int]:
+    """Run ``fpo-train`` unless it is finished; returns the command and its exit code."""
+    directory = run_dir(work, suite, algorithm, seed)
+    overrides = [*getattr(suite, algorithm), f"seed={seed}", "progress=false", "render=false"]
+    command = f"fpo-train {' '.join(overrides)}"
+    if (directory / "evaluation.json").exists():
+        return command, 0
+    if (directory / "checkpoints").exists():
+        overrides = [f"resume={directory}"]
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
+        overrides.append(f"run_dir={directory}")
+    executable = Path(sys.executable).with_name("fpo-train")
+    with (work / f"{directory.name}.log").open("a") as log:
+        code = subprocess.run(
+            [executable, *overrides], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        ).returncode
+    print(f"exit {code}: {command}", flush=True)
+    return command, code
+
+
+def sampled_actions(directory: Path, observations: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """Actions ``[*batch, num_samples, act]`` that the run's final policy draws at ``observations`` ``[*batch, obs]``."""
+    cfg = load_run_config(directory)
+    from omegaconf import OmegaConf
+
+    tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    actor = build_agent(tree, make_env(cfg.task, 1)).actor
+    Checkpointer(directory, actor=actor).load()
+    policy, exploration = evaluation_policy(actor, "random")
+    repeated = observations.unsqueeze(-2).expand(*observations.shape[:-1], num_samples, -1)
+    from torchrl.envs.utils import set_exploration_type
+
+    with torch.no_grad(), isolated_rng(0), set_exploration_type(exploration):
+        return policy(TensorDict(observation=repeated, batch_size=repeated.shape[:-1]))["action"]
+
+
+def modality(suite: Suite, directory: Path) -> dict[str, float]:
+    """What the return does not say: whether both modes are there, in actions *sampled* from the policy."""
+    if suite.name == "bandit":
+        low, high = modes_found(sampled_actions(directory, torch.zeros(1), 2000)).tolist()
+        return {"share_left": low, "share_right": high}
+    if suite.name == "gridworld":
+        cells = torch.tensor([[x, 12] for x in range(25)])
+        vertical = sampled_actions(directory, (cells.float() - 12) / 12, 2000)[..., 1]
+        return {
+            "both": multimodality.both(vertical).item(),
+            "minor": multimodality.minor(vertical).mean().item(),
+            "valley": multimodality.valley(vertical).mean().item(),
+        }
+    return {}
+
+
+def result(work: Path, out: Path, suite: Suite, algorithm: str, seed: int) -> dict[str, Any]:
+    """Numbers of one run; its metrics are copied beside the summary."""
+    directory = run_dir(work, suite, algorithm, seed)
+    row: dict[str, Any] = {"task": suite.name, "algorithm": algorithm, "seed": seed}
+    if not (directory / "evaluation.json").exists():
+        return row | {"failed": True}
+    name = f"{suite.name}_{algorithm}_s{seed}.csv"
+    shutil.copy(directory / "metrics.csv", out / name)
+    metrics = read_metrics(directory / "metrics.csv")
+    evaluation = json.loads((directory / "evaluation.json").read_text())
+    return row | {
+        "frames": int(metrics[-1]["frames"]),
+        "training_s": sum(m["collect_s"] + m["update_s"] for m in metrics),
+        "random": evaluation["random"]["mean"],
+        "zero": evaluation["zero"]["mean"],
+        "last_episodes": metrics[-1].get("return"),
+        **modality(suite, directory),
+        "metrics": name,
+    }
+
+
+def interval(values: list[float]) -> str:
+    """Mean over seeds and a 95 % t-interval (mean +- half width)."""
+    quantile = {1: float("nan"), 2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 2.0)
+    half = quantile * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{np.mean(values):.3g} ± {half:.2g}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown table: one line per task and algorithm, mean over seeds with its interval, and every seed."""
+    lines = [
+        "| task | algorithm | seeds | frames | return, random noise or sampled | per seed | return, zero noise or mode |"
+        " other | training s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for task, algorithm in dict.fromkeys((row["task"], row["algorithm"]) for row in rows):
+        group = [row for row in rows if (row["task"], row["algorithm"]) == (task, algorithm)]
+        done = [row for row in group if "failed" not in row]
+        if not done:
+            lines.append(f"| {task} | {algorithm} | 0 of {len(group)} finished | | | | | | |")
+            continue
+        extra = [key for key in ("both", "valley", "share_left", "share_right") if key in done[0]]
+        other = "; ".join(f"{key} {', '.join(f'{row[key]:.2f}' for row in done)}" for key in extra)
+        lines.append(
+            f"| {task} | {algorithm} | {len(done)} of {len(group)} | {done[0]['frames']:,} "
+            f"| {interval([row['random'] for row in done])} | {', '.join(f'{row["random"]:.4g}' for row in done)} "
+            f"| {interval([row['zero'] for row in done])} | {other} | {np.mean([row['training_s'] for row in done]):.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict[str, Any]], out: Path) -> None:
+    """Learning curves: training return over frames, one thin line per seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tasks = list(dict.fromkeys(row["task"] for row in rows if "failed" not in row))
+    columns = min(3, len(tasks))
+    figure = Figure(figsize=(4 * columns, 2.8 * -(-len(tasks) // columns)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = np.ravel(figure.subplots(-(-len(tasks) // columns), columns, squeeze=False))
+    for axes in grid[len(tasks) :]:
+        axes.set_visible(False)
+    for axes, task in zip(grid, tasks, strict=False):
+        for algorithm, colour, label in (("fpo", "tab:blue", "FPO"), ("ppo", "tab:orange", "Gaussian PPO")):
+            for row in rows:
+                if (row["task"], row["algorithm"]) == (task, algorithm) and "failed" not in row:
+                    metrics = read_metrics(out / row["metrics"])
+                    points = [(m["frames"], m["return"]) for m in metrics if "return" in m]
+                    axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
+                    label = None
+        axes.set(title=task, xlabel="frames", ylabel="return of training episodes")
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8)
+    figure.savefig(out / "curves.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=[suite.name for suite in SUITES], help="tasks; default all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one thread")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark_learning"), help="where the runs are made")
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    suites = [suite for suite in SUITES if arguments.only is None or suite.name in arguments.only]
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    jobs = [(suite, algorithm, seed) for suite in suites for seed in arguments.seeds for algorithm in ("fpo", "ppo")]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        commands = list(pool.map(lambda job: train(arguments.work, *job), jobs))
+    previous = arguments.out / "summary.json"
+    kept = json.loads(previous.read_text())["runs"] if previous.exists() else []
+    made = [
+        result(arguments.work, arguments.out, *job) | {"command": command, "exit_code": code}
+        for job, (command, code) in zip(jobs, commands, strict=True)
+    ]
+    identity = lambda row: (row["task"], row["algorithm"], row["seed"])  # noqa: E731
+    replaced = {identity(row) for row in made}
+    order = [suite.name for suite in SUITES]
+    rows = sorted(
+        [row for row in kept if identity(row) not in replaced] + made,
+        key=lambda row: (order.index(row["task"]), row["algorithm"], row["seed"]),
+    )
+    write_json(
+        previous,
+        {
+            "command": "python benchmarks/learning.py",
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {arguments.jobs} runs at a time",
+            "versions": {"fpo_torchrl": fpo_torchrl.__version__, "torch": torch.__version__, "python": platform.python_version()},
+            "runs": rows,
+        },
+    )
+    (arguments.out / "table.md").write_text(table(rows))
+    draw(rows, arguments.out)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
