@@ -1,4 +1,4 @@
-"""How fast the control tasks step: raw ``mujoco.rollout``, ``ControlEnv.step`` and a TorchRL ``Collector``, side by side.
+"""Speed of the control tasks: raw ``mujoco.rollout``, ``ControlEnv`` and a TorchRL ``Collector``, side by side.
 
 Raw is the fastest way to use MuJoCo from Python one control step at a time: the same model, threads
 and substeps, actions drawn beforehand, arrays made once, checks off, no warm start, no resets, no
@@ -8,6 +8,8 @@ hits them alike; a rate is the median over rounds.
     python benchmarks/env_speed.py --out benchmarks/results/env_speed.json
 """
 
+# MuJoCo ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import argparse
@@ -32,15 +34,15 @@ from torchrl.collectors import Collector
 from torchrl.modules import RandomPolicy
 
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
-from fpo_torchrl.envs.physics.c import available_cores
+from fpo_torchrl.envs.physics.c import CPhysics, available_cores
 
 _STEPS_PER_BATCH = 32
 
 
 def raw_stepper(env: ControlEnv, num_threads: int) -> Callable[[], int]:
     """A function that takes one control step of all copies with bare ``mujoco.rollout``."""
-    model, state, num_envs = env.physics.model, env.physics.state, env.num_envs
-    substeps = round(env.task.control_dt / model.opt.timestep)
+    assert isinstance(env.physics, CPhysics)
+    model, state, num_envs, substeps = env.physics.model, env.physics.state, env.num_envs, env.physics.num_substeps
     threads = Rollout(nthread=num_threads if num_threads > 1 else 0)
     data, models = [mujoco.MjData(model) for _ in range(num_threads)], [model] * num_envs
     start = torch.cat([state.time, state.qpos, state.qvel, state.act], dim=-1).numpy()
@@ -89,7 +91,9 @@ def env_stepper(env: ControlEnv) -> Callable[[], int]:
 def collector_stepper(env: ControlEnv) -> Callable[[], int]:
     """A function that takes one batch from a TorchRL collector with a random policy."""
     frames = env.num_envs * _STEPS_PER_BATCH
-    collector = Collector(env, RandomPolicy(env.action_spec), frames_per_batch=frames, total_frames=-1)
+    collector = Collector(
+        env, RandomPolicy(env.action_spec), frames_per_batch=frames, total_frames=-1, device=env.device
+    )
     batches = iter(collector)
 
     def step() -> int:
@@ -120,7 +124,7 @@ def measure(task: str, num_envs: int, num_threads: int, rounds: int, seconds: fl
         "collector": collector_stepper(make()),
     }
     rates: dict[str, list[float]] = {name: [] for name in steppers}
-    for name, step in steppers.items():
+    for step in steppers.values():
         rate(step, 0.2)
     for _ in range(rounds):
         for name, step in steppers.items():
@@ -130,7 +134,7 @@ def measure(task: str, num_envs: int, num_threads: int, rounds: int, seconds: fl
         f"{name}_over_raw": round(statistics.median(v / r for v, r in zip(rates[name], rates["raw"], strict=True)), 3)
         for name in ("env", "collector")
     }
-    return {"task": task, "num_envs": num_envs, "num_substeps": round(raw_env.task.control_dt / raw_env.physics.model.opt.timestep), **medians, **ratios}
+    return {"task": task, "num_envs": num_envs, **medians, **ratios}
 
 
 def memory_mb(task: str, num_envs: int) -> float:

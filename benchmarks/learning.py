@@ -24,7 +24,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from tensordict import TensorDict
+from torchrl.envs.utils import set_exploration_type
 
 import fpo_torchrl
 from fpo_torchrl.builders import build_agent
@@ -91,17 +93,13 @@ def train(work: Path, suite: Suite, algorithm: str, seed: int) -> tuple[str, int
 
 
 def sampled_actions(directory: Path, observations: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """Actions ``[*batch, num_samples, act]`` that the run's final policy draws at ``observations`` ``[*batch, obs]``."""
+    """Actions ``[*batch, num_samples, act]`` that the run's final policy draws at ``observations``."""
     cfg = load_run_config(directory)
-    from omegaconf import OmegaConf
-
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     actor = build_agent(tree, make_env(cfg.task, 1)).actor
     Checkpointer(directory, actor=actor).load()
     policy, exploration = evaluation_policy(actor, "random")
     repeated = observations.unsqueeze(-2).expand(*observations.shape[:-1], num_samples, -1)
-    from torchrl.envs.utils import set_exploration_type
-
     with torch.no_grad(), isolated_rng(0), set_exploration_type(exploration):
         return policy(TensorDict(observation=repeated, batch_size=repeated.shape[:-1]))["action"]
 
@@ -114,10 +112,11 @@ def modality(suite: Suite, directory: Path) -> dict[str, float]:
     if suite.name == "gridworld":
         cells = torch.tensor([[x, 12] for x in range(25)])
         vertical = sampled_actions(directory, (cells.float() - 12) / 12, 2000)[..., 1]
+        minor, valley = multimodality.minor(vertical), multimodality.valley(vertical)
         return {
-            "both": multimodality.both(vertical).item(),
-            "minor": multimodality.minor(vertical).mean().item(),
-            "valley": multimodality.valley(vertical).mean().item(),
+            "both": multimodality.both(minor, valley).item(),
+            "minor": minor.mean().item(),
+            "valley": valley.mean().item(),
         }
     return {}
 
@@ -153,8 +152,7 @@ def interval(values: list[float]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown table: one line per task and algorithm, mean over seeds with its interval, and every seed."""
     lines = [
-        "| task | algorithm | seeds | frames | return, random noise or sampled | per seed | return, zero noise or mode |"
-        " other | training s |",
+        "| task | algorithm | seeds | frames | return, sampled | per seed | return, zero noise or mode | other | time |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for task, algorithm in dict.fromkeys((row["task"], row["algorithm"]) for row in rows):
@@ -165,10 +163,12 @@ def table(rows: list[dict[str, Any]]) -> str:
             continue
         extra = [key for key in ("both", "valley", "share_left", "share_right") if key in done[0]]
         other = "; ".join(f"{key} {', '.join(f'{row[key]:.2f}' for row in done)}" for key in extra)
+        per_seed = ", ".join(f"{row['random']:.4g}" for row in done)
         lines.append(
             f"| {task} | {algorithm} | {len(done)} of {len(group)} | {done[0]['frames']:,} "
-            f"| {interval([row['random'] for row in done])} | {', '.join(f'{row["random"]:.4g}' for row in done)} "
-            f"| {interval([row['zero'] for row in done])} | {other} | {np.mean([row['training_s'] for row in done]):.0f} |"
+            f"| {interval([row['random'] for row in done])} | {per_seed} "
+            f"| {interval([row['zero'] for row in done])} | {other} "
+            f"| {np.mean([row['training_s'] for row in done]):.0f} s |"
         )
     return "\n".join(lines) + "\n"
 
@@ -233,7 +233,11 @@ def main() -> None:
             "command": "python benchmarks/learning.py",
             "date": datetime.now(UTC).date().isoformat(),
             "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {arguments.jobs} runs at a time",
-            "versions": {"fpo_torchrl": fpo_torchrl.__version__, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {
+                "fpo_torchrl": fpo_torchrl.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
             "runs": rows,
         },
     )

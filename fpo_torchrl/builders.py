@@ -13,8 +13,10 @@ from hydra.utils import get_object
 from tensordict.nn import TensorDictModule
 from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule
+from torchrl.objectives.utils import distance_loss
 
 from fpo_torchrl.advantage import GAE
+from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
 
@@ -60,7 +62,7 @@ def build(node: Any, path: str = "", **context: Any) -> Any:
         raise ConfigError(f"{path}.{sorted(unknown)[0]} is not a setting of {node['_target_']}; allowed are {allowed}")
     try:
         return target(**{**own, **offered})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, ImportError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -88,13 +90,13 @@ def env_sizes(env: EnvBase) -> dict[str, Any]:
     Raises:
         ConfigError: if the environment has no flat ``"observation"`` or no bounded ``"action"``.
     """
-    if "observation" not in env.observation_spec.keys() or env.observation_spec["observation"].ndim != 2:
+    if "observation" not in env.observation_spec or env.observation_spec["observation"].ndim != 2:
         raise ConfigError(
             f"the trainer needs a flat entry 'observation' of shape [num_envs, size], the environment has "
             f"{dict(env.observation_spec.items())}; build FlowActor with in_keys and a network of your own instead"
         )
     space = env.action_spec.space
-    if not hasattr(space, "low"):
+    if space is None or not hasattr(space, "low"):
         raise ConfigError(f"a flow policy needs continuous, bounded actions, the environment has {env.action_spec}")
     return {
         "obs_dim": env.observation_spec["observation"].shape[-1],
@@ -102,6 +104,33 @@ def env_sizes(env: EnvBase) -> dict[str, Any]:
         "action_low": space.low[0],
         "action_high": space.high[0],
     }
+
+
+def fixed_settings(actor: TensorDictModule) -> dict[str, Any]:
+    """Settings of the loss that follow from how the trainer uses it.
+
+    The trainer estimates advantages itself, so no functional copy of the parameters is needed; and a flow
+    has no entropy in closed form.
+    """
+    return {"functional": False, "entropy_bonus": not isinstance(actor, FlowActor)}
+
+
+def check_critic_settings(loss: LossModule) -> None:
+    """Refuse settings that TorchRL's losses would object to only when the first batch is there.
+
+    Raises:
+        ConfigError: for an unknown critic loss, or a critic that would not be trained.
+    """
+    if loss.critic_coeff is None or loss.critic_coeff <= 0:
+        raise ConfigError(
+            f"loss.critic_coeff must be positive, got {loss.critic_coeff}: the advantage needs a critic that is trained"
+        )
+    try:
+        distance_loss(torch.zeros(1), torch.zeros(1), loss.loss_critic_type)
+    except NotImplementedError as error:
+        raise ConfigError(
+            f"loss.loss_critic_type must be l1, l2 or smooth_l1, got {loss.loss_critic_type!r}"
+        ) from error
 
 
 def build_agent(cfg: Mapping[str, Any], env: EnvBase) -> Agent:
@@ -114,7 +143,8 @@ def build_agent(cfg: Mapping[str, Any], env: EnvBase) -> Agent:
     actor = build(cfg["actor"], "actor", normalizer=normalizer, **sizes).to(device)
     value_net = build(cfg["critic"], "critic", normalizer=normalizer, **sizes).to(device)
     critic = TensorDictModule(value_net, in_keys=["observation"], out_keys=["state_value"])
-    loss = build(cfg["loss"], "loss", actor_network=actor, critic_network=critic)
+    loss = build(fixed_settings(actor) | dict(cfg["loss"]), "loss", actor_network=actor, critic_network=critic)
+    check_critic_settings(loss)
     advantage = build(cfg["advantage"], "advantage", critic=critic)
     optimizer = build(cfg["optim"], "optim", actor_parameters=actor.parameters(), critic_parameters=critic.parameters())
     return Agent(actor, critic, loss, advantage, optimizer, normalizer)

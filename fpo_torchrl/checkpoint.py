@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -51,6 +52,7 @@ class Checkpointer:
         if keep_last < 1:
             raise ValueError(f"keep_last must be at least 1, got {keep_last}")
         self.directory = Path(run_dir) / "checkpoints"
+        self.components = components
         self._checkpoint = Checkpoint(format="archive")
         for name, component in components.items():
             self._checkpoint.register(name, component, adapter=StateDictCheckpointAdapter("archive"))
@@ -61,21 +63,39 @@ class Checkpointer:
         metadata = {"format": FORMAT_VERSION, "fpo_torchrl": fpo_torchrl.__version__, "frames": frames}
         try:
             return self._rotation.save(self._checkpoint, step=frames, metadata=metadata)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            latest = self.latest()
+            previous = (
+                f"the one before it, {latest.name}, is intact" if latest is not None else "there is none before it"
+            )
             raise CheckpointError(
-                f"could not write the checkpoint of frame {frames} to {self.directory}: {error.strerror or error}. "
-                f"The previous checkpoint is intact{self._latest_name()}. Make room or writable, then resume"
+                f"could not write the checkpoint of frame {frames} to {self.directory}: "
+                f"{getattr(error, 'strerror', None) or error}; {previous}. Make room or give write access, then resume"
             ) from error
 
     def load(self, path: str | Path | None = None, components: Collection[str] | None = None) -> Path:
-        """Restore ``components`` (default: all) from ``path`` (default: the newest); return the path."""
+        """Restore ``components`` (default: all) from ``path`` (default: the newest); return the path.
+
+        A component that does not fit leaves all of them as they were.
+        """
         source = Path(path) if path is not None else self.latest()
-        if source is None or not source.exists():
-            raise CheckpointError(f"no checkpoint found in {self.directory if path is None else path}")
+        if source is None:
+            damaged = ", ".join(sorted(found.name for found in self.directory.glob("checkpoint-*")))
+            raise CheckpointError(
+                f"no whole checkpoint in {self.directory}"
+                + (f" (damaged: {damaged})" if damaged else "")
+                + ". Nothing can be resumed: start the run again in a new directory"
+            )
+        if not source.exists():
+            raise CheckpointError(f"{source} does not exist. Give the path of a file below a run's checkpoints/")
         verify(source)
+        targets = {name: target for name, target in self.components.items() if components is None or name in components}
+        before = {name: copy.deepcopy(target.state_dict()) for name, target in targets.items()}
         try:
             self._checkpoint.load(source, components=components)
         except TorchRLCheckpointError as error:
+            for name, target in targets.items():
+                target.load_state_dict(before[name])
             raise CheckpointError(
                 f"{source} does not fit this run, it seems to hold another network or optimiser: {error}. "
                 "Use the configuration the run was started with (config.yaml in its directory)"
@@ -85,10 +105,6 @@ class Checkpointer:
     def latest(self) -> Path | None:
         """The newest checkpoint, or None."""
         return self._rotation.latest()
-
-    def _latest_name(self) -> str:
-        latest = self.latest()
-        return f" ({latest.name})" if latest is not None else ""
 
 
 def verify(path: Path) -> None:
@@ -118,6 +134,6 @@ def verify(path: Path) -> None:
     if metadata.get("format") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has checkpoint format {metadata.get('format')}, written by fpo_torchrl "
-            f"{metadata.get('fpo_torchrl', 'unknown')}; this is {fpo_torchrl.__version__} with format {FORMAT_VERSION}. "
-            "Load it with the version that wrote it"
+            f"{metadata.get('fpo_torchrl', 'unknown')}; this is {fpo_torchrl.__version__} with format "
+            f"{FORMAT_VERSION}. Load it with the version that wrote it"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -15,21 +16,33 @@ from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.trainer import NonFiniteError
 
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+"""The errors of a file system that is full or cannot be written to."""
 EXIT_CONFIG, EXIT_CHECKPOINT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 4, 130
 
 
 @contextlib.contextmanager
 def friendly_errors() -> Iterator[None]:
-    """Turn the errors that users cause into messages; exits with 2 (config), 3 (checkpoint) or 4 (diverged)."""
+    """Turn the errors that users cause into messages; exits with 2 (config), 3 (files) or 4 (diverged)."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets Hydra's own errors reach this place
     try:
         yield
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+    except ConfigError as error:
+        fail(str(error), EXIT_CONFIG)
+    except (HydraException, OmegaConfBaseException) as error:
         fail(describe(error), EXIT_CONFIG)
     except CheckpointError as error:
         fail(str(error), EXIT_CHECKPOINT)
     except NonFiniteError as error:
         fail(str(error), EXIT_DIVERGED)
+    except ValueError as error:
+        if "Config group override" not in str(error):  # what Hydra says to normalizer=null
+            raise
+        fail(f"{error}; give the name of an option: fpo-train --help lists them", EXIT_CONFIG)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        fail(f"could not write: {error}. The last checkpoint is intact; make room, then resume", EXIT_CHECKPOINT)
     except KeyboardInterrupt:
         fail("interrupted; resume=<run directory> continues from its last checkpoint", EXIT_INTERRUPTED)
 
@@ -58,4 +71,5 @@ def describe(error: Exception) -> str:
     detail = str(causes[-1]).splitlines()[0] if len(causes) > 1 else ""
     key = getattr(causes[-1], "full_key", None)
     text = re.sub(r"\s*(To append to your config|Config search path).*", "", text, flags=re.S)
-    return f"{text}" + (f" ({key}: {detail})" if detail and detail not in text else "")
+    where = f"{key}: " if key else ""
+    return f"{text}" + (f" ({where}{detail})" if detail and detail not in text else "")

@@ -17,6 +17,7 @@ from fpo_torchrl import flow, modules, objectives
 from fpo_torchrl.advantage import GAE, BraxGAE
 from fpo_torchrl.builders import ConfigError, signature
 from fpo_torchrl.envs.registry import make_env
+from fpo_torchrl.loggers import LOGGERS
 from fpo_torchrl.modules.gaussian import gaussian_actor
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.trainer import Trainer
@@ -49,7 +50,16 @@ class RunConfig:
     advantage: Any = None
     optim: Any = None
     trainer: Any = None
-    logger: Any = None
+    logger: LoggerConfig = field(default_factory=lambda: LoggerConfig())
+
+
+@dataclass
+class LoggerConfig:
+    """What is logged beside ``metrics.csv``."""
+
+    kind: str | None = None  # tensorboard or wandb
+    project: str = "fpo_torchrl"  # of W&B
+    offline: bool = True  # keep W&B off the network
 
 
 COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
@@ -164,5 +174,7 @@ def check_run(cfg: RunConfig) -> None:
         value = getattr(cfg, key)
         if value is not None and value < 1:
             raise ConfigError(f"{key}={value} is out of range: it must be at least 1")
+    if cfg.logger.kind not in (None, *LOGGERS):
+        raise ConfigError(f"logger.kind={cfg.logger.kind} is unknown: it must be null, {' or '.join(LOGGERS)}")
     if cfg.seed < 0:
         raise ConfigError(f"seed={cfg.seed} is out of range: it must be 0 or more")

@@ -88,11 +88,11 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     env = make_env(cfg.episodes)
     actor = build_agent(tree, env).actor
     path = Checkpointer(run_dir, actor=actor).load(cfg.checkpoint)
+    solvers = [solver_of(actor, *pair) for pair in itertools.product(as_list(cfg.solvers), as_list(cfg.steps))]
     print(f"{run_cfg.task}, {path}")
     print(f"  {'solver':<42} {'noise':<7} {'return':>9}   {'95 % interval':<20} {'ms per action':>13}")
     rows = []
-    for name, steps, noise in itertools.product(as_list(cfg.solvers), as_list(cfg.steps), as_list(cfg.noise)):
-        solver = solver_of(actor, name, steps)
+    for solver, noise in itertools.product(solvers, as_list(cfg.noise)):
         result = evaluate(actor, env, noise=noise, solver=solver, seed=cfg.seed + EVALUATION_SEED)
         label = repr(solver if solver is not None else getattr(actor, "solver", "Gaussian"))
         rows.append({"solver": label, "noise": noise, **result.as_dict()})
@@ -100,7 +100,9 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         interval = f"[{low:.1f}, {high:.1f}]"
         print(f"  {label:<42} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.latency_s * 1e3:>13.4f}")
         if cfg.render is not None and len(rows) == 1:
-            print(f"  recorded {record(actor, make_env(1), cfg.render, noise=noise, seed=cfg.seed + EVALUATION_SEED)}")
+            seed = cfg.seed + EVALUATION_SEED
+            recorded = record(actor, make_env(1), cfg.render, noise=noise, solver=solver, seed=seed)
+            print(f"  recorded {recorded}" if recorded is not None else f"  {run_cfg.task} cannot draw itself")
     if cfg.output is not None:
         write_json(Path(cfg.output), rows)
     return rows

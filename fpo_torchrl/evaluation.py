@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tensordict.nn import TensorDictModule
 from torchrl.envs import EnvBase
-from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
 
 from fpo_torchrl.flow import FixedNoise, RandomNoise, Solver, StartNoise, ZeroNoise
 from fpo_torchrl.modules.actor import FlowActor
@@ -82,6 +83,7 @@ def evaluate(
     solver: Solver | None = None,
     seed: int = 0,
     on_step: Callable[[int], None] | None = None,
+    max_steps: int | None = None,
 ) -> Evaluation:
     """Return of one episode in each copy of ``env``.
 
@@ -91,7 +93,8 @@ def evaluate(
         noise: start noise of the flow: ``"random"`` (the policy that is trained), ``"zero"`` or ``"fixed"``.
         solver: of the flow; default the actor's own.
         seed (int): of the environment and of the policy's noise.
-        on_step: called with the step's index, for recording.
+        on_step: called with the number of steps taken, at the start and after each step, for recording.
+        max_steps (int): stop after so many steps even if episodes go on; their returns are then incomplete.
     """
     policy, exploration = evaluation_policy(actor, noise, solver)
     env.set_seed(seed)
@@ -101,17 +104,19 @@ def evaluate(
     acting, step = 0.0, 0
     with isolated_rng(seed), set_exploration_type(exploration):
         tensordict = env.reset()
-        while running.any():
-            if on_step is not None:
-                on_step(step)
+        if on_step is not None:
+            on_step(0)
+        while running.any() and step != max_steps:
             started = time.perf_counter()
             tensordict = policy(tensordict)
             acting += time.perf_counter() - started
-            tensordict, following = env.step_and_maybe_reset(tensordict)
+            tensordict, step = env.step(tensordict), step + 1
             reward, done = tensordict["next", "reward"], tensordict["next", "done"]
             returns += torch.where(running, reward.flatten().double().cpu(), 0.0)
             running &= ~done.flatten().cpu()
-            tensordict, step = following, step + 1
+            if on_step is not None:
+                on_step(step)
+            tensordict = env.maybe_reset(step_mdp(tensordict))
     return Evaluation(returns.tolist(), acting / (step * num_envs))
 
 
@@ -121,28 +126,38 @@ def record(
     path: str | Path,
     *,
     noise: str = "zero",
+    solver: Solver | None = None,
     seed: int = 0,
     max_frames: int = 150,
 ) -> Path | None:
     """Save the beginning of one episode as an animated GIF; None if the environment cannot draw itself.
 
+    It plays at the speed of the simulation where ``env`` has a ``control_dt`` (s), else at ten steps a second.
+
     Args:
         env: environment with one copy and a method ``render(index) -> uint8 [height, width, 3]``.
         path: where to write.
-        max_frames (int): pictures taken, one every second step of the episode.
+        max_frames (int): pictures taken at most, 25 a second.
     """
-    import imageio.v3 as iio
-
     render = getattr(env, "render", None)
     if render is None:
         return None
-    pictures: list[np.ndarray] = []
+    step_s = getattr(env, "control_dt", 0.1)
+    interval = max(1, round(0.04 / step_s))
+    pictures: list[Image.Image] = []
 
     def draw(step: int) -> None:
-        if step % 2 == 0 and len(pictures) < max_frames:
-            pictures.append(render(0))
+        if step % interval == 0:
+            pictures.append(Image.fromarray(render(0)))
 
-    evaluate(actor, env, noise=noise, seed=seed, on_step=draw)
-    destination = Path(path)
-    iio.imwrite(destination, np.stack(pictures), extension=".gif", duration=40, loop=0)
-    return destination
+    evaluate(actor, env, noise=noise, solver=solver, seed=seed, on_step=draw, max_steps=interval * (max_frames - 1))
+    write_gif(pictures, path, duration_s=interval * step_s)
+    return Path(path)
+
+
+def write_gif(pictures: list[Image.Image], path: str | Path, *, duration_s: float) -> None:
+    """Save an animation that shows each of ``pictures`` for ``duration_s`` seconds, over and over."""
+    # One palette without dithering: what stands still does not change, and takes no space.
+    palette = pictures[len(pictures) // 2].quantize(255)
+    first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 * duration_s), loop=0)

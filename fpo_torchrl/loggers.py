@@ -9,6 +9,11 @@ from typing import Any
 
 from torchrl.record.loggers import Logger
 
+from fpo_torchrl.builders import ConfigError
+
+LOGGERS = ("tensorboard", "wandb")
+"""What can be written beside ``metrics.csv``."""
+
 
 class MetricsCSV:
     """One row per iteration in ``metrics.csv``; each row is on disk when :meth:`log` returns.
@@ -25,10 +30,9 @@ class MetricsCSV:
         self.columns = list(dict.fromkeys(name for row in self.rows for name in row))
 
     def truncate(self, frames: int) -> None:
-        """Drop rows after ``frames``, so that a resumed run leaves no row twice."""
-        kept = [row for row in self.rows if row["frames"] <= frames]
-        if len(kept) < len(self.rows):
-            self.rows = kept
+        """Drop rows after ``frames``, and a last line cut short, so that a resumed run leaves no row twice."""
+        self.rows = [row for row in self.rows if row["frames"] <= frames]
+        if self.path.exists():
             self._rewrite()
 
     def log(self, metrics: dict[str, float]) -> None:
@@ -43,8 +47,7 @@ class MetricsCSV:
                 self._write_row(csv.writer(file), metrics)
 
     def _write_row(self, writer: Any, row: dict[str, float]) -> None:
-        values = (row.get(name, math.nan) for name in self.columns)
-        writer.writerow("" if math.isnan(v) else repr(v) for v in values)
+        writer.writerow(_cell(row.get(name, math.nan)) for name in self.columns)
 
     def _rewrite(self) -> None:
         partial = self.path.with_suffix(".partial")
@@ -56,10 +59,17 @@ class MetricsCSV:
         partial.replace(self.path)
 
 
+def _cell(value: float) -> str:
+    """A number as text that reads back exactly, the same whether a count came as int or float."""
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
+
+
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """Rows of a ``metrics.csv`` as floats, empty cells left out; a last line cut short is dropped."""
     with Path(path).open(newline="") as file:
-        reader = csv.reader(file)
+        reader = csv.reader(line for line in file if line.endswith("\n"))
         header = next(reader, [])
         lines = [line for line in reader if len(line) == len(header)]
     return [{name: float(cell) for name, cell in zip(header, line, strict=True) if cell} for line in lines]
@@ -74,7 +84,7 @@ def build_logger(kind: str | None, run_dir: Path, *, name: str, project: str, of
         name: the run's name. project: the W&B project. offline: keep W&B off the network.
 
     Raises:
-        ImportError: naming the package to install.
+        ConfigError: naming the package to install.
     """
     if kind is None:
         return None
@@ -89,4 +99,4 @@ def build_logger(kind: str | None, run_dir: Path, *, name: str, project: str, of
             exp_name=name, save_dir=str(run_dir), project=project, offline=offline, id=name, resume="allow"
         )
     except ImportError as error:
-        raise ImportError(f"logger={kind} needs a package that is missing: pip install fpo-torchrl[{kind}]") from error
+        raise ConfigError(f"logger={kind} needs a package that is missing: pip install fpo-torchrl[{kind}]") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class AgentOptimizer(torch.optim.Adam):
         critic_max_grad_norm (float): limit for the critic; None for no limit.
 
     Raises:
-        ValueError: for a step size or limit that is not positive.
+        ValueError: for a step size or limit that is not positive, or betas out of range.
     """
 
     def __init__(
@@ -41,12 +42,21 @@ class AgentOptimizer(torch.optim.Adam):
         for name, value in {**positive, "critic_max_grad_norm": critic_max_grad_norm}.items():
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        if len(betas) != 2:
+            raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
         groups = [
             {"params": [p for p in actor_parameters if p.requires_grad], "lr": lr},
             {"params": list(critic_parameters), "lr": critic_lr if critic_lr is not None else lr},
         ]
         super().__init__(groups, betas=tuple(betas), eps=eps, fused=True)
         self.limits = {"actor": max_grad_norm, "critic": critic_max_grad_norm}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore moments and step counts; step sizes and the other settings stay those of this object."""
+        settings = [{name: value for name, value in g.items() if name != "params"} for g in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, own in zip(self.param_groups, settings, strict=True):
+            group.update(own)
 
     def descend(self, loss: Tensor) -> dict[str, Tensor]:
         """Backward pass, norm limits and one step; returns the gradient norms before limiting."""

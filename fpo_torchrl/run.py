@@ -47,7 +47,7 @@ class Run:
             torch.set_num_threads(cfg.num_threads)
         torch.manual_seed(cfg.seed)
         self.cfg, self.run_dir = cfg, run_dir
-        tree: Any = OmegaConf.to_container(cfg, resolve=True)
+        tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         self.env = self._make_env(cfg.num_envs, cfg.seed)
         self.agent: Agent = build_agent(tree, self.env)
         self.trainer: Trainer = build(
@@ -66,14 +66,14 @@ class Run:
         )
         if resume:
             self._resume()
-        run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
-        self.metrics = MetricsCSV(run_dir / "metrics.csv")
-        self.metrics.truncate(self.trainer.frames)
         logger = cfg.logger
         self.logger = build_logger(
             logger.kind, run_dir, name=run_dir.name, project=logger.project, offline=logger.offline
         )
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        self.metrics = MetricsCSV(run_dir / "metrics.csv")
+        self.metrics.truncate(self.trainer.frames)
 
     def _make_env(self, num_envs: int, seed: int, **overrides: Any):
         tree = {**OmegaConf.to_container(self.cfg.env, resolve=True), **overrides}  # pyright: ignore
@@ -187,8 +187,13 @@ def evaluation_table(evaluations: dict[str, Evaluation], task: str) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` so that the file is whole or absent."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` so that a process killed meanwhile leaves the file as it was."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(text)
     os.replace(partial, path)
 
 

@@ -19,6 +19,7 @@ class EpisodeTracker:
     """
 
     def __init__(self, num_envs: int, *, skip_first: bool = True, window: int = 100) -> None:
+        self.skip_first = skip_first
         self.running = torch.zeros(num_envs, dtype=torch.float64)
         self.complete = torch.full((num_envs,), not skip_first)
         self.returns: deque[float] = deque(maxlen=window)
@@ -33,6 +34,11 @@ class EpisodeTracker:
             self.num_episodes += len(finished)
             self.running[d] = 0
             self.complete |= d
+
+    def restart_episodes(self) -> None:
+        """Forget the unfinished episodes, where the environment begins anew; the finished ones stay."""
+        self.running.zero_()
+        self.complete.fill_(not self.skip_first)
 
     @property
     def mean_return(self) -> float:

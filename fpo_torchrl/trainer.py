@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule
@@ -68,17 +69,17 @@ class Trainer:
         anneal_lr: bool = False,
     ) -> None:
         num_envs = env.batch_size.numel()
-        steps = frames_per_batch // num_envs
-        unroll_length = unroll_length if unroll_length is not None else steps
         positive = {"total_frames": total_frames, "num_epochs": num_epochs, "minibatch_size": minibatch_size}
         for name, value in {**positive, "frames_per_batch": frames_per_batch, "unroll_length": unroll_length}.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if frames_per_batch % num_envs:
             raise ValueError(
                 f"frames_per_batch must be a multiple of num_envs={num_envs}, got {frames_per_batch}; "
                 f"for example {max(1, round(frames_per_batch / num_envs)) * num_envs}"
             )
+        steps = frames_per_batch // num_envs
+        unroll_length = unroll_length if unroll_length is not None else steps
         if steps % unroll_length:
             raise ValueError(f"unroll_length must divide the {steps} steps per batch, got {unroll_length}")
         if advantage_every not in ("batch", "epoch", "minibatch"):
@@ -171,8 +172,8 @@ class Trainer:
             for index in torch.randperm(len(windows)).split(self.minibatch_size // self.unroll_length):
                 yield self.advantage(windows[index])
             return
-        written = {"advantage", "value_target", "state_value"}
-        keys = {key for key in self.loss.in_keys if key[0] != "next"} | written
+        beside = {"advantage", "value_target", "state_value", *getattr(self.actor, "flow_keys", ())}
+        keys = {key for key in self.loss.in_keys if key[0] != "next"} | beside
         transitions = batch.select(*keys).reshape(-1)
         for index in torch.randperm(len(transitions)).split(self.minibatch_size):
             yield transitions[index.to(batch.device)]
@@ -186,12 +187,12 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; call it before the first iteration."""
-        self.frames = int(state["frames"])
-        self.tracker.load_state_dict(state["tracker"])
         if "env" in state:
             self.env.set_state(TensorDict(state["env"]))
-        else:
-            self.tracker.running.zero_()
+        self.frames = int(state["frames"])
+        self.tracker.load_state_dict(state["tracker"])
+        if "env" not in state:
+            self.tracker.restart_episodes()
 
     @property
     def can_restore_env(self) -> bool:
@@ -201,9 +202,9 @@ class Trainer:
 
 def summarize(history: list[TensorDictBase]) -> dict[str, float]:
     """Means over an iteration's minibatches, extremes of the ratio, and how far the first ratio was from 1."""
-    stacked: dict[str, Any] = torch.stack(history).to_dict()
+    stacked: dict[str, Tensor] = TensorDict.stack(history).to_dict()
     low = stacked.get("ratio_min")
-    high = stacked.get("ratio_max", stacked.get("max_ratio"))
+    high = stacked["ratio_max" if "ratio_max" in stacked else "max_ratio"]
     summary = {name: values.float().mean() for name, values in stacked.items()}
     summary["ratio"] = summary.pop("ratio_mean" if "ratio_mean" in summary else "mean_ratio")
     first = (high[0] - 1).abs()

@@ -157,9 +157,10 @@ class BatchedEnv(EnvBase):
         """
         if state["step_count"].shape != self.step_count.shape:
             raise ValueError(
-                f"the state is of {state['step_count'].numel()} environment copies, this environment has {self.num_envs}"
+                f"the state is of {state['step_count'].numel()} environment copies, "
+                f"this environment has {self.num_envs}"
             )
         self.load_task_state({key: value.clone() for key, value in state["task"].items()})
         self.step_count.copy_(state["step_count"])
         self.generator.set_state(state["generator"].cpu())
-        self._started, self._restored = bool(state["started"]), True
+        self._started = self._restored = bool(state["started"])

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .base import BatchedEnv
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SIZE = 25
 """Cells along each side."""
@@ -246,6 +250,15 @@ class GridWorld(BatchedEnv):
     def load_task_state(self, state: dict[str, Tensor]) -> None:
         """Put every copy back."""
         self.position.copy_(state["position"])
+
+    def render(self, index: int = 0, *, height: int = 301, width: int = 301) -> np.ndarray:
+        """A picture of copy ``index``, uint8 ``[height, width, 3]``, with x to the right and y up."""
+        if not 0 <= index < self.num_envs:
+            raise ValueError(f"index must be in [0, {self.num_envs}), got {index}")
+        from .gridworld_render import draw_gridworld
+
+        x, y = self.position[index].tolist()
+        return draw_gridworld(self.layout, (x, y), height, width)
 
 
 def _start_cells(layout: Layout, initial_cells: Iterable[tuple[int, int]] | None) -> Int[Tensor, "num_cells 2"]:

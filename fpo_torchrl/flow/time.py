@@ -72,5 +72,5 @@ class BetaTime(TimeSampler):
 
     def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Draw times of ``shape`` on the device and in the dtype of ``like``."""
-        concentration = torch.tensor([self.alpha, self.beta], device=like.device, dtype=like.dtype)
-        return torch._sample_dirichlet(concentration.expand(*shape, 2))[..., 0]
+        alpha, beta = torch.tensor([[self.alpha], [self.beta]], device=like.device, dtype=like.dtype)
+        return torch.distributions.Beta(alpha, beta).sample(tuple(shape)).squeeze(-1)

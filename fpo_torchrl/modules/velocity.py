@@ -59,6 +59,8 @@ def lecun_uniform_(layer: nn.Linear) -> nn.Linear:
 
 def dense_layers(sizes: Sequence[int]) -> nn.ModuleList:
     """Linear layers between consecutive ``sizes``, initialised by :func:`lecun_uniform_`."""
+    if min(sizes) < 1:
+        raise ValueError(f"hidden_sizes must be at least 1 each, got {list(sizes[1:-1])}")
     return nn.ModuleList(lecun_uniform_(nn.Linear(a, b)) for a, b in pairwise(sizes))
 
 
@@ -117,7 +119,7 @@ class VelocityMLP(nn.Module):
         called in full each time.
         """
         first, *hidden = self.layers
-        sizes = [self.obs_dim, self.action_dim, first.in_features - self.obs_dim - self.action_dim]
+        sizes = [self.obs_dim, self.action_dim, self.time_embedding.num_features]
         of_observation, of_x_t, of_time = first.weight.split(sizes, dim=1)
         linear = nn.functional.linear
         share = linear(observation, of_observation, first.bias)

@@ -43,7 +43,7 @@ class CFMLoss(LossModule):
 
     default_keys = _AcceptedKeys
     tensor_keys: _AcceptedKeys
-    out_keys = ["loss_cfm"]  # noqa: RUF012 - TorchRL reads it as a class attribute
+    out_keys = ["loss_cfm"]  # noqa: RUF012  # pyright: ignore[reportAssignmentType] - TorchRL reads a class attribute
 
     actor_network: FlowActor
     actor_network_params: TensorDictParams

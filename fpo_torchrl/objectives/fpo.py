@@ -94,7 +94,7 @@ class FPOLoss(PPOLoss):
     ) -> None:
         actor_network = actor if actor is not None else actor_network
         critic_network = critic if critic is not None else critic_network
-        if not hasattr(actor_network, "flow_keys"):
+        if actor_network is None or not hasattr(actor_network, "flow_keys"):
             raise TypeError(
                 f"FPOLoss needs a FlowActor as actor_network, got {type(actor_network).__name__}; "
                 "for a Gaussian actor use torchrl.objectives.ClipPPOLoss"
@@ -110,6 +110,8 @@ class FPOLoss(PPOLoss):
             raise ValueError(f"give the radius to the trust region: clip_epsilon={clip_epsilon} beside {trust_region}")
         num_pairs = actor_network.num_mc_samples
         groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio) if isinstance(ratio, str) else ratio
+        if num_pairs < 1:
+            raise ValueError("FPOLoss needs an actor that stores pairs: num_mc_samples must be at least 1, got 0")
         if not isinstance(groups, int) or groups < 1 or num_pairs % groups:
             raise ValueError(
                 'ratio must be "per_action", "per_sample" or a number of groups that divides the actor\'s '
@@ -136,7 +138,7 @@ class FPOLoss(PPOLoss):
         """Every key that the loss reads, the flow keys included."""
         if self._in_keys is None:
             self._set_in_keys()
-        unread = {self.tensor_keys.action, self.tensor_keys.sample_log_prob}
+        unread = [self.tensor_keys.action, self.tensor_keys.sample_log_prob]
         inherited = [key for key in self._in_keys if key not in unread]
         return inherited + [key for key in self.actor_network.flow_keys if key not in inherited]
 

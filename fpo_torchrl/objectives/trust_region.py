@@ -47,7 +47,10 @@ class Clip(TrustRegion):
     """
 
     def __init__(self, epsilon: float | tuple[float, float] = 0.05) -> None:
-        low, high = (epsilon, epsilon) if isinstance(epsilon, (int, float)) else epsilon
+        radii = (epsilon, epsilon) if isinstance(epsilon, (int, float)) else tuple(epsilon)
+        if len(radii) != 2 or not all(isinstance(radius, (int, float)) for radius in radii):
+            raise ValueError(f"epsilon must be a number or a pair of them (low, high), got {epsilon!r}")
+        low, high = radii
         super().__init__(low, high)
 
     def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:

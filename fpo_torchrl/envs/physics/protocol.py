@@ -1,0 +1,106 @@
+"""What a task sees of the simulator: a batch of states as torch tensors, and three ways to change it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+
+class PhysicsError(RuntimeError):
+    """The simulation broke down in the copies ``rows``; ``reason`` says how.
+
+    Args:
+        rows (list of int): indices of the copies in the batch.
+        reason (str): what was found, in words.
+    """
+
+    def __init__(self, rows: list[int], reason: str) -> None:
+        super().__init__(f"physics broke down in env {', '.join(map(str, rows))}: {reason}")
+        self.rows = rows
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class PhysicsState:
+    """Everything the next step depends on, with the sensor values of the step before it.
+
+    The tensors may be views of the simulator's own memory that the next step overwrites.
+    Sensors (and all that MuJoCo derives from ``qpos`` and ``qvel``) are one *simulation* step
+    older than ``qpos`` and ``qvel``: ``mj_step`` computes them before it integrates.
+
+    Shapes: ``qpos`` ``[num_envs, nq]``, ``qvel`` ``[num_envs, nv]``, ``act`` ``[num_envs, na]``,
+    ``time`` (s) ``[num_envs, 1]``, ``warm_start`` (the solver's first guess of the acceleration)
+    ``[num_envs, nv]``, ``mocap_pos`` ``[num_envs, nmocap, 3]``, ``mocap_quat``
+    ``[num_envs, nmocap, 4]``, ``sensordata`` ``[num_envs, nsensordata]``; ``sensors`` holds the
+    columns of ``sensordata`` by the sensor's name.
+    """
+
+    qpos: Tensor
+    qvel: Tensor
+    act: Tensor
+    time: Tensor
+    warm_start: Tensor
+    mocap_pos: Tensor
+    mocap_quat: Tensor
+    sensordata: Tensor
+    sensors: Mapping[str, Tensor]
+
+    def sensor(self, name: str) -> Tensor:
+        """The values of the sensor ``name``, ``[num_envs, dim]``."""
+        return self.sensors[name]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its field's name, as a checkpoint wants them."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sensors"}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite every copy with what :meth:`tensors` once returned; ``ValueError`` if it is of another model."""
+        for name, target in self.tensors().items():
+            if tensors[name].shape != target.shape:
+                raise ValueError(
+                    f"the state is of another task or number of copies: {name} has shape "
+                    f"{list(tensors[name].shape)}, expected {list(target.shape)}"
+                )
+            target.copy_(tensors[name])
+
+
+class Physics(Protocol):
+    """A batch of copies of one model that step together.
+
+    A back end takes a model, ``num_envs`` and the number of simulation steps in a control step,
+    and keeps ``state`` between calls; writing to the tensors of ``state`` changes the simulation.
+    It may compute in any precision on any ``device``.
+    """
+
+    num_envs: int
+    control_dim: int
+    device: torch.device
+    state: PhysicsState
+
+    def restart(self, qpos: Tensor, qvel: Tensor, mocap_pos: Tensor) -> None:
+        """Put every copy at time 0 into the given state, with sensors and warm start that fit it.
+
+        ``qpos`` ``[num_envs, nq]``, ``qvel`` ``[num_envs, nv]``, ``mocap_pos``
+        ``[num_envs, nmocap, 3]``. Raises :class:`PhysicsError` if the state is not finite.
+        """
+        ...
+
+    def step(self, control: Tensor) -> None:
+        """Advance every copy by one control step under ``control`` ``[num_envs, control_dim]``.
+
+        Raises :class:`PhysicsError` if a control is not finite, a state stops being finite or the
+        simulator warns; the batch then still holds the state before the step.
+        """
+        ...
+
+    def copy_rows(self, rows: Tensor, source: Self, source_rows: Tensor) -> None:
+        """Overwrite the copies ``rows`` (int64 ``[k]``) with the copies ``source_rows`` of a sibling."""
+        ...
+
+    def sibling(self, num_envs: int) -> Self:
+        """Another batch of the same model, with ``num_envs`` copies, that shares the threads."""
+        ...

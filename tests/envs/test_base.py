@@ -1,0 +1,219 @@
+"""What BatchedEnv promises, on a tiny environment whose every number can be written down."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl.envs import check_env_specs, step_mdp
+from torchrl.objectives.value import GAE
+
+from fpo_torchrl.envs import BatchedEnv, BimodalBandit, GridWorld, ProbeEnv
+
+
+class Counter(BatchedEnv):
+    """Observes the number of steps since the start, earns 1 a step, terminates at ``stop`` (per copy)."""
+
+    def __init__(self, stop: list[int], *, random_start: bool = False, **kwargs):
+        super().__init__(num_envs=len(stop), obs_dim=1, action_dim=1, **kwargs)
+        self.stop, self.random_start = torch.tensor(stop), random_start
+        self.count = torch.zeros(len(stop), dtype=torch.int64)
+
+    def start_episodes(self, rows: Tensor) -> None:
+        draw = torch.randint(1000, rows.shape, generator=self.generator)
+        self.count[rows] = draw if self.random_start else 0
+
+    def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        self.count += 1
+        return torch.ones(self.num_envs), self.count >= self.stop
+
+    def observe(self) -> Tensor:
+        return self.count.float().unsqueeze(-1)
+
+    def task_state(self) -> dict[str, Tensor]:
+        return {"count": self.count}
+
+    def load_task_state(self, state: dict[str, Tensor]) -> None:
+        self.count.copy_(state["count"])
+
+
+NEVER = 10**6
+
+ENVS = {
+    "counter": lambda **kw: Counter([40] * 6, random_start=False, max_episode_steps=7, **kw),
+    "gridworld": lambda **kw: GridWorld("three_goals", num_envs=6, max_episode_steps=20, **kw),
+    "probe": lambda **kw: ProbeEnv("delayed", num_envs=6, **kw),
+    "bandit": lambda **kw: BimodalBandit(num_envs=6, action_dim=2, **kw),
+}
+
+
+def drive(env: BatchedEnv, td: TensorDict, actions: Tensor) -> tuple[list[TensorDict], TensorDict]:
+    """Step through ``actions`` ``[steps, num_envs, action_dim]``, resetting whatever ends."""
+    steps = []
+    for action in actions:
+        step, td = env.step_and_maybe_reset(td.set("action", action))
+        steps.append(step.clone())
+    return steps, td
+
+
+def actions_for(env: BatchedEnv, num_steps: int) -> Tensor:
+    shape = (num_steps, *env.action_spec.shape)
+    return torch.empty(shape).uniform_(-1, 1, generator=torch.Generator().manual_seed(5))
+
+
+def same(left: list[TensorDict], right: list[TensorDict]) -> bool:
+    return all(bool((a == b).all()) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_specs(name):
+    check_env_specs(ENVS[name](seed=0))
+
+
+@pytest.mark.parametrize("name", ["num_envs", "max_episode_steps"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        ProbeEnv("constant", **{"num_envs": 2, "max_episode_steps": 5, name: 0})
+
+
+def test_a_partial_reset_changes_its_rows_only():
+    env = Counter([NEVER] * 4, random_start=True, max_episode_steps=50, spread_episodes=False)
+    td = env.step(env.reset().set("action", torch.zeros(4, 1)))
+    before, count_before = td["next", "observation"].clone(), env.step_count.clone()
+    mask = torch.tensor([[False], [True], [False], [True]])
+    after = env.reset(step_mdp(td).set("_reset", mask))["observation"]
+    assert torch.equal(after[[0, 2]], before[[0, 2]])
+    assert (after[[1, 3]] != before[[1, 3]]).all()
+    assert count_before.tolist() == [1, 1, 1, 1]
+    assert env.step_count.tolist() == [1, 0, 1, 0]
+
+
+def test_terminated_and_truncated_are_told_apart():
+    env = Counter([2, 3, NEVER], max_episode_steps=3, spread_episodes=False)
+    nexts = env.rollout(3, break_when_any_done=False)["next"]
+    assert nexts["terminated"].squeeze(-1).tolist() == [[False, True, False], [False, False, True], [False] * 3]
+    # Copy 1 terminates on the very step of the time limit: that is no truncation. Copy 0 has restarted.
+    assert nexts["truncated"].squeeze(-1).tolist() == [[False] * 3, [False] * 3, [False, False, True]]
+    assert torch.equal(nexts["done"], nexts["terminated"] | nexts["truncated"])
+
+
+def test_next_holds_the_true_final_observation():
+    rollout = Counter([NEVER], max_episode_steps=3, spread_episodes=False).rollout(5, break_when_any_done=False)
+    assert rollout["next", "observation"].flatten().tolist() == [1, 2, 3, 1, 2]
+    assert rollout["observation"].flatten().tolist() == [0, 1, 2, 0, 1]
+
+
+def test_an_observation_is_not_overwritten_by_later_steps():
+    env = GridWorld(num_envs=2, initial_cells=[(12, 12)])
+    first = env.reset()["observation"]
+    env.step(TensorDict({"action": torch.ones(2, 2)}, [2]))
+    assert first.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_first_episodes_end_at_different_times():
+    env = Counter([NEVER] * 500, max_episode_steps=50)
+    ends = env.rollout(50, break_when_any_done=False)["next", "truncated"].squeeze(-1)
+    per_step = ends.sum(0)
+    assert ends.sum(1).tolist() == [1] * 500  # each copy ends exactly once in one period
+    assert per_step.min() > 0  # on average 10 copies end at each step
+    assert per_step.max() < 30
+    assert (env.reset()["observation"] == 0).all()
+    assert env.step_count.tolist() == [0] * 500  # only the very first reset spreads
+
+
+def test_without_spread_all_copies_end_together():
+    env = Counter([NEVER] * 5, max_episode_steps=4, spread_episodes=False)
+    ends = env.rollout(8, break_when_any_done=False)["next", "truncated"].squeeze(-1).sum(0)
+    assert ends.tolist() == [0, 0, 0, 5, 0, 0, 0, 5]
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_a_seed_repeats_a_run(name):
+    runs = []
+    for _ in range(2):
+        env = ENVS[name](seed=3)
+        runs.append(drive(env, env.reset(), actions_for(env, 60))[0])
+    assert same(*runs)
+    again = env.set_seed(3)
+    assert again != 3  # TorchRL: the seed for the next environment
+    assert same(drive(env, env.reset(), actions_for(env, 60))[0], runs[0])
+
+
+@pytest.mark.parametrize("layout", ["two_walls", "cshape"])
+def test_other_seeds_are_other_runs(layout):
+    starts = [GridWorld(layout, num_envs=64, seed=seed).reset()["observation"] for seed in range(5)]
+    for i in range(5):
+        for j in range(i):
+            assert (starts[i] == starts[j]).all(-1).float().mean() < 0.1
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    env = GridWorld(num_envs=8)
+    env.step(env.reset().set("action", torch.zeros(8, 2)))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_a_restored_state_goes_on_bit_equal_in_a_new_object(name, tmp_path):
+    env = ENVS[name](seed=1)
+    actions = actions_for(env, 80)
+    _, td = drive(env, env.reset(), actions[:30])
+    torch.save(env.get_state().to_dict(), tmp_path / "state.pt")
+    carried = td.clone()
+    straight, _ = drive(env, td, actions[30:])
+
+    other = ENVS[name](seed=99)
+    drive(other, other.reset(), actions[:3])
+    other.set_state(TensorDict(torch.load(tmp_path / "state.pt", weights_only=True)))
+    resumed, _ = drive(other, carried, actions[30:])
+    assert same(straight, resumed)
+
+
+def test_a_saved_state_is_a_copy():
+    env = GridWorld(num_envs=4)
+    env.reset()
+    state = env.get_state()
+    before = state["task", "position"].clone()
+    drive(env, env.reset(), actions_for(env, 10))
+    assert torch.equal(state["task", "position"], before)
+
+
+def test_gae_bootstraps_through_the_time_limit_and_not_through_termination():
+    # V(o) = o, reward 1, gamma = lambda = 1/2, three steps to the end, then the first step of the next episode.
+    # delta_t = 1 + (t + 1) / 2 - t = 1.5, 1.0, 0.5; termination drops V(3) = 3 from the last one: -1.
+    # A_t = delta_t + A_{t+1} / 4; the next episode's step has 1.5 and leaks into neither.
+    env = Counter([3, NEVER], max_episode_steps=3, spread_episodes=False)
+    rollout = env.rollout(4, break_when_any_done=False)
+    value = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(value.weight)
+    gae = GAE(
+        gamma=0.5,
+        lmbda=0.5,
+        value_network=TensorDictModule(value, in_keys=["observation"], out_keys=["state_value"]),
+        average_gae=False,
+    )
+    with torch.no_grad():
+        advantage = gae(rollout)["advantage"].squeeze(-1)
+    assert advantage[0].tolist() == [1.6875, 0.75, -1.0, 1.5]
+    assert advantage[1].tolist() == [1.78125, 1.125, 0.5, 1.5]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["gridworld", "probe", "bandit"])
+def test_runs_on_cuda_and_restores_there(name):
+    env = ENVS[name](seed=1, device="cuda")
+    check_env_specs(env)
+    actions = actions_for(env, 40).cuda()
+    _, td = drive(env, env.reset(), actions[:20])
+    state, carried = env.get_state(), td.clone()
+    straight, _ = drive(env, td, actions[20:])
+    other = ENVS[name](seed=2, device="cuda")
+    other.set_state(state)
+    assert same(straight, drive(other, carried, actions[20:])[0])
+    assert straight[0]["observation"].device.type == "cuda"

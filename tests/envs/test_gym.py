@@ -1,0 +1,146 @@
+"""Gymnasium ids: shapes, bounds, seeds, ends of episodes, errors."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torchrl.envs import check_env_specs
+
+from fpo_torchrl.envs.gym import make_gym_env
+
+
+class Stub(gymnasium.Env):
+    """Counts its steps, remembers its action, terminates at ``stop``; matrices and dicts to be flattened."""
+
+    action_space = gymnasium.spaces.Box(np.array([[0.0, -2.0]]), np.array([[1.0, 4.0]]), (1, 2), np.float64)
+    observation_space = gymnasium.spaces.Dict(
+        action=gymnasium.spaces.Box(-9, 9, (1, 2), np.float64), count=gymnasium.spaces.Box(0, 9, (1,), np.int64)
+    )
+
+    def __init__(self, stop: int = 10**6):
+        self.stop = stop
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return {"action": self.np_random.uniform(0, 1, (1, 2)), "count": np.array([0])}, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.count += 1
+        return {"action": action, "count": np.array([self.count])}, 1.0, self.count >= self.stop, False, {}
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    gymnasium.register("FpoStub-v0", entry_point=Stub, max_episode_steps=4)
+    yield
+    gymnasium.registry.pop("FpoStub-v0")
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "FpoStub-v0", "InvertedPendulum-v5"])
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_specs(env_id, num_envs):
+    env = make_gym_env(env_id, num_envs=num_envs)
+    check_env_specs(env)
+    assert env.batch_size == (num_envs,)
+
+
+def test_observation_is_flat_float32_and_action_is_rescaled():
+    env = make_gym_env("FpoStub-v0", num_envs=3)
+    td = env.reset()
+    assert td["observation"].shape == (3, 3)
+    assert td["observation"].dtype == torch.float32
+    assert env.action_spec.shape == (3, 2)
+    assert env.action_spec.space.low.unique().item() == -1
+    assert env.action_spec.space.high.unique().item() == 1
+    action = torch.tensor([[-1.0, -1.0], [0.0, 0.0], [5.0, 1.0]])  # the last one is out of bounds and is clipped
+    seen = env.step(td.set("action", action))["next", "observation"]
+    assert seen.tolist() == [[0.0, -2.0, 1.0], [0.5, 1.0, 1.0], [1.0, 4.0, 1.0]]
+
+
+def test_ends_and_true_final_observation():
+    env = make_gym_env("FpoStub-v0", num_envs=2, spread_episodes=False)
+    rollout = env.rollout(6, break_when_any_done=False)
+    assert rollout["next", "observation"][0, :, 2].tolist() == [1, 2, 3, 4, 1, 2]
+    assert rollout["observation"][0, :, 2].tolist() == [0, 1, 2, 3, 0, 1]
+    assert rollout["next", "truncated"][1].flatten().tolist() == [False, False, False, True, False, False]
+    assert not rollout["next", "terminated"].any()
+
+    env = make_gym_env("FpoStub-v0", num_envs=2, spread_episodes=False, stop=4)  # on the very step of the limit
+    rollout = env.rollout(4)
+    assert rollout["next", "terminated"][0].flatten().tolist() == [False, False, False, True]
+    assert not rollout["next", "truncated"].any()
+    assert torch.equal(rollout["next", "done"], rollout["next", "terminated"])
+
+
+def test_a_partial_reset_changes_its_rows_only():
+    env = make_gym_env("FpoStub-v0", num_envs=3, spread_episodes=False)
+    td = env.step(env.reset().set("action", torch.zeros(3, 2)))["next"]
+    before = td["observation"].clone()
+    after = env.reset(td.set("_reset", torch.tensor([[False], [True], [False]])))["observation"]
+    assert torch.equal(after[[0, 2]], before[[0, 2]])
+    assert after[1, 2] == 0
+    assert env.step_count.tolist() == [1, 0, 1]
+
+
+def test_max_episode_steps_and_spread():
+    env = make_gym_env("FpoStub-v0", num_envs=200, max_episode_steps=5)
+    ends = env.rollout(5, break_when_any_done=False)["next", "truncated"].squeeze(-1)
+    assert ends.sum(1).tolist() == [1] * 200
+    assert ends.sum(0).min() > 15  # 40 expected at each step
+    assert make_gym_env("Pendulum-v1").max_episode_steps == 200  # the id's own
+
+
+def test_seeds_repeat_and_share_no_copy():
+    starts = [make_gym_env("Pendulum-v1", num_envs=8, seed=seed).reset()["observation"] for seed in (0, 0, 1)]
+    assert torch.equal(starts[0], starts[1])
+    together = torch.cat([starts[0], starts[2]])
+    assert len(together.unique(dim=0)) == 16
+
+    env = make_gym_env("Pendulum-v1", num_envs=8, seed=5)
+    env.set_seed(0)
+    assert torch.equal(env.reset()["observation"], starts[0])
+
+
+def test_simulator_state_cannot_be_saved():
+    assert not hasattr(make_gym_env("Pendulum-v1"), "get_state")
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(ValueError, match=r"CartPole-v1.*Discrete\(2\).*continuous bounded actions"):
+        make_gym_env("CartPole-v1")
+
+
+def test_unbounded_actions_are_refused(monkeypatch):
+    monkeypatch.setattr(Stub, "action_space", gymnasium.spaces.Box(-np.inf, np.inf, (1,)))
+    with pytest.raises(ValueError, match="continuous bounded actions"):
+        make_gym_env("FpoStub-v0")
+
+
+def test_unknown_ids_get_a_suggestion():
+    with pytest.raises(ValueError, match=r"cannot find 'Pendulm-v1'.*Pendulum-v1.*pip install"):
+        make_gym_env("Pendulm-v1")
+    with pytest.raises(ValueError, match="cannot find 'no_such_package:Foo-v0'"):
+        make_gym_env("no_such_package:Foo-v0")
+
+
+def test_missing_dependencies_are_named():
+    def needy(**kwargs):
+        raise gymnasium.error.DependencyNotInstalled("pip install thing")
+
+    gymnasium.register("FpoNeedy-v0", entry_point=needy)
+    with pytest.raises(ImportError, match=r"FpoNeedy-v0.*not installed: pip install thing"):
+        make_gym_env("FpoNeedy-v0")
+    gymnasium.registry.pop("FpoNeedy-v0")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_tensors_live_on_cuda():
+    env = make_gym_env("FpoStub-v0", num_envs=3, device="cuda")
+    check_env_specs(env)
+    rollout = env.rollout(6, break_when_any_done=False)
+    assert rollout["next", "observation"].device.type == "cuda"

@@ -1,0 +1,127 @@
+"""Supervised flow matching learns distributions, and its value at the optimum is known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import nn
+
+from fpo_torchrl import CFMLoss, Euler, FlowActor, NoiseTarget, UniformTime, VelocityMLP
+
+
+def test_it_learns_both_modes_of_a_mixture():
+    """Actions are -0.7 or 0.7 at random: a mean, or a Gaussian around it, would be wrong."""
+    modes, spread = torch.tensor([-0.7, 0.7]), 0.05
+    net = VelocityMLP(1, 1, hidden_sizes=(64, 64), output_scale=1.0)
+    actor = FlowActor(net, Euler(num_steps=20), num_mc_samples=0, squash="none")
+    loss = CFMLoss(actor)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
+    for _ in range(400):
+        action = modes[torch.randint(2, (256, 1))] + spread * torch.randn(256, 1)
+        loss_cfm = loss(TensorDict(observation=torch.zeros(256, 1), action=action, batch_size=256))["loss_cfm"]
+        optimizer.zero_grad()
+        loss_cfm.backward()
+        optimizer.step()
+    with torch.no_grad():
+        samples = actor(TensorDict(observation=torch.zeros(2000, 1), batch_size=2000))["action"]
+    distance = (samples - modes).abs().min(-1).values
+    assert (distance < 0.25).float().mean() > 0.9
+    assert 0.35 < (samples > 0).float().mean() < 0.65
+
+
+class GaussianVelocity(nn.Module):
+    """The optimal velocity for actions drawn from N(0, std^2): the regression of action - noise on x_t."""
+
+    action_dim = 1
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, observation, x_t, time):
+        variance = (1 - time) ** 2 + (time * self.std) ** 2
+        return (time * self.std**2 - (1 - time)) / variance * x_t
+
+
+@pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
+def test_the_loss_of_the_optimal_velocity_is_the_variance_that_no_network_can_explain(std):
+    """``Var(action - noise | x_t) = std^2 / ((1 - t)^2 + t^2 std^2)``, whose mean over uniform t is ``pi std / 2``."""
+    actor = FlowActor(GaussianVelocity(std), squash="none")
+    data = TensorDict(observation=torch.zeros(50_000, 1), action=std * torch.randn(50_000, 1), batch_size=50_000)
+    assert CFMLoss(actor, num_mc_samples=4)(data)["loss_cfm"].item() == pytest.approx(math.pi * std / 2, rel=0.02)
+    worse = CFMLoss(FlowActor(GaussianVelocity(1.5 * std), squash="none"), num_mc_samples=4)
+    assert worse(data)["loss_cfm"] > 1.03 * math.pi * std / 2
+
+
+@pytest.mark.parametrize(("squash", "undo"), [("tanh", torch.atanh), ("clip", lambda unit: unit)])
+def test_the_target_is_the_action_before_squashing(make_actor, squash, undo):
+    low, high = torch.tensor([-1.0, 0.0]), torch.tensor([3.0, 10.0])
+    squashed = make_actor(squash=squash, action_low=low, action_high=high)
+    plain = make_actor(velocity_net=squashed.velocity_net, squash="none")
+    unit = 1.8 * torch.rand(50, 2) - 0.9
+    action = low + (high - low) * (unit + 1) / 2
+    data = TensorDict(observation=torch.randn(50, 3), action=action, batch_size=50)
+    torch.manual_seed(1)
+    loss = CFMLoss(squashed)(data)["loss_cfm"]
+    torch.manual_seed(1)
+    expected = CFMLoss(plain)(data.clone().set("action", undo(unit)))["loss_cfm"]
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_reach_the_actor_and_only_its_network(make_actor):
+    actor = make_actor()
+    loss = CFMLoss(actor)
+    loss(TensorDict(observation=torch.randn(5, 3), action=torch.rand(5, 2), batch_size=5))["loss_cfm"].backward()
+    assert all(parameter.grad.any() for parameter in actor.parameters())
+
+
+def test_more_pairs_lower_the_spread_of_the_loss_and_not_its_mean(make_actor):
+    actor = make_actor()
+    data = TensorDict(observation=torch.randn(4, 3), action=torch.rand(4, 2), batch_size=4)
+    few, many = (
+        torch.stack([CFMLoss(actor, num_mc_samples=n)(data)["loss_cfm"].detach() for _ in range(100)]) for n in (1, 64)
+    )
+    assert many.std() < few.std() / 4
+    assert abs(many.mean() - few.mean()) < 4 * few.std() / math.sqrt(100)
+
+
+def test_target_and_times_are_those_of_the_loss_and_not_of_the_actor(make_actor):
+    """With times close to 0 the noise target's error all but vanishes."""
+    actor = make_actor()
+    data = TensorDict(observation=torch.randn(50, 3), action=torch.rand(50, 2), batch_size=50)
+    early = UniformTime(0.0, 0.01)
+    assert CFMLoss(actor, target=NoiseTarget(), time_sampler=early)(data)["loss_cfm"] < 1e-3
+    assert CFMLoss(actor, time_sampler=early)(data)["loss_cfm"] > 0.1
+
+
+def test_keys_may_be_renamed_and_passed_by_keyword(make_actor):
+    actor = make_actor()
+    loss = CFMLoss(actor)
+    loss.set_keys(action="expert")
+    assert set(loss.in_keys) == {"observation", "expert"}
+    observation, expert = torch.randn(5, 3), torch.rand(5, 2)
+    torch.manual_seed(1)
+    by_keyword = loss(observation=observation, expert=expert)
+    torch.manual_seed(1)
+    by_tensordict = loss(TensorDict(observation=observation, expert=expert, batch_size=5))["loss_cfm"]
+    torch.testing.assert_close(by_keyword, by_tensordict)
+
+
+@pytest.mark.filterwarnings("error")
+def test_building_it_warns_of_nothing(make_actor):
+    CFMLoss(make_actor())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_mc_samples": 0}, "num_mc_samples must be at least 1, got 0"),
+        ({"reduction": "max"}, "reduction must be one of mean, sum, sqrt, got 'max'"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(make_actor, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        CFMLoss(make_actor(), **kwargs)
