@@ -3,7 +3,7 @@
 Raw is the fastest way to use MuJoCo from Python one control step at a time: the same model, threads
 and substeps, actions drawn beforehand, arrays made once, checks off, no warm start, no resets, no
 observation and no reward. The three take turns in short rounds, so that other load on the machine
-hits them alike; a rate is the median over rounds.
+hits them alike.
 
     python benchmarks/env_speed.py --out benchmarks/results/env_speed.json
 """
@@ -17,7 +17,6 @@ import datetime
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -89,10 +88,16 @@ def env_stepper(env: ControlEnv) -> Callable[[], int]:
 
 
 def collector_stepper(env: ControlEnv) -> Callable[[], int]:
-    """A function that takes one batch from a TorchRL collector with a random policy."""
-    frames = env.num_envs * _STEPS_PER_BATCH
+    """A function that takes one batch from a TorchRL collector, set up as in our trainer, with a random policy."""
     collector = Collector(
-        env, RandomPolicy(env.action_spec), frames_per_batch=frames, total_frames=-1, device=env.device
+        env,
+        RandomPolicy(env.action_spec),
+        frames_per_batch=env.num_envs * _STEPS_PER_BATCH,
+        total_frames=-1,
+        device=env.device,
+        track_traj_ids=False,
+        trust_policy=True,
+        auto_register_policy_transforms=False,
     )
     batches = iter(collector)
 
@@ -102,16 +107,16 @@ def collector_stepper(env: ControlEnv) -> Callable[[], int]:
     return step
 
 
-def rate(step: Callable[[], int], seconds: float) -> float:
-    """Control steps of single copies per second of wall time."""
+def run(step: Callable[[], int], seconds: float) -> tuple[int, float]:
+    """Control steps of single copies taken in about ``seconds``, and the exact time."""
     frames, begin = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - begin) < seconds:
         frames += step()
-    return frames / elapsed
+    return frames, elapsed
 
 
 def measure(task: str, num_envs: int, num_threads: int, rounds: int, seconds: float) -> dict:
-    """Rates of the three, taking turns."""
+    """Rates of the three, taking turns; over all rounds, since resets come in lumps."""
 
     def make() -> ControlEnv:
         return ControlEnv(task, num_envs=num_envs, num_threads=num_threads)
@@ -123,18 +128,20 @@ def measure(task: str, num_envs: int, num_threads: int, rounds: int, seconds: fl
         "env": env_stepper(make()),
         "collector": collector_stepper(make()),
     }
-    rates: dict[str, list[float]] = {name: [] for name in steppers}
+    totals = dict.fromkeys(steppers, (0, 0.0))
     for step in steppers.values():
-        rate(step, 0.2)
+        run(step, 0.2)
     for _ in range(rounds):
         for name, step in steppers.items():
-            rates[name].append(rate(step, seconds))
-    medians = {f"{name}_steps_per_s": round(statistics.median(values)) for name, values in rates.items()}
-    ratios = {
-        f"{name}_over_raw": round(statistics.median(v / r for v, r in zip(rates[name], rates["raw"], strict=True)), 3)
-        for name in ("env", "collector")
+            frames, elapsed = run(step, seconds)
+            totals[name] = (totals[name][0] + frames, totals[name][1] + elapsed)
+    rates = {name: frames / elapsed for name, (frames, elapsed) in totals.items()}
+    return {
+        "task": task,
+        "num_envs": num_envs,
+        **{f"{name}_steps_per_s": round(value) for name, value in rates.items()},
+        **{f"{name}_over_raw": round(rates[name] / rates["raw"], 3) for name in ("env", "collector")},
     }
-    return {"task": task, "num_envs": num_envs, **medians, **ratios}
 
 
 def memory_mb(task: str, num_envs: int) -> float:
@@ -175,7 +182,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(CONTROL_TASKS))
     parser.add_argument("--num-envs", nargs="+", type=int, default=[64, 256, 1024])
     parser.add_argument("--num-threads", type=int, default=available_cores())
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each turn in a round")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/env_speed.json"))
     args = parser.parse_args()

@@ -58,8 +58,8 @@ SUITES = [
     *(
         Suite(
             f"probe-{probe}",
-            (f"task=probe/{probe}", "experiment=bandit"),
-            (f"task=probe/{probe}", "experiment=bandit_ppo"),
+            (f"task=probe/{probe}", "experiment=bandit", "total_frames=40_000"),
+            (f"task=probe/{probe}", "experiment=bandit_ppo", "total_frames=40_000"),
         )
         for probe in PROBES
     ),

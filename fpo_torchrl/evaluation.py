@@ -128,7 +128,7 @@ def record(
     noise: str = "zero",
     solver: Solver | None = None,
     seed: int = 0,
-    max_frames: int = 150,
+    max_frames: int = 100,
 ) -> Path | None:
     """Save the beginning of one episode as an animated GIF; None if the environment cannot draw itself.
 
@@ -139,25 +139,25 @@ def record(
         path: where to write.
         max_frames (int): pictures taken at most, 25 a second.
     """
-    render = getattr(env, "render", None)
+    render = getattr(type(env), "render", None)  # not that of a simulator which a wrapper passes on
     if render is None:
         return None
     step_s = getattr(env, "control_dt", 0.1)
     interval = max(1, round(0.04 / step_s))
-    pictures: list[Image.Image] = []
+    pictures: list[np.ndarray] = []
 
     def draw(step: int) -> None:
         if step % interval == 0:
-            pictures.append(Image.fromarray(render(0)))
+            pictures.append(render(env, 0))
 
     evaluate(actor, env, noise=noise, solver=solver, seed=seed, on_step=draw, max_steps=interval * (max_frames - 1))
     write_gif(pictures, path, duration_s=interval * step_s)
     return Path(path)
 
 
-def write_gif(pictures: list[Image.Image], path: str | Path, *, duration_s: float) -> None:
+def write_gif(pictures: list[np.ndarray], path: str | Path, *, duration_s: float) -> None:
     """Save an animation that shows each of ``pictures`` for ``duration_s`` seconds, over and over."""
-    # One palette without dithering: what stands still does not change, and takes no space.
-    palette = pictures[len(pictures) // 2].quantize(255)
-    first, *rest = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    # One palette and no dithering: what stands still does not change, and takes no space.
+    palette = Image.fromarray(np.concatenate(pictures[:: max(1, len(pictures) // 4)])).quantize(255)
+    first, *rest = (Image.fromarray(it).quantize(palette=palette, dither=Image.Dither.NONE) for it in pictures)
     first.save(path, save_all=True, append_images=rest, duration=round(1000 * duration_s), loop=0)

@@ -26,19 +26,12 @@ def draw_learning_curve(metrics: str | Path, path: str | Path, *, title: str) ->
         if points:
             axes.plot(*zip(*points, strict=True), **style)
 
-    curve(returns, "return", color="0.6", label="training episodes")
-    for noise, colour in (("random", "tab:blue"), ("zero", "tab:orange")):
-        curve(
-            returns, f"eval_{noise}", color=colour, marker="o", markersize=3, label=f"evaluation, {noise} start noise"
-        )
-        band = [
-            (row["frames"], row[f"eval_{noise}_low"], row[f"eval_{noise}_high"])
-            for row in rows
-            if f"eval_{noise}" in row
-        ]
-        if band:
-            frames, low, high = zip(*band, strict=True)
-            returns.fill_between(frames, low, high, color=colour, alpha=0.2, linewidth=0)
+    curve(returns, "return", color="tab:orange", label="training episodes, random start noise")
+    curve(returns, "eval_zero", color="tab:blue", marker="o", markersize=3, label="evaluation, zero start noise")
+    band = [(row["frames"], row["eval_zero_low"], row["eval_zero_high"]) for row in rows if "eval_zero" in row]
+    if band:
+        frames, low, high = zip(*band, strict=True)
+        returns.fill_between(frames, low, high, color="tab:blue", alpha=0.2, linewidth=0)
     returns.set(xlabel="frames", ylabel="return of an episode")
     returns.legend(fontsize=8)
 

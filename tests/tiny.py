@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from fpo_torchrl.builders import build, build_agent
 from fpo_torchrl.checkpoint import Checkpointer
-from fpo_torchrl.config import register_schemas
-from fpo_torchrl.train import main
+from fpo_torchrl.config import COMPONENTS, register_schemas
 from fpo_torchrl.trainer import Trainer
 
 SMALL = (
     *("num_envs=8", "num_threads=1", "progress=false", "render=false", "eval_episodes=2", "final_eval_episodes=2"),
     *("critic.hidden_sizes=[8]", "trainer.frames_per_batch=64", "trainer.num_epochs=2", "trainer.minibatch_size=32"),
-    "total_frames=256",
+    *("total_frames=256", "eval_interval_frames=128", "checkpoint_interval_frames=64"),
 )
-"""Four iterations of four gradient steps for any task and policy."""
+"""Four iterations of four gradient steps, for any task and policy."""
 FLOW = (*SMALL, "actor.velocity_net.hidden_sizes=[8]", "actor.solver.num_steps=2", "actor.num_mc_samples=2")
 GRIDWORLD = ("experiment=gridworld", *FLOW, "env.max_episode_steps=7")
 CARTPOLE = ("task=CartpoleBalance", *FLOW, "env.max_episode_steps=12")
@@ -33,10 +35,20 @@ BANDIT = ("experiment=bandit", *FLOW)
 
 
 def compose(*overrides: str) -> DictConfig:
-    """The config of ``fpo-train`` with these arguments."""
+    """The config of ``fpo-train`` with these arguments; Hydra's part, the choice of options, is done once for each."""
+    groups = {"experiment", "logger", *COMPONENTS}
+    choices = tuple(o for o in overrides if o.partition("=")[0] in groups or o.startswith("+"))
+    values = [o for o in overrides if o not in choices]
+    cfg = OmegaConf.merge(copy.deepcopy(_choose(choices)), OmegaConf.from_dotlist(values))
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+@functools.cache
+def _choose(choices: tuple[str, ...]) -> DictConfig:
     register_schemas()
     with initialize_config_module("fpo_torchrl.conf", version_base="1.3"):
-        return hydra_compose("config", list(overrides))
+        return hydra_compose("config", list(choices))
 
 
 def make_trainer(*overrides: str) -> Trainer:
@@ -45,3 +57,62 @@ def make_trainer(*overrides: str) -> Trainer:
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     env = build(tree["env"], "env", task=cfg.task, num_envs=cfg.num_envs, device="cpu", seed=cfg.seed)
     return build(tree["trainer"], "trainer", env=env, total_frames=cfg.total_frames, **vars(build_agent(tree, env)))
+
+
+def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
+    """Call ``function`` in a process of its own, forked from one that has imported the package and done nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fpo_torchrl.train", "fpo_torchrl.plots", "fpo_torchrl.envs.control"])
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def fpo_train(log: Path, *overrides: str) -> None:
+    """``fpo-train`` with its output in a file and without the picture, to be called by :func:`start`."""
+    import torch
+
+    from fpo_torchrl import run, train
+
+    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    torch.set_num_threads(1)
+    run.draw_learning_curve = lambda *args, **kwargs: None
+    sys.argv = ["fpo-train", *overrides]
+    train.main()
+
+
+class Captured:
+    """Stands in for a component of a checkpoint and keeps what is restored into it."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+
+def read_checkpoint(run_dir: Path) -> dict[str, Any]:
+    """Everything in the newest checkpoint of a run, flat: "actor.velocity_net.layers.0.weight" and so on."""
+    components = {name: Captured() for name in ("actor", "critic", "optimizer", "trainer", "rng")}
+    Checkpointer(run_dir, **components).load()
+    return flat({name: component.state for name, component in components.items()})
+
+
+def flat(node: Any) -> dict[str, Any]:
+    """The leaves of nested dicts and sequences by their joined keys."""
+    if not isinstance(node, dict | list | tuple):
+        return {"": node}
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    return {f"{key}.{rest}".rstrip("."): leaf for key, child in items for rest, leaf in flat(child).items()}
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    """Whether two flat dicts are equal, tensors bit for bit."""
+    return left.keys() == right.keys() and all(
+        left[key].equal(right[key]) if isinstance(left[key], Tensor) else left[key] == right[key] for key in left
+    )

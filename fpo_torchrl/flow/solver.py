@@ -110,7 +110,9 @@ class EulerMaruyama(Solver):
     .. math:: dx = (v - \eta (x - t v)) dt + \sqrt{2 \eta (1 - t)} dW, \quad \eta = \text{noise\_scale},
 
     a case of the stochastic interpolants of Albergo et al. (arXiv 2303.08797, section 2.2). The noise
-    fades out at time 1, so the last step stays on the data.
+    fades out at time 1, so the last step stays on the data. All this holds where ``v`` is the mean velocity of
+    the paths through ``x``, as flow matching learns it; under any other ``v``, an untrained network's for
+    one, the samples follow another distribution than the flow's.
 
     Args:
         num_steps (int): number of equal steps, at least 1.

@@ -79,6 +79,13 @@ def test_stochastic_samples_have_the_mean_and_variance_of_the_target(noise_scale
     assert samples.std().item() == pytest.approx(STD, abs=0.02)
 
 
+def test_a_velocity_that_is_no_conditional_mean_gets_another_distribution():
+    """Without velocity the flow keeps N(0, 1), but ``dx = -x dt + sqrt(2 (1 - t)) dW`` does not."""
+    noise = torch.randn(40_000, 1, dtype=torch.float64)
+    samples = EulerMaruyama(num_steps=200, noise_scale=1.0)(lambda x, time: torch.zeros_like(x), noise)
+    assert samples.var().item() == pytest.approx((1 - math.exp(-2)) / 2, rel=0.03)
+
+
 def test_stochastic_samples_forget_their_start():
     noise = torch.randn(20_000, 1, dtype=torch.float64)
 

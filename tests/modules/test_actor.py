@@ -327,8 +327,9 @@ class TestCfmLoss:
 
 class TestForInference:
     def test_it_writes_actions_and_no_pairs(self, make_actor):
-        td = make_actor().for_inference()(observations(4))
-        assert set(td.keys()) == {"observation", "action", "flow_action"}
+        view = make_actor().for_inference()
+        assert view.out_keys == ["action", "flow_action"]
+        assert set(view(observations(4)).keys()) == {"observation", "action", "flow_action"}
 
     def test_it_may_sample_in_another_way_and_leaves_the_original_as_it_was(self, make_actor):
         actor = make_actor(solver=Euler(3))

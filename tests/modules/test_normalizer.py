@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -41,7 +43,7 @@ def test_a_large_offset_does_not_swallow_the_variance():
 
 
 def test_many_batches_do_not_drift():
-    data = torch.randn(2000, 10, 2) * torch.tensor([1.0, 100.0]) + torch.tensor([0.0, 1000.0])
+    data = torch.randn(500, 10, 2) * torch.tensor([1.0, 100.0]) + torch.tensor([0.0, 1000.0])
     normalizer = of(*data)
     union = data.reshape(-1, 2).double()
     torch.testing.assert_close(normalizer.mean.double(), union.mean(0), rtol=1e-5, atol=1e-4)
@@ -94,6 +96,13 @@ def test_as_released_the_standard_deviation_shrinks_with_the_square_root_of_the_
     assert std[1] == pytest.approx(1, abs=0.02)
     assert [std[2], std[4], std[10]] == pytest.approx([0.70, 0.51, 0.32], abs=0.02)
     assert normalizer.mean.item() == pytest.approx(0, abs=0.02)
+
+
+def test_as_released_sums_over_the_last_batch_alone_and_divides_by_the_total_count():
+    """The second batch moves the mean from 2 to 4: (5-2)(5-4) + (7-2)(7-4) = 18, of 4 observations."""
+    normalizer = of(torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]]), as_released=True)
+    assert normalizer.mean.item() == 4
+    assert normalizer.std.item() == pytest.approx(math.sqrt(18 / 4))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -75,6 +75,10 @@ class TestVelocityMLP:
         assert first.weight.var().item() == pytest.approx(1 / (300 + 2 + 8), rel=0.03)
         assert not any(layer.bias.any() for layer in net.layers)
 
+    def test_a_hidden_layer_without_units_is_refused(self):
+        with pytest.raises(ValueError, match=r"hidden_sizes must be at least 1 each, got \[16, 0\]"):
+            VelocityMLP(3, 2, hidden_sizes=(16, 0))
+
 
 class TestValueMLP:
     def test_it_is_a_perceptron_of_the_normalised_observation(self):

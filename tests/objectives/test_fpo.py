@@ -82,6 +82,16 @@ class TestAtThetaOld:
         assert out["cfm_loss_old"] == out["cfm_loss_new"]
         torch.testing.assert_close(out["loss_objective"], -batch["advantage"].mean())
 
+    @pytest.mark.parametrize("ratio", RATIOS)
+    def test_shuffled_minibatches_keep_the_ratio_to_rounding_and_clip_nothing(self, make_actor, collect, ratio):
+        actor = make_actor(normalizer=ObservationNormalizer(3))
+        loss, batch = FPOLoss(actor, ratio=ratio), collect(actor, 20, 50).reshape(1000)
+        for minibatch in batch[torch.randperm(1000)].split(37):
+            out = loss(minibatch)
+            assert out["ratio_min"].item() == pytest.approx(1, abs=1e-5)
+            assert out["ratio_max"].item() == pytest.approx(1, abs=1e-5)
+            assert out["clip_fraction"] == 0
+
     @pytest.mark.parametrize("trust_region", REGIONS, ids=repr)
     def test_all_ratios_have_the_gradient_of_the_advantage_weighted_cfm_loss(self, make_actor, collect, trust_region):
         actor = make_actor()
@@ -525,6 +535,10 @@ class TestBadInput:
     def test_groups_that_do_not_divide_the_pairs(self, make_actor, ratio):
         with pytest.raises(ValueError, match=f"divides the actor's num_mc_samples=4, got {ratio!r}"):
             FPOLoss(make_actor(), ratio=ratio)
+
+    def test_an_actor_that_stores_no_pairs(self, make_actor):
+        with pytest.raises(ValueError, match="num_mc_samples must be at least 1, got 0"):
+            FPOLoss(make_actor().for_inference())
 
     def test_an_entropy_bonus(self, make_actor):
         with pytest.raises(ValueError, match="no entropy in closed form"):

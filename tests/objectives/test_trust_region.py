@@ -56,6 +56,12 @@ def test_a_radius_that_is_no_radius_is_refused(region, epsilon):
         region(epsilon)
 
 
+@pytest.mark.parametrize("epsilon", [(0.1,), (0.1, 0.2, 0.3), (0.1, "high")])
+def test_radii_that_are_no_pair_are_refused(epsilon):
+    with pytest.raises(ValueError, match=r"a number or a pair of them \(low, high\), got"):
+        Clip(epsilon)
+
+
 def test_repr_shows_the_radius():
     assert repr(ASPO(0.05)) == "ASPO(0.05)"
     assert repr(Clip((0.1, 0.3))) == "Clip((0.1, 0.3))"

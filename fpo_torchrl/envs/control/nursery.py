@@ -42,12 +42,7 @@ class Nursery:
     def _draw(self, generator: torch.Generator) -> None:
         physics = self.physics
         start = self.task.reset(generator, physics.num_envs)
-        physics.restart(start.qpos, start.qvel, start.mocap_pos)
-        if self.task.settle_steps:
-            nothing = torch.zeros(physics.num_envs, physics.control_dim, device=physics.device)
-            for _ in range(self.task.settle_steps):
-                physics.step(nothing)
-            physics.state.time.zero_()
+        physics.restart(start.qpos, start.qvel, start.mocap_pos, self.task.settle_steps)
         self.used = 0
 
     def tensors(self) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from fpo_torchrl.envs.physics import PhysicsState
 
 _ANTIALIAS = 2
 _NEAR = 0.05  # m, what is closer to the camera is cut off
+_FAR = 1000  # m, how far a plane without an edge reaches
 _NUM_TILES = 8  # on either side of the camera
 _SHADOW = (0.64, 0.66, 0.70)
 _ROUND = (mjtGeom.mjGEOM_SPHERE, mjtGeom.mjGEOM_ELLIPSOID, mjtGeom.mjGEOM_CAPSULE, mjtGeom.mjGEOM_CYLINDER)
@@ -46,10 +47,11 @@ class Sketch:
         geoms = scene.geoms[: scene.ngeom]
         solids = [geom for geom in geoms if geom.type in _ROUND or geom.type == mjtGeom.mjGEOM_BOX]
         for plane in (geom for geom in geoms if geom.type == mjtGeom.mjGEOM_PLANE):
+            plane.size[:] = np.where(plane.size > 0, plane.size, _FAR) * [1, 1, 0]
             if plane.matid >= 0 and self._tiles_per_metre[plane.matid]:
                 pen.floor(plane, self._tiles_per_metre[plane.matid], solids)
             else:
-                pen.face(plane, plane.size * [1, 1, 0])
+                pen.face(plane)
         # Far to near, and what one can see through last.
         for solid in sorted(solids, key=lambda geom: (geom.rgba[3] < 1, -pen.distance(geom))):
             pen.solid(solid)
@@ -87,9 +89,9 @@ class _Pen:
             if len(pixels):
                 draw.polygon(pixels.ravel().tolist(), fill=colour)
 
-    def face(self, geom: mujoco.MjvGeom, size: np.ndarray, axis: int = 2, sign: int = 1) -> None:
+    def face(self, geom: mujoco.MjvGeom, axis: int = 2, sign: int = 1) -> None:
         """Fill one side of a box, or a plane, if it looks at the camera."""
-        corners = np.insert(_SQUARE * np.delete(size, axis), axis, sign * size[axis], axis=1)
+        corners = np.insert(_SQUARE * np.delete(geom.size, axis), axis, sign * geom.size[axis], axis=1)
         corners, normal = geom.pos + corners @ geom.mat.T, sign * geom.mat[:, axis]
         if normal @ (self._place - corners[0]) > 0:
             self.fill(corners[None], geom.rgba[:3] * (0.75 + 0.3 * max(0.0, normal @ self._light)), geom.rgba[3])
@@ -108,13 +110,14 @@ class _Pen:
         tiles = cells[cells.sum(1) % 2 == 1, None] + 0.5 + 0.5 * _SQUARE
         fill(_SQUARE[None] * half, TILES[0])
         fill(tiles / tiles_per_metre, TILES[1])
-        fill(np.array([(_outline(solid, *axes.T) - plane.pos) @ axes for solid in solids]), _SHADOW)
+        for solid in solids:
+            fill((_outline(solid, *axes.T) - plane.pos)[None] @ axes, _SHADOW)
 
     def solid(self, geom: mujoco.MjvGeom) -> None:
         """Fill a shape as the camera sees it."""
         if geom.type == mjtGeom.mjGEOM_BOX:
             for axis, sign in itertools.product(range(3), (-1, 1)):
-                self.face(geom, geom.size, axis, sign)
+                self.face(geom, axis, sign)
             return
         right, up, _ = self._axes
         for shrink, brightness in _GLINT:

@@ -55,9 +55,12 @@ class CPhysics:
 
     def sibling(self, num_envs: int) -> CPhysics:
         """Another batch of the same model, with ``num_envs`` copies, that shares the threads."""
-        sibling = object.__new__(type(self))
-        sibling._build(self.model, num_envs, self.num_substeps, self._threads, self._data)
-        return sibling
+        return self._like(num_envs, self.num_substeps)
+
+    def _like(self, num_envs: int, num_substeps: int) -> CPhysics:
+        like = object.__new__(type(self))
+        like._build(self.model, num_envs, num_substeps, self._threads, self._data)
+        return like
 
     def _build(
         self, model: mujoco.MjModel, num_envs: int, num_substeps: int, threads: Rollout, data: list[mujoco.MjData]
@@ -98,7 +101,7 @@ class CPhysics:
         )
         self.state.mocap_quat[..., 0] = 1
 
-    def restart(self, qpos: Tensor, qvel: Tensor, mocap_pos: Tensor) -> None:
+    def restart(self, qpos: Tensor, qvel: Tensor, mocap_pos: Tensor, settle_steps: int = 0) -> None:
         """Put every copy at time 0 into the given state, with sensors and warm start that fit it."""
         for array in (self._now, self._warm_start, self._control, self._mocap):
             array.fill(0)
@@ -111,6 +114,16 @@ class CPhysics:
         self._roll_and_measure(substep=0)
         np.copyto(self._warm_start, self._rate[:, self._velocity])
         np.copyto(self._sensordata, self._sensor_path[:, 0])
+        if settle_steps:
+            self._settle(settle_steps)
+
+    def _settle(self, num_steps: int) -> None:
+        """Take ``num_steps`` control steps without control as one long one, which costs far less."""
+        everyone, long = torch.arange(self.num_envs), self._like(self.num_envs, num_steps * self.num_substeps)
+        long.copy_rows(everyone, self, everyone)
+        long.step(torch.zeros(self.num_envs, self.control_dim))
+        self.copy_rows(everyone, long, everyone)
+        self.state.time.zero_()
 
     def step(self, control: Tensor) -> None:
         """Advance every copy by one control step under ``control`` ``[num_envs, control_dim]``."""

@@ -81,11 +81,12 @@ class Physics(Protocol):
     device: torch.device
     state: PhysicsState
 
-    def restart(self, qpos: Tensor, qvel: Tensor, mocap_pos: Tensor) -> None:
+    def restart(self, qpos: Tensor, qvel: Tensor, mocap_pos: Tensor, settle_steps: int = 0) -> None:
         """Put every copy at time 0 into the given state, with sensors and warm start that fit it.
 
         ``qpos`` ``[num_envs, nq]``, ``qvel`` ``[num_envs, nv]``, ``mocap_pos``
-        ``[num_envs, nmocap, 3]``. Raises :class:`PhysicsError` if the state is not finite.
+        ``[num_envs, nmocap, 3]``; ``settle_steps`` control steps without control come first.
+        Raises :class:`PhysicsError` if the state is not, or does not stay, finite.
         """
         ...
 

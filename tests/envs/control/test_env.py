@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -213,6 +215,20 @@ def test_broken_physics_names_env_and_step():
 def test_bad_arguments_are_refused(keywords, message):
     with pytest.raises(ValueError, match=message):
         make(**keywords)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the process's memory from /proc")
+def test_a_thousand_copies_take_little_memory():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    run(make("BallInCup", num_envs=1), 2)
+    before = resident()
+    env = make("BallInCup", num_envs=1024)
+    data = env.reset()
+    for _ in range(5):
+        data = env.step_and_maybe_reset(data.set("action", env.action_spec.rand()))[1]
+    assert resident() - before < 200e6
 
 
 @pytest.mark.gpu

@@ -71,6 +71,19 @@ def test_restart_evaluates_sensors_and_acceleration_at_the_given_state():
     assert state.time.eq(0).all()
 
 
+def test_settling_is_so_many_steps_without_control():
+    stepped, settled = make("BallInCup"), make("BallInCup")
+    start = [stepped.state.tensors()[key].clone() for key in ("qpos", "qvel", "mocap_pos")]
+    start[0][:, 2] += torch.linspace(-0.1, 0.1, NUM_ENVS)
+    stepped.restart(*start)
+    for _ in range(6):
+        stepped.step(torch.zeros(NUM_ENVS, 2))
+    settled.restart(*start, settle_steps=6)
+    for key, tensor in settled.state.tensors().items():
+        expected = torch.zeros_like(tensor) if key == "time" else stepped.state.tensors()[key]
+        torch.testing.assert_close(tensor, expected, atol=1e-7, rtol=1e-7)
+
+
 def test_sensors_are_one_simulation_step_old():
     physics = make("CartpoleBalance")
     before = physics.state.qpos[:, 1].clone()

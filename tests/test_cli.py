@@ -1,0 +1,216 @@
+"""The commands as a user types them, with their exit codes and messages."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from fpo_torchrl import evaluate, train
+from fpo_torchrl.evaluate import EvalConfig, evaluate_run
+from fpo_torchrl.evaluation import Evaluation
+from fpo_torchrl.loggers import read_metrics
+from fpo_torchrl.run import Run, start_run
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Type a command; returns its exit code, its output and what it says on standard error."""
+
+    def call(main, *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run of two iterations, without its picture."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "finish", lambda self: {})
+        start_run(tiny.compose(*tiny.GRIDWORLD, "total_frames=128", f"run_dir={path}"), []).train()
+    return path
+
+
+def test_the_installed_command_finds_its_configs_from_any_directory(tmp_path):
+    fpo_train = Path(sys.executable).with_name("fpo-train")
+    arguments = [fpo_train, "experiment=bandit", "seed=7", "--cfg", "job"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "task: bandit/bimodal\nseed: 7\n" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+class TestFpoTrain:
+    def test_a_sweep_makes_a_run_directory_for_each_job(self, command, tmp_path, monkeypatch):
+        monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+        monkeypatch.chdir(tmp_path)
+        code, out, _ = command(train.main, "-m", *tiny.BANDIT, "total_frames=64", "seed=0,1", "hydra.sweep.dir=sweep")
+        assert code == 0
+        for seed in (0, 1):
+            assert f"seed: {seed}\n" in Path(f"sweep/{seed}/config.yaml").read_text()
+            for name in ("metrics.csv", "evaluation.json", "checkpoints/checkpoint-000000000064.torchrl"):
+                assert Path(f"sweep/{seed}", name).is_file()
+            assert f"sweep/{seed}/metrics.csv" in out
+        losses = [read_metrics(f"sweep/{seed}/metrics.csv")[0]["loss_critic"] for seed in (0, 1)]
+        assert losses[0] != losses[1]
+        assert not [path for path in Path().rglob("*") if path.name == "multirun.yaml" and path.parent != Path("sweep")]
+
+    def test_a_checkpoint_that_is_missing_exits_with_3(self, command, tmp_path):
+        code, _, err = command(train.main, f"resume={tmp_path}")
+        assert code == 3
+        assert f"{tmp_path} is not the directory of a run" in err
+
+    def test_divergence_exits_with_4_and_keeps_the_last_good_checkpoint(self, command, run_dir, tmp_path):
+        copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+        before = tiny.read_checkpoint(copy)
+        code, _, err = command(train.main, f"resume={copy}", "optim.lr=1e30", "total_frames=256", "progress=false")
+        assert code == 4
+        assert "became NaN or infinite in the update after frame 128" in err
+        assert "resume from it with a smaller optim.lr" in err
+        after = tiny.read_checkpoint(copy)
+        assert all(tiny.same({key: before[key]}, {key: after[key]}) for key in before)
+        assert [row["frames"] for row in read_metrics(copy / "metrics.csv")] == [64, 128]
+
+    def test_a_full_disk_exits_with_3(self, command, tmp_path):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # room for the texts, not for a checkpoint
+        try:
+            code, _, err = command(
+                train.main, *tiny.GRIDWORLD, f"run_dir={tmp_path / 'run'}", "critic.hidden_sizes=[999]"
+            )
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert code == 3
+        assert "could not write the checkpoint of frame 64" in err
+
+    def test_a_directory_that_cannot_be_written(self, command, tmp_path, monkeypatch):
+        def refuse(self, *args, **kwargs):
+            raise OSError(28, "No space left on device", str(self))
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        code, _, err = command(train.main, *tiny.GRIDWORLD, f"run_dir={tmp_path / 'run'}")
+        assert code == 3
+        assert "could not write: [Errno 28] No space left on device" in err
+
+    def test_an_interruption_exits_with_130(self, command, tmp_path, monkeypatch):
+        def interrupt(self):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Run, "train", interrupt)
+        code, _, err = command(train.main, *tiny.GRIDWORLD, f"run_dir={tmp_path / 'run'}")
+        assert code == 130
+        assert "resume=<run directory> continues" in err
+
+    def test_a_bug_keeps_its_traceback(self, command, tmp_path, monkeypatch):
+        def crash(self):
+            raise ValueError("a mistake of ours")
+
+        monkeypatch.setattr(Run, "train", crash)
+        with pytest.raises(ValueError, match="a mistake of ours"):
+            command(train.main, *tiny.GRIDWORLD, f"run_dir={tmp_path / 'run'}")
+
+
+class TestFpoEval:
+    def test_every_combination_is_evaluated(self, command, run_dir, tmp_path):
+        output = tmp_path / "table.json"
+        settings = ("solvers=[euler,rk4]", "steps=[1,3]", "noise=[zero,fixed]", "episodes=2", f"output={output}")
+        code, out, _ = command(evaluate.main, run_dir, *settings)
+        assert code == 0
+        table = json.loads(output.read_text())
+        assert [(row["solver"], row["noise"]) for row in table] == [
+            (f"{solver}(num_steps={steps})", noise)
+            for solver in ("Euler", "RK4")
+            for steps in (1, 3)
+            for noise in ("zero", "fixed")
+        ]
+        for row in table:
+            assert row["solver"] in out
+            assert len(row["returns"]) == 2
+
+    def test_by_default_the_newest_checkpoint_and_its_own_solver(self, command, run_dir):
+        code, out, _ = command(evaluate.main, run_dir, "episodes=2")
+        assert code == 0
+        assert "checkpoint-000000000128.torchrl" in out
+        assert out.count("Euler(num_steps=2)") == 2  # random and zero
+
+    def test_an_older_checkpoint(self, run_dir):
+        """Its weights are used: a policy of other weights takes other actions."""
+        older = run_dir / "checkpoints" / "checkpoint-000000000064.torchrl"
+        actors = []
+        for path in (None, str(older)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    evaluate, "evaluate", lambda actor, *a, **k: actors.append(actor) or Evaluation([0.0], 0.0)
+                )
+                evaluate_run(str(run_dir), EvalConfig(noise="zero", episodes=1, checkpoint=path))
+        newest = tiny.read_checkpoint(run_dir)
+        weights = [tiny.flat({"actor": actor.state_dict()}) for actor in actors]
+        assert tiny.same(weights[0], {key: value for key, value in newest.items() if key.startswith("actor.")})
+        assert not tiny.same(weights[1], weights[0])
+
+    def test_the_seed_repeats_the_episodes(self, run_dir):
+        runs = [evaluate_run(str(run_dir), EvalConfig(noise="random", episodes=8, seed=1)) for _ in range(2)]
+        assert runs[0][0]["returns"] == runs[1][0]["returns"]
+
+    def test_it_records(self, command, run_dir, tmp_path):
+        path = tmp_path / "episode.gif"
+        code, out, _ = command(evaluate.main, run_dir, "episodes=1", "noise=zero", f"render={path}")
+        assert code == 0
+        assert f"recorded {path}" in out
+        assert path.stat().st_size > 0
+
+    @pytest.mark.parametrize(
+        ("settings", "code", "words"),
+        [
+            (["noise=pink"], 2, "noise: unknown start noise 'pink', known are random, zero, fixed"),
+            (["solvers=[euler,dopri]"], 2, "unknown solver 'dopri', known are euler, heun, midpoint, rk4, sde"),
+            (["steps=0"], 2, "steps: num_steps"),
+            (["episodes=0"], 2, "episodes=0 is out of range"),
+            (["episodes=few"], 2, "episodes"),
+            (["step=3"], 2, "step"),
+            (["heun"], 2, "usage: fpo-eval RUN_DIRECTORY [setting=value ...]"),
+            (["checkpoint=none.torchrl"], 3, "none.torchrl does not exist"),
+        ],
+    )
+    def test_wrong_settings_stop_before_any_episode(self, command, run_dir, settings, code, words):
+        actual, out, err = command(evaluate.main, run_dir, *settings)
+        assert actual == code
+        assert words in err
+        assert "return" not in out
+
+    def test_a_directory_without_a_run(self, command, tmp_path):
+        code, _, err = command(evaluate.main, tmp_path)
+        assert code == 3
+        assert "is not the directory of a run" in err
+
+    def test_solvers_are_no_setting_of_a_gaussian(self, command, tmp_path):
+        overrides = (*tiny.SMALL, "task=probe/both", "actor=gaussian", "loss=ppo", "total_frames=64")
+        run = start_run(tiny.compose(*overrides, f"run_dir={tmp_path}"), [])
+        run.checkpointer.save(0)
+        code, _, err = command(evaluate.main, tmp_path, "solvers=heun")
+        assert code == 2
+        assert "this run trained a Gaussian" in err
+        code, out, _ = command(evaluate.main, tmp_path, "episodes=2")
+        assert code == 0
+        assert "Gaussian" in out
+
+    def test_usage(self, command):
+        code, out, _ = command(evaluate.main)
+        assert code == 2
+        assert command(evaluate.main, "--help")[0] == 0
+        for words in ("solvers=", "steps=", "noise=", "render=", "output="):
+            assert words in out
