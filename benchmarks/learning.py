@@ -50,8 +50,9 @@ class Suite:
 
 
 PPO = ("actor=gaussian", "loss=ppo")
+CARTPOLE = ("task=CartpoleBalance", "total_frames=700_000", "advantage.gamma=0.99")
 SUITES = [
-    Suite("CartpoleBalance", ("task=CartpoleBalance",), ("task=CartpoleBalance", *PPO)),
+    Suite("CartpoleBalance", CARTPOLE, (*CARTPOLE, *PPO)),
     Suite("PointMass", ("task=PointMass",), ("task=PointMass", *PPO)),
     Suite("gridworld", ("experiment=gridworld",), ("experiment=gridworld_ppo",)),
     Suite("bandit", ("experiment=bandit",), ("experiment=bandit_ppo",)),
@@ -152,7 +153,7 @@ def interval(values: list[float]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown table: one line per task and algorithm, mean over seeds with its interval, and every seed."""
     lines = [
-        "| task | algorithm | seeds | frames | return, sampled | per seed | return, zero noise or mode | other | time |",
+        "| task | algorithm | seeds | frames | return, sampled | per seed | return, zero or mode | other | time |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for task, algorithm in dict.fromkeys((row["task"], row["algorithm"]) for row in rows):

@@ -1,0 +1,1 @@
+"""The Hydra configs, installed as ``fpo_torchrl.conf``."""

@@ -31,7 +31,7 @@ from fpo_torchrl.modules import CosSinTimeEmbedding
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor, scale: float | None = None) -> None:
-    """The largest difference is below 1e-5 of the largest entry, or of ``scale``: what cancels has no precision left."""
+    """The largest difference is below 1e-5 of the largest entry, or of ``scale`` where terms cancel."""
     assert ours.shape == theirs.shape
     assert theirs.any()
     assert (ours - theirs).abs().max() <= 1e-5 * (theirs.abs().max() if scale is None else scale)
