@@ -50,10 +50,10 @@ class Suite:
 
 
 PPO = ("actor=gaussian", "loss=ppo")
-CARTPOLE = ("task=CartpoleBalance", "total_frames=700_000", "advantage.gamma=0.99")
+REACHER = ("task=ReacherEasy", "advantage.gamma=0.95", "total_frames=500_000")
 SUITES = [
-    Suite("CartpoleBalance", CARTPOLE, (*CARTPOLE, *PPO)),
-    Suite("PointMass", ("task=PointMass",), ("task=PointMass", *PPO)),
+    Suite("CartpoleBalance", ("task=CartpoleBalance",), ("task=CartpoleBalance", *PPO)),
+    Suite("ReacherEasy", REACHER, (*REACHER, *PPO)),
     Suite("gridworld", ("experiment=gridworld",), ("experiment=gridworld_ppo",)),
     Suite("bandit", ("experiment=bandit",), ("experiment=bandit_ppo",)),
     *(

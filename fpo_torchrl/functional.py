@@ -97,12 +97,6 @@ def effective_sample_size(log_ratio: Tensor) -> Float[Tensor, ""]:
     return (2 * flat.logsumexp(0) - (2 * flat).logsumexp(0)).exp() / flat.numel()
 
 
-def explained_variance(prediction: Tensor, target: Tensor) -> Float[Tensor, ""]:
-    """Share of the target's variance that the prediction explains: 1 is perfect, 0 is no better than the mean."""
-    residual = (target - prediction).var(correction=0)
-    return 1 - residual / target.var(correction=0).clamp_min(torch.finfo(target.dtype).eps)
-
-
 def brax_advantage(
     reward: Float[Tensor, "*batch steps 1"],
     terminated: Tensor,

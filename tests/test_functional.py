@@ -107,22 +107,6 @@ class TestEffectiveSampleSize:
         assert F.effective_sample_size(tensor([[800.0, 0.0], [0.0, 0.0]])).item() == pytest.approx(0.25)
 
 
-class TestExplainedVariance:
-    TARGET = tensor([[1.0], [2.0], [3.0], [6.0]])
-
-    def test_perfect_mean_and_worse_predictions(self):
-        assert F.explained_variance(self.TARGET, self.TARGET) == 1
-        assert F.explained_variance(torch.full((4, 1), 3.0), self.TARGET).item() == pytest.approx(0)
-        twice_the_target_is_left = F.explained_variance(-self.TARGET, self.TARGET)
-        assert twice_the_target_is_left.item() == pytest.approx(1 - 4)
-
-    def test_a_constant_error_explains_all_variance(self):
-        assert F.explained_variance(self.TARGET + 5, self.TARGET).item() == pytest.approx(1)
-
-    def test_a_constant_target_gives_a_finite_number(self):
-        assert torch.isfinite(F.explained_variance(tensor([1.0, 2.0]), tensor([3.0, 3.0])))
-
-
 class TestBraxAdvantage:
     def test_three_steps_by_hand(self):
         """reward 1, value 0, gamma 1/2, lambda 1/2, one terminated step last."""
