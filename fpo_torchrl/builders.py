@@ -121,9 +121,10 @@ def check_critic_settings(loss: LossModule) -> None:
     Raises:
         ConfigError: for an unknown critic loss, or a critic that would not be trained.
     """
-    if loss.critic_coeff is None or loss.critic_coeff <= 0:
+    coeff: Any = loss.critic_coeff
+    if coeff is None or coeff <= 0:
         raise ConfigError(
-            f"loss.critic_coeff must be positive, got {loss.critic_coeff}: the advantage needs a critic that is trained"
+            f"loss.critic_coeff must be positive, got {coeff}: the advantage needs a critic that is trained"
         )
     try:
         distance_loss(torch.zeros(1), torch.zeros(1), loss.loss_critic_type)

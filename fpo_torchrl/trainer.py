@@ -15,13 +15,10 @@ from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule
 
 from fpo_torchrl.advantage import GAE
+from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.tracking import EpisodeTracker
-
-
-class NonFiniteError(RuntimeError):
-    """A number that training depends on is NaN or infinite; the message says which and where."""
 
 
 class Trainer:

@@ -85,6 +85,15 @@ class TestFpoTrain:
         assert all(tiny.same({key: before[key]}, {key: after[key]}) for key in before)
         assert [row["frames"] for row in read_metrics(copy / "metrics.csv")] == [64, 128]
 
+    def test_actions_that_are_not_finite_exit_with_4(self, command, tmp_path):
+        """The physics refuses them before the trainer sees the batch."""
+        # one gradient step to weights of 1e30, whose actions are the first to show it
+        overrides = (*tiny.CARTPOLE, "trainer.num_epochs=1", "trainer.minibatch_size=64", "actor.squash=none")
+        code, _, err = command(train.main, *overrides, "optim.lr=1e30", f"run_dir={tmp_path / 'run'}")
+        assert code == 4
+        assert "CartpoleBalance: the action of env 0, 1, 2, 3, 4, 5, 6, 7 is not finite" in err
+        assert "of its episode). Look for a diverged policy" in err
+
     def test_a_full_disk_exits_with_3(self, command, tmp_path):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # room for the texts, not for a checkpoint

@@ -101,7 +101,6 @@ TYPED_WRONG = {
     "optim.learning_rate=1": ["optim.learning_rate is not a setting", "allowed in optim: lr, critic_lr, betas"],
     "optm.lr=1": ["optm is not a setting", "optim, trainer"],
     "optim.lr=fast": ["optim.lr", "'fast'", "Float"],
-    "logger.offline=maybe": ["logger.offline", "'maybe'", "bool"],
     "actor=gauss": ["'actor/gauss'", "flow", "gaussian"],
     "loss/trust_region=trpo": ["'loss/trust_region/trpo'", "aspo", "clip", "spo"],
     "normalizer=null": ["must be a string", "the name of an option"],

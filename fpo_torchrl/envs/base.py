@@ -11,6 +11,10 @@ from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 
+class NonFiniteError(RuntimeError):
+    """A number that training depends on is NaN or infinite; the message says which and where."""
+
+
 class BatchedEnv(EnvBase):
     """``num_envs`` copies of one task, stepped together as one TorchRL environment.
 

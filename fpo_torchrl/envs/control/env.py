@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fpo_torchrl.envs.base import BatchedEnv
+from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
 from fpo_torchrl.envs.control.catalogue import did_you_mean, find_task
 from fpo_torchrl.envs.control.nursery import Nursery
 from fpo_torchrl.envs.control.task import ControlTask
@@ -41,9 +41,9 @@ class ControlEnv(BatchedEnv):
         num_threads (int, optional): threads that step the physics; None means every core.
 
     Raises:
-        ValueError: for an unknown task or back end, a count below 1, and, when stepping, an action
-            of the wrong shape or not finite.
-        RuntimeError: when stepping, if the physics of a copy breaks down; it names copy and step.
+        ValueError: for an unknown task or back end, a count below 1, or an action of the wrong shape.
+        NonFiniteError: when stepping, if an action is not finite or the physics of a copy breaks down;
+            it names copy and step.
 
     Example:
         >>> env = ControlEnv("CartpoleBalance", num_envs=4, num_threads=1)
@@ -134,12 +134,13 @@ class ControlEnv(BatchedEnv):
         """What a user should read: whose fault it is, and where to look."""
         bad = (~action.isfinite()).any(-1).nonzero().flatten().tolist()
         if bad:
-            return ValueError(
-                f"{self.task.name}: the action of env {', '.join(map(str, bad))} is not finite "
-                f"(env {bad[0]} got {action[bad[0]].tolist()}). Look for a diverged policy."
+            return NonFiniteError(
+                f"{self.task.name}: the action of env {', '.join(map(str, bad))} is not finite (env {bad[0]} got "
+                f"{action[bad[0]].tolist()} at step {int(self.step_count[bad[0]])} of its episode). Look for a "
+                "diverged policy."
             )
         where = ", ".join(f"env {row} at step {int(self.step_count[row])} of its episode" for row in error.rows)
-        return RuntimeError(
+        return NonFiniteError(
             f"{self.task.name}: the physics broke down ({error.reason}) in {where}. Nothing was advanced: "
             "get_state() still returns the state before this step."
         )

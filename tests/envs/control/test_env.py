@@ -14,6 +14,7 @@ from torchrl.collectors import Collector
 from torchrl.envs.utils import check_env_specs
 from torchrl.modules import RandomPolicy
 
+from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
 
 
@@ -181,7 +182,7 @@ def test_an_action_that_is_not_finite_names_the_env(bad):
     data = env.reset()
     data["action"] = torch.zeros(4, 2)
     data["action"][2, 1] = bad
-    with pytest.raises(ValueError, match=r"ReacherEasy: the action of env 2 is not finite \(env 2 got \[0.0, "):
+    with pytest.raises(NonFiniteError, match=r"ReacherEasy: the action of env 2 is not finite \(env 2 got \[0.0, "):
         env.step(data)
 
 
