@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from fpo_torchrl import evaluate, train
+from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.evaluate import EvalConfig, evaluate_run
 from fpo_torchrl.evaluation import Evaluation
 from fpo_torchrl.loggers import read_metrics
@@ -106,31 +107,30 @@ class TestFpoTrain:
         assert code == 3
         assert "could not write the checkpoint of frame 64" in err
 
-    def test_a_directory_that_cannot_be_written(self, command, tmp_path, monkeypatch):
-        def refuse(self, *args, **kwargs):
-            raise OSError(28, "No space left on device", str(self))
 
-        monkeypatch.setattr(Path, "mkdir", refuse)
-        code, _, err = command(train.main, *tiny.GRIDWORLD, f"run_dir={tmp_path / 'run'}")
-        assert code == 3
-        assert "could not write: [Errno 28] No space left on device" in err
+class TestFriendlyErrors:
+    @pytest.mark.parametrize(
+        ("error", "code", "words"),
+        [
+            (KeyboardInterrupt(), 130, "resume=<run directory> continues from its last checkpoint"),
+            (OSError(28, "No space left on device", "metrics.csv"), 3, "could not write: [Errno 28] No space left"),
+            (
+                PermissionError(13, "Permission denied", "runs"),
+                3,
+                "could not write: [Errno 13] Permission denied",
+            ),
+        ],
+    )
+    def test_what_happens_to_a_user_is_a_message(self, capsys, error, code, words):
+        with pytest.raises(SystemExit) as stopped, friendly_errors():
+            raise error
+        assert stopped.value.code == code
+        assert words in capsys.readouterr().err
 
-    def test_an_interruption_exits_with_130(self, command, tmp_path, monkeypatch):
-        def interrupt(self):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(Run, "train", interrupt)
-        code, _, err = command(train.main, *tiny.GRIDWORLD, f"run_dir={tmp_path / 'run'}")
-        assert code == 130
-        assert "resume=<run directory> continues" in err
-
-    def test_a_bug_keeps_its_traceback(self, command, tmp_path, monkeypatch):
-        def crash(self):
-            raise ValueError("a mistake of ours")
-
-        monkeypatch.setattr(Run, "train", crash)
-        with pytest.raises(ValueError, match="a mistake of ours"):
-            command(train.main, *tiny.GRIDWORLD, f"run_dir={tmp_path / 'run'}")
+    @pytest.mark.parametrize("error", [ValueError("a mistake of ours"), FileNotFoundError(2, "No such file", "x")])
+    def test_a_bug_keeps_its_traceback(self, error):
+        with pytest.raises(type(error)), friendly_errors():
+            raise error
 
 
 class TestFpoEval:
