@@ -114,7 +114,8 @@ class Run:
                 self.log(metrics)
                 if self._is_due(self.checkpoint_interval):
                     self.checkpointer.save(trainer.frames)
-                bar.set_postfix_str(f"return {metrics['return']:.1f}, ratio {metrics['ratio']:.4f}", refresh=False)
+                finished = f"{metrics['return']:.1f}" if metrics["episodes"] else "(no episode over yet)"
+                bar.set_postfix_str(f"return {finished}, ratio {metrics['ratio']:.4f}", refresh=False)
                 bar.update(trainer.frames - bar.n)
         self.training_s = time.perf_counter() - started
         return self.finish()
