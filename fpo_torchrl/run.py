@@ -92,7 +92,6 @@ class Run:
     def train(self) -> dict[str, Evaluation]:
         """Train to the end, then evaluate, draw and record; returns the final evaluations by start noise."""
         cfg, trainer = self.cfg, self.trainer
-        started = time.perf_counter()
         print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames; run directory {self.run_dir}")
         bar = tqdm(
             total=-(-cfg.total_frames // trainer.frames_per_batch) * trainer.frames_per_batch,
@@ -117,7 +116,6 @@ class Run:
                 finished = f"{metrics['return']:.1f}" if metrics["episodes"] else "(no episode over yet)"
                 bar.set_postfix_str(f"return {finished}, ratio {metrics['ratio']:.4f}", refresh=False)
                 bar.update(trainer.frames - bar.n)
-        self.training_s = time.perf_counter() - started
         return self.finish()
 
     def _is_due(self, interval: int) -> bool:

@@ -143,7 +143,7 @@ class Trainer:
             self.normalizer.update(batch["observation"])
         history = []
         for epoch in range(self.num_epochs):
-            if epoch == 0 or self.advantage_every == "epoch":
+            if self.advantage_every == "epoch" or (self.advantage_every == "batch" and epoch == 0):
                 self.advantage(batch)
             for minibatch in self._minibatches(batch):
                 losses = self.loss(minibatch)
@@ -178,7 +178,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Progress, episode returns and, where it can be had, the environment's state."""
         state = {"frames": self.frames, "tracker": self.tracker.state_dict()}
-        if hasattr(self.env, "get_state"):
+        if self.can_restore_env:
             state["env"] = self.env.get_state().to_dict()
         return state
 

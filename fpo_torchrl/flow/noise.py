@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
-class StartNoise:
+class StartNoise(ABC):
     """Base class: ``sample(shape, like)`` gives the solver's starting point."""
 
+    @abstractmethod
     def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Starting points of ``shape`` on the device and in the dtype of ``like``."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

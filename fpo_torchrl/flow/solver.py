@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,7 @@ VelocityField = Callable[[Tensor, Tensor], Tensor]
 """``velocity(x, time)`` with ``x`` of shape ``[*batch, act]`` and a ``time`` of shape ``[1]``."""
 
 
-class Solver:
+class Solver(ABC):
     """Base class of fixed-step solvers of ``dx/dt = velocity(x, t)`` from time 0 to time 1.
 
     A subclass defines :meth:`step`. ``order`` is the order of convergence in the step size,
@@ -35,9 +36,9 @@ class Solver:
             raise ValueError(f"num_steps must be a whole number, at least 1, got {num_steps}")
         self.num_steps = int(num_steps)
 
+    @abstractmethod
     def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
         """Advance ``x`` from ``time`` to ``time + dt``."""
-        raise NotImplementedError
 
     def __call__(self, velocity: VelocityField, x: Tensor) -> Tensor:
         """Carry ``x`` from time 0 to time 1.

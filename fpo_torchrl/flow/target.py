@@ -7,16 +7,18 @@ target is no more than a weight, and the same network serves all of them.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from jaxtyping import Float
 from torch import Tensor
 
 
-class RegressionTarget:
+class RegressionTarget(ABC):
     """Base class: ``weight(time)`` multiplies the velocity error before it is squared."""
 
+    @abstractmethod
     def weight(self, time: Float[Tensor, "*shape 1"]) -> Float[Tensor, "*shape 1"] | float:
         """Factor on the velocity error at ``time``."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
-class TimeSampler:
+class TimeSampler(ABC):
     """Base class: ``sample(shape, like)`` draws flow times in [0, 1]."""
 
+    @abstractmethod
     def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Draw times of ``shape`` on the device and in the dtype of ``like``."""
-        raise NotImplementedError
 
 
 class GridTime(TimeSampler):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor
 
 from fpo_torchrl.functional import aspo_objective, ppo_objective, spo_objective
 
 
-class TrustRegion:
+class TrustRegion(ABC):
     """Base class: an objective of ratio and advantage, to be maximised, around a band of ratios.
 
     A subclass defines :meth:`__call__`. ``low`` and ``high`` bound the band ``[1 - low, 1 + high]``;
@@ -22,9 +24,9 @@ class TrustRegion:
             )
         self.low, self.high = float(low), float(high)
 
+    @abstractmethod
     def __call__(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         """Objective ``[*batch, groups]`` of ``ratio`` ``[*batch, groups]`` and ``advantage`` ``[*batch, 1]``."""
-        raise NotImplementedError
 
     def is_outside(self, ratio: Tensor) -> Tensor:
         """Which ratios lie outside the band."""
