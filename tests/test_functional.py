@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 from torch import tensor
@@ -69,7 +70,7 @@ class TestObjectives:
     @pytest.mark.parametrize(("advantage", "peak"), [(2.0, 1.05), (-0.5, 0.95)])
     def test_spo_peaks_at_the_edge_of_its_band(self, advantage, peak):
         ratio = torch.linspace(0.5, 1.5, 20_001, dtype=torch.float64)
-        objective = F.spo_objective(ratio, tensor(advantage, dtype=torch.float64), epsilon=0.05)
+        objective = F.spo_objective(ratio, tensor([advantage], dtype=torch.float64), epsilon=0.05)
         assert ratio[objective.argmax()].item() == pytest.approx(peak, abs=1e-4)
 
     @staticmethod
@@ -170,3 +171,8 @@ class TestBraxAdvantage:
         next_gae = torch.cat([gae[:, 1:], torch.zeros(3, 1, 1)], 1)
         torch.testing.assert_close(brax, delta + alive * next_gae)
         assert not torch.allclose(brax, gae)
+
+
+def test_shapes_in_annotations_are_checked_while_testing():
+    with pytest.raises(jaxtyping.TypeCheckError, match="advantage"):
+        F.ppo_objective(torch.ones(3, 1), torch.ones(3), low=0.1, high=0.1)

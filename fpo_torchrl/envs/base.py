@@ -11,6 +11,9 @@ from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 
+NUM_PHASES = 32
+
+
 class NonFiniteError(RuntimeError):
     """A number that training depends on is NaN or infinite; the message says which and where."""
 
@@ -35,8 +38,9 @@ class BatchedEnv(EnvBase):
         max_episode_steps (int): control steps after which an episode is truncated.
         device: where every tensor of the environment lives.
         seed (int): seed of the private generator.
-        spread_episodes (bool): at the very first reset draw each copy's step counter uniformly,
-            so that episodes end at different times. The first episode of a copy is then shorter.
+        spread_episodes (bool): at the very first reset start each copy at one of 32 evenly spaced phases of
+            an episode, so that episodes end at different times. The first episode of a copy is then shorter.
+            A phase is shared by several copies, so that most steps need no reset at all.
 
     Raises:
         ValueError: if ``num_envs`` or ``max_episode_steps`` is below 1.
@@ -113,7 +117,9 @@ class BatchedEnv(EnvBase):
             self.start_episodes(rows)
             self.step_count[rows] = 0
             if self.spread_episodes and not self._started:
-                self.step_count.random_(0, self.max_episode_steps, generator=self.generator)
+                phases = min(NUM_PHASES, self.max_episode_steps)
+                self.step_count.random_(0, phases, generator=self.generator)
+                self.step_count.mul_(self.max_episode_steps).div_(phases, rounding_mode="floor")
         self._started, self._restored = True, False
         never = torch.zeros(self.num_envs, 1, dtype=torch.bool, device=self.device)
         return self._pack(observation=self.observe(), done=never, terminated=never.clone(), truncated=never.clone())

@@ -105,6 +105,18 @@ def test_next_holds_the_true_final_observation():
     assert rollout["observation"].flatten().tolist() == [0, 1, 2, 0, 1]
 
 
+def test_first_episodes_start_at_32_evenly_spaced_phases():
+    env = Counter([NEVER] * 400, max_episode_steps=3200)
+    env.reset()
+    assert env.step_count.unique().tolist() == list(range(0, 3200, 100))
+
+
+def test_episodes_shorter_than_32_steps_use_every_phase():
+    env = Counter([NEVER] * 400, max_episode_steps=5)
+    env.reset()
+    assert env.step_count.unique().tolist() == [0, 1, 2, 3, 4]
+
+
 def test_an_observation_is_not_overwritten_by_later_steps():
     env = GridWorld(num_envs=2, initial_cells=[(12, 12)])
     first = env.reset()["observation"]
@@ -117,8 +129,8 @@ def test_first_episodes_end_at_different_times():
     ends = env.rollout(50, break_when_any_done=False)["next", "truncated"].squeeze(-1)
     per_step = ends.sum(0)
     assert ends.sum(1).tolist() == [1] * 500  # each copy ends exactly once in one period
-    assert per_step.min() > 0  # on average 10 copies end at each step
-    assert per_step.max() < 30
+    assert (per_step > 0).sum() == 32
+    assert per_step.max() < 40  # about 16 copies at each of the 32 steps
     assert (env.reset()["observation"] == 0).all()
     assert env.step_count.tolist() == [0] * 500  # only the very first reset spreads
 
