@@ -99,4 +99,6 @@ def build_logger(kind: str | None, run_dir: Path, *, name: str, project: str, of
             exp_name=name, save_dir=str(run_dir), project=project, offline=offline, id=name, resume="allow"
         )
     except ImportError as error:
-        raise ConfigError(f"logger={kind} needs a package that is missing: pip install fpo-torchrl[{kind}]") from error
+        raise ConfigError(
+            f"logger={kind} needs a package that is missing ({error}): pip install fpo-torchrl[{kind}]"
+        ) from error

@@ -134,6 +134,20 @@ class FPOLoss(PPOLoss):
         self.log_ratio_clamp = log_ratio_clamp
 
     @property
+    def clip_epsilon(self) -> float | tuple[float, float]:
+        """Radius of the trust region, or its ``(low, high)`` radii. Assigning it moves the clip, for a schedule."""
+        region = self.trust_region
+        return region.low if region.low == region.high else (region.low, region.high)
+
+    @clip_epsilon.setter
+    def clip_epsilon(self, epsilon: float | tuple[float, float]) -> None:
+        if type(self.trust_region) is not Clip:
+            raise ValueError(
+                f"the trust region {self.trust_region} has its own radius: assign a new object to trust_region instead"
+            )
+        self.trust_region = Clip(epsilon)
+
+    @property
     def in_keys(self) -> list[NestedKey]:
         """Every key that the loss reads, the flow keys included."""
         if self._in_keys is None:

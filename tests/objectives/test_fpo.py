@@ -135,6 +135,18 @@ class TestByHand:
         loss, batch = by_hand(self.LOG_RATIOS, self.ADVANTAGES, **kwargs)
         assert loss(batch)["loss_objective"].item() == pytest.approx(expected, abs=1e-5)
 
+    def test_assigning_the_clip_radius_moves_the_clip(self):
+        loss, batch = by_hand(self.LOG_RATIOS, self.ADVANTAGES, clip_epsilon=0.3)
+        loss.clip_epsilon = 0.05
+        assert loss.clip_epsilon == 0.05
+        assert loss(batch)["loss_objective"].item() == pytest.approx(-(1.05 - 1.9) / 2, abs=1e-5)
+
+    def test_assigning_the_clip_radius_beside_another_trust_region_is_refused(self):
+        loss, _ = by_hand(self.LOG_RATIOS, self.ADVANTAGES, trust_region=ASPO(0.1))
+        with pytest.raises(ValueError, match=r"ASPO\(0.1\) has its own radius"):
+            loss.clip_epsilon = 0.05
+        assert loss.clip_epsilon == 0.1
+
     def test_diagnostics(self):
         loss, batch = by_hand(self.LOG_RATIOS, self.ADVANTAGES, new=2.0, ratio="per_sample", clip_epsilon=0.2)
         out = loss(batch)
