@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import sys
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of
   noise=[random,zero]    start noise: {", ".join(START_NOISES)}
   episodes=32            episodes of each evaluation
   seed=0                 of the episodes
+  device=cpu             default: the device it was trained on
   checkpoint=PATH        default: the newest of the run
   render=PATH.gif        also record an episode with the first combination
   output=PATH.json       also write the numbers to a file
@@ -43,6 +45,7 @@ class EvalConfig:
     noise: Any = field(default_factory=lambda: ["random", "zero"])
     episodes: int = 32
     seed: int = 0
+    device: str | None = None
     checkpoint: str | None = None
     render: str | None = None
     output: str | None = None
@@ -61,14 +64,14 @@ def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | N
         raise ConfigError("solvers and steps are settings of a flow policy; this run trained a Gaussian")
     if name is not None and name not in SOLVERS:
         raise ConfigError(f"solvers: unknown solver {name!r}, known are {', '.join(SOLVERS)}")
-    solver_class = SOLVERS[name] if name is not None else type(actor.solver)
-    return build(
-        {
-            "_target_": f"{solver_class.__module__}.{solver_class.__qualname__}",
-            "num_steps": num_steps if num_steps is not None else actor.solver.num_steps,
-        },
-        "steps",
-    )
+    num_steps = num_steps if num_steps is not None else actor.solver.num_steps
+    solver_class = SOLVERS[name if name is not None else "euler"]
+    solver = build({"_target_": f"fpo_torchrl.{solver_class.__name__}", "num_steps": num_steps}, "steps")
+    if name is not None:
+        return solver
+    own = copy.copy(actor.solver)  # with all its other settings
+    own.num_steps = solver.num_steps
+    return own
 
 
 def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
@@ -83,14 +86,14 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
 
     def make_env(num_envs: int) -> Any:
         node = {**tree["env"], "spread_episodes": False}
-        return build(node, "env", task=run_cfg.task, num_envs=num_envs, device=run_cfg.device, seed=0)
+        return build(node, "env", task=run_cfg.task, num_envs=num_envs, device=cfg.device or run_cfg.device, seed=0)
 
     env = make_env(cfg.episodes)
     actor = build_agent(tree, env).actor
     path = Checkpointer(run_dir, actor=actor).load(cfg.checkpoint)
     solvers = [solver_of(actor, *pair) for pair in itertools.product(as_list(cfg.solvers), as_list(cfg.steps))]
     print(f"{run_cfg.task}, {path}")
-    print(f"  {'solver':<42} {'noise':<7} {'return':>9}   {'95 % interval':<20} {'ms per action':>13}")
+    print(f"  {'solver':<42} {'noise':<7} {'return':>9}   {'95 % interval':<20} {f'ms for {cfg.episodes} actions':>18}")
     rows = []
     for solver, noise in itertools.product(solvers, as_list(cfg.noise)):
         result = evaluate(actor, env, noise=noise, solver=solver, seed=cfg.seed + EVALUATION_SEED)
@@ -98,7 +101,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         rows.append({"solver": label, "noise": noise, **result.as_dict()})
         low, high = result.interval
         interval = f"[{low:.1f}, {high:.1f}]"
-        print(f"  {label:<42} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.latency_s * 1e3:>13.4f}")
+        print(f"  {label:<42} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.policy_s * 1e3:>18.3f}")
         if cfg.render is not None and len(rows) == 1:
             seed = cfg.seed + EVALUATION_SEED
             recorded = record(actor, make_env(1), cfg.render, noise=noise, solver=solver, seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,11 +32,11 @@ class Evaluation:
     """Returns of the episodes of one evaluation, one per environment copy.
 
     ``interval`` is a 95 % bootstrap interval of the mean over episodes of this one policy; it says
-    nothing about other training seeds.
+    nothing about other training seeds. ``policy_s`` is the mean time of one policy call, for all copies at once.
     """
 
     returns: list[float]
-    latency_s: float
+    policy_s: float
 
     @property
     def mean(self) -> float:
@@ -53,7 +54,7 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """The numbers that are written to files."""
         low, high = self.interval
-        return {"mean": self.mean, "low": low, "high": high, "latency_s": self.latency_s, "returns": self.returns}
+        return {"mean": self.mean, "low": low, "high": high, "policy_s": self.policy_s, "returns": self.returns}
 
 
 @contextlib.contextmanager
@@ -90,7 +91,8 @@ def evaluate(
     Args:
         actor: a :class:`FlowActor` or any TorchRL policy.
         env: batched environment that does not spread its episodes; it is seeded and reset here.
-        noise: start noise of the flow: ``"random"`` (the policy that is trained), ``"zero"`` or ``"fixed"``.
+        noise: start noise of the flow: ``"random"`` (the policy that is trained), ``"zero"`` or ``"fixed"``. A
+            stochastic solver keeps its own noise, action noise is left out.
         solver: of the flow; default the actor's own.
         seed (int): of the environment and of the policy's noise.
         on_step: called with the number of steps taken, at the start and after each step, for recording.
@@ -109,6 +111,8 @@ def evaluate(
         while running.any() and step != max_steps:
             started = time.perf_counter()
             tensordict = policy(tensordict)
+            if tensordict["action"].is_cuda:
+                torch.cuda.synchronize(tensordict["action"].device)
             acting += time.perf_counter() - started
             tensordict, step = env.step(tensordict), step + 1
             reward, done = tensordict["next", "reward"], tensordict["next", "done"]
@@ -117,7 +121,7 @@ def evaluate(
             if on_step is not None:
                 on_step(step)
             tensordict = env.maybe_reset(step_mdp(tensordict))
-    return Evaluation(returns.tolist(), acting / (step * num_envs))
+    return Evaluation(returns.tolist(), acting / step if step else math.nan)
 
 
 def record(

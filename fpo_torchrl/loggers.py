@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import math
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,15 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     return [{name: float(cell) for name, cell in zip(header, line, strict=True) if cell} for line in lines]
 
 
+def wandb_id(run_dir: Path) -> str:
+    """The id of the run at W&B: drawn once and kept in ``run_dir``, so that a resumed run goes on under it."""
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(uuid.uuid4().hex[:12])
+    return path.read_text()
+
+
 def build_logger(kind: str | None, run_dir: Path, *, name: str, project: str, offline: bool) -> Logger | None:
     """A TorchRL logger beside the CSV file.
 
@@ -89,6 +100,7 @@ def build_logger(kind: str | None, run_dir: Path, *, name: str, project: str, of
     if kind is None:
         return None
     try:
+        importlib.import_module(kind)
         if kind == "tensorboard":
             from torchrl.record.loggers import TensorboardLogger
 
@@ -96,7 +108,7 @@ def build_logger(kind: str | None, run_dir: Path, *, name: str, project: str, of
         from torchrl.record.loggers import WandbLogger
 
         return WandbLogger(
-            exp_name=name, save_dir=str(run_dir), project=project, offline=offline, id=name, resume="allow"
+            exp_name=name, save_dir=str(run_dir), project=project, offline=offline, id=wandb_id(run_dir), resume="allow"
         )
     except ImportError as error:
         raise ConfigError(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import MISSING, DictConfig, OmegaConf
 from torchrl.checkpoint import GlobalRNGState
 from tqdm import tqdm
 
@@ -22,6 +26,8 @@ from fpo_torchrl.loggers import MetricsCSV, build_logger
 from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.trainer import Trainer
 
+FIXED_ON_RESUME = ("task", "seed", "experiment", "run_dir")
+"""What makes a run another one."""
 EVALUATION_SEED = 10_000
 """Added to the run's seed for evaluation, so that no training episode is evaluated."""
 
@@ -114,7 +120,8 @@ class Run:
                 if self._is_due(self.checkpoint_interval):
                     self.checkpointer.save(trainer.frames)
                 finished = f"{metrics['return']:.1f}" if metrics["episodes"] else "(no episode over yet)"
-                bar.set_postfix_str(f"return {finished}, ratio {metrics['ratio']:.4f}", refresh=False)
+                ratio = f", ratio {metrics['ratio']:.4f}" if "ratio" in metrics else ""
+                bar.set_postfix_str(f"return {finished}{ratio}", refresh=False)
                 bar.update(trainer.frames - bar.n)
         return self.finish()
 
@@ -195,11 +202,24 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def new_run_dir(cfg: DictConfig) -> Path:
-    """A directory that does not exist yet, named after the time, the task and the seed."""
+@contextlib.contextmanager
+def new_run_dir(cfg: DictConfig) -> Iterator[Path]:
+    """A new directory named after the time, the task and the seed, taken away again if the run cannot be built."""
     stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{cfg.task.replace('/', '-')}_seed{cfg.seed}"
-    candidates = [Path("runs") / (stem + suffix) for suffix in ("", *(f"_{i}" for i in range(2, 1000)))]
-    return next(path for path in candidates if not path.exists())
+    for number in itertools.count(2):
+        path = Path("runs") / stem
+        try:
+            path.mkdir(parents=True)  # fails if another process has just taken it
+            break
+        except FileExistsError:
+            stem = f"{stem.rpartition('_seed')[0]}_seed{cfg.seed}_{number}"
+    try:
+        yield path
+    except BaseException:
+        for directory in (path, path.parent):
+            with contextlib.suppress(OSError):  # holds something
+                directory.rmdir()
+        raise
 
 
 def load_run_config(run_dir: str | Path) -> DictConfig:
@@ -216,27 +236,49 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
     return cfg
 
 
-def start_run(cfg: DictConfig, overrides: list[str], *, sweep_dir: Path | None = None) -> Run:
-    """A new run, or with ``resume`` the continuation of an old one with the given values changed."""
-    for key in ("run_dir", "resume"):
-        if cfg[key] is not None and not cfg[key].strip():
-            raise ConfigError(f"{key}={cfg[key]!r} is empty: give a directory")
-    if cfg.resume is None:
-        run_dir = Path(cfg.run_dir) if cfg.run_dir is not None else sweep_dir or new_run_dir(cfg)
-        if (run_dir / "metrics.csv").exists():
-            raise ConfigError(
-                f"run_dir={run_dir} holds a run already: resume={run_dir} continues it, or choose another"
-            )
-        return Run(cfg, run_dir)
-    run_dir = Path(cfg.resume)
+def start_run(cfg: DictConfig, *, sweep_dir: Path | None = None) -> Run:
+    """A new run of ``cfg``, in the directory it names or in a new one."""
+    if cfg.run_dir is None and sweep_dir is None:
+        with new_run_dir(cfg) as run_dir:
+            return Run(cfg, run_dir)
+    if cfg.run_dir is not None and not cfg.run_dir.strip():
+        raise ConfigError(f"run_dir={cfg.run_dir!r} is empty: give a directory")
+    run_dir = Path(cfg.run_dir) if cfg.run_dir is not None else Path(str(sweep_dir))
+    if (run_dir / "metrics.csv").exists():
+        raise ConfigError(f"run_dir={run_dir} holds a run already: resume={run_dir} continues it, or choose another")
+    return Run(cfg, run_dir)
+
+
+def resume_run(overrides: Sequence[str]) -> Run:
+    """The continuation of a run, with single values of its saved config changed.
+
+    Args:
+        overrides: as on the command line; one of them is ``resume=RUN_DIRECTORY``.
+
+    Raises:
+        ConfigError: for a setting that the run does not have, that cannot change, or of another type.
+    """
+    changes = {parsed.key_or_group: parsed.value() for parsed in OverridesParser.create().parse_overrides([*overrides])}
+    run_dir = str(changes.pop("resume") or "")
+    if not run_dir.strip():
+        raise ConfigError(f"resume={run_dir!r} is empty: give a directory")
     saved = load_run_config(run_dir)
-    OmegaConf.set_struct(saved, True)
-    for override in overrides:
-        key, _, _ = override.lstrip("+~").partition("=")
-        if key in ("resume", "run_dir", "experiment"):
-            continue
-        value = OmegaConf.select(cfg, key)
-        if OmegaConf.is_config(OmegaConf.select(saved, key)):
-            raise ConfigError(f"{override}: a resumed run keeps its components; only single values can change")
+    for key, value in changes.items():
+        if key in FIXED_ON_RESUME:
+            raise ConfigError(f"{key}={value} cannot change when a run is resumed: start a new run for that")
+        before = OmegaConf.select(saved, key, default=MISSING)
+        if OmegaConf.is_config(before) or "/" in key:
+            raise ConfigError(f"{key}={value}: a resumed run keeps its components; only single values can change")
+        if before == MISSING:
+            raise ConfigError(f"{key} is not a setting of {run_dir}; its config.yaml lists them")
+        if not same_kind(value, before):
+            raise ConfigError(f"{key}={value!r}: expected a {type(before).__name__}, the run has {before!r}")
         OmegaConf.update(saved, key, value)
-    return Run(saved, run_dir, resume=True)
+    return Run(saved, Path(run_dir), resume=True)
+
+
+def same_kind(value: Any, before: Any) -> bool:
+    """Whether a setting that is ``before`` may become ``value``: None fits everywhere, and numbers fit each other."""
+    number = {int: float}
+    kinds = {number.get(type(it), type(it)) for it in (value, before) if it is not None}
+    return len(kinds) < 2

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import register_schemas
-from fpo_torchrl.run import start_run
+from fpo_torchrl.run import resume_run, start_run
 
 register_schemas()
 
@@ -20,15 +20,21 @@ register_schemas()
 @hydra.main(version_base="1.3", config_path="pkg://fpo_torchrl.conf", config_name="config")
 def _train(cfg: DictConfig) -> float:
     job = HydraConfig.get()
+    if cfg.resume is not None:
+        return resume_run(list(job.overrides.task)).train()["random"].mean
     sweep_dir = Path(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
-    run = start_run(cfg, list(job.overrides.task), sweep_dir=sweep_dir)
-    return run.train()["random"].mean
+    return start_run(cfg, sweep_dir=sweep_dir).train()["random"].mean
 
 
 def main() -> None:
     """Train as the command line says."""
+    arguments = sys.argv[1:]
     with friendly_errors():
-        _train()
+        resumes = any(argument.startswith("resume=") for argument in arguments)
+        if resumes and not any(argument.startswith("-") for argument in arguments):
+            resume_run(arguments).train()  # of the run's own config: nothing to compose
+        else:
+            _train()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ class Trainer:
     Args:
         env: batched environment, batch size ``[num_envs]``.
         actor: policy to collect with, the one inside ``loss``.
-        loss: LossModule with ``loss_objective`` and ``loss_critic``.
+        loss: LossModule with ``loss_objective`` and ``loss_critic``, such as FPOLoss or TorchRL's ClipPPOLoss. Its
+            other outputs are logged as their mean over minibatches.
         advantage: writes ``"advantage"`` and ``"value_target"`` into a batch.
         optimizer: steps on the sum of the losses.
         normalizer: the actor's and critic's, updated after the gradient steps and frozen during them.
@@ -40,7 +41,8 @@ class Trainer:
         minibatch_size (int): transitions per gradient step; the last one of an epoch may be smaller.
         advantage_every: recompute the advantage with the current critic every ``"batch"`` (once),
             ``"epoch"`` or ``"minibatch"`` (the released code; minibatches are then whole windows).
-        unroll_length (int): length of those windows in steps, a divisor of the steps per batch.
+        unroll_length (int): length of those windows in steps, a divisor of the steps per batch; without effect
+            unless ``advantage_every="minibatch"``.
         anneal_lr (bool): lower the step sizes linearly to zero at ``total_frames``.
 
     Raises:
@@ -183,7 +185,13 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; call it before the first iteration."""
+        """Restore what :meth:`state_dict` returned; call it before the first iteration.
+
+        Raises:
+            RuntimeError: once the collector is built, since it would go on from the old observation.
+        """
+        if self._collector is not None:
+            raise RuntimeError("load the state before training starts: this trainer's collector is running already")
         if "env" in state:
             self.env.set_state(TensorDict(state["env"]))
         self.frames = int(state["frames"])
@@ -197,19 +205,22 @@ class Trainer:
         return hasattr(self.env, "get_state")
 
 
+METRIC_NAMES = {"ratio_mean": "ratio", "mean_ratio": "ratio", "max_ratio": "ratio_max"}
+"""Names in the metrics of entries that our loss and TorchRL's call differently."""
+
+
 def summarize(history: list[TensorDictBase]) -> dict[str, float]:
     """Means over an iteration's minibatches, extremes of the ratio, and how far the first ratio was from 1."""
-    stacked: dict[str, Tensor] = TensorDict.stack(history).to_dict()
-    low = stacked.get("ratio_min")
-    high = stacked["ratio_max" if "ratio_max" in stacked else "max_ratio"]
-    summary = {name: values.float().mean() for name, values in stacked.items()}
-    summary["ratio"] = summary.pop("ratio_mean" if "ratio_mean" in summary else "mean_ratio")
-    first = (high[0] - 1).abs()
-    if low is not None:
-        summary["ratio_min"], summary["ratio_max"] = low.min(), high.max()
-        first = torch.maximum(first, (low[0] - 1).abs())
-    summary["first_ratio_error"] = first
-    summary["first_clip_fraction"] = stacked["clip_fraction"][0].float()
+    stacked: dict[str, Tensor] = {METRIC_NAMES.get(k, k): v.float() for k, v in TensorDict.stack(history).items()}
+    summary = {name: values.mean() for name, values in stacked.items()}
+    extremes = {"ratio_min": torch.amin, "ratio_max": torch.amax}
+    present = [name for name in extremes if name in stacked]
+    for name in present:
+        summary[name] = extremes[name](stacked[name])
+    if present:
+        summary["first_ratio_error"] = torch.stack([(stacked[name][0] - 1).abs() for name in present]).amax()
+    if "clip_fraction" in stacked:
+        summary["first_clip_fraction"] = stacked["clip_fraction"][0]
     values = torch.stack(list(summary.values())).tolist()
     return dict(zip(summary, values, strict=True))
 

@@ -42,7 +42,7 @@ def run_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "finish", lambda self: {})
-        start_run(tiny.compose(*tiny.GRIDWORLD, "total_frames=128", f"run_dir={path}"), []).train()
+        start_run(tiny.compose(*tiny.GRIDWORLD, "total_frames=128", f"run_dir={path}")).train()
     return path
 
 
@@ -208,7 +208,7 @@ class TestFpoEval:
 
     def test_solvers_are_no_setting_of_a_gaussian(self, command, tmp_path):
         overrides = (*tiny.SMALL, "task=probe/both", "actor=gaussian", "loss=ppo", "total_frames=64")
-        run = start_run(tiny.compose(*overrides, f"run_dir={tmp_path}"), [])
+        run = start_run(tiny.compose(*overrides, f"run_dir={tmp_path}"))
         run.checkpointer.save(0)
         code, _, err = command(evaluate.main, tmp_path, "solvers=heun")
         assert code == 2

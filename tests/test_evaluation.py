@@ -127,7 +127,7 @@ class TestInterval:
         numbers = Evaluation([1.0, 3.0], 0.25).as_dict()
         assert numbers["mean"] == 2.0
         assert numbers["low"] <= 2.0 <= numbers["high"]
-        assert (numbers["returns"], numbers["latency_s"]) == ([1.0, 3.0], 0.25)
+        assert (numbers["returns"], numbers["policy_s"]) == ([1.0, 3.0], 0.25)
 
 
 class TestIsolation:

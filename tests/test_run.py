@@ -31,7 +31,7 @@ LOSS = {
 def run(tmp_path_factory):
     """A finished run of four iterations, evaluated twice."""
     run_dir = tmp_path_factory.mktemp("runs") / "first"
-    run = start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={run_dir}", "render=true", "logger=tensorboard"), [])
+    run = start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={run_dir}", "render=true", "logger=tensorboard"))
     run.evaluations = run.train()
     return run
 
@@ -70,7 +70,7 @@ class TestFiles:
             assert report[noise]["mean"] == sum(report[noise]["returns"]) / 2
             assert report[noise]["low"] <= report[noise]["mean"] <= report[noise]["high"]
             assert len(report[noise]["returns"]) == 2
-            assert report[noise]["latency_s"] > 0
+            assert report[noise]["policy_s"] > 0
 
     def test_the_learning_curve_shows_something(self, run):
         with Image.open(run.run_dir / "learning_curve.png") as picture:
@@ -106,7 +106,7 @@ class TestRepeating:
         monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
 
     def again(self, tmp_path, *changes: str) -> Run:
-        run = start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={tmp_path / 'again'}", *changes), [])
+        run = start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={tmp_path / 'again'}", *changes))
         run.train()
         return run
 
@@ -130,12 +130,12 @@ class TestRunDirectory:
     def test_a_second_run_in_the_same_place_is_refused(self, run):
         before = (run.run_dir / "metrics.csv").read_bytes()
         with pytest.raises(ConfigError, match=r"holds a run already: resume=.* continues it, or choose another"):
-            start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={run.run_dir}"), [])
+            start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={run.run_dir}"))
         assert (run.run_dir / "metrics.csv").read_bytes() == before
 
     def test_by_default_it_is_new_and_named_after_task_and_seed(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("time.strftime", lambda format: "now")
-        names = [start_run(tiny.compose(*tiny.GRIDWORLD, "seed=3"), []).run_dir.as_posix() for _ in range(2)]
+        names = [start_run(tiny.compose(*tiny.GRIDWORLD, "seed=3")).run_dir.as_posix() for _ in range(2)]
         assert names == ["runs/now_gridworld-two_walls_seed3", "runs/now_gridworld-two_walls_seed3_2"]
         assert (tmp_path / names[1] / "config.yaml").is_file()

@@ -10,12 +10,18 @@ from torch import Tensor
 from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-
 NUM_PHASES = 32
 
 
 class NonFiniteError(RuntimeError):
     """A number that training depends on is NaN or infinite; the message says which and where."""
+
+
+def spread_phases(num_envs: int, max_episode_steps: int, generator: torch.Generator) -> Tensor:
+    """Step counters int64 ``[num_envs]`` at which first episodes start, drawn from up to 32 evenly spaced values."""
+    phases = min(NUM_PHASES, max_episode_steps)
+    drawn = torch.randint(phases, (num_envs,), generator=generator, device=generator.device)
+    return drawn * max_episode_steps // phases
 
 
 class BatchedEnv(EnvBase):
@@ -113,13 +119,11 @@ class BatchedEnv(EnvBase):
         rows = torch.arange(self.num_envs, device=self.device)
         if mask is not None:
             rows = rows[mask.reshape(self.num_envs)]
-        if not self._restored:
+        if mask is not None or not self._restored:
             self.start_episodes(rows)
             self.step_count[rows] = 0
-            if self.spread_episodes and not self._started:
-                phases = min(NUM_PHASES, self.max_episode_steps)
-                self.step_count.random_(0, phases, generator=self.generator)
-                self.step_count.mul_(self.max_episode_steps).div_(phases, rounding_mode="floor")
+            if self.spread_episodes and not self._started and len(rows) == self.num_envs:
+                self.step_count.copy_(spread_phases(self.num_envs, self.max_episode_steps, self.generator))
         self._started, self._restored = True, False
         never = torch.zeros(self.num_envs, 1, dtype=torch.bool, device=self.device)
         return self._pack(observation=self.observe(), done=never, terminated=never.clone(), truncated=never.clone())
@@ -159,16 +163,21 @@ class BatchedEnv(EnvBase):
     def set_state(self, state: TensorDictBase) -> None:
         """Restore what :meth:`get_state` returned: the same actions then bring the same future.
 
-        If the next call is :meth:`reset`, as a collector makes it when it is built, it starts no new
+        If the next call is a full :meth:`reset`, as a collector makes it when it is built, it starts no new
         episodes but returns the restored observation, so that collection goes on where it stopped.
 
         Raises:
-            ValueError: if ``state`` is of another number of copies.
+            ValueError: if ``state`` is of another number of copies, or another kind of device.
         """
         if state["step_count"].shape != self.step_count.shape:
             raise ValueError(
                 f"the state is of {state['step_count'].numel()} environment copies, "
                 f"this environment has {self.num_envs}"
+            )
+        if state["generator"].shape != self.generator.get_state().shape:
+            raise ValueError(
+                f"the state's random generator belongs to another kind of device than {self.device}: continue on the "
+                "kind of device the run was started on"
             )
         self.load_task_state({key: value.clone() for key, value in state["task"].items()})
         self.step_count.copy_(state["step_count"])

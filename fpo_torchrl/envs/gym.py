@@ -14,6 +14,8 @@ from gymnasium.wrappers import TransformAction, TransformObservation
 from tensordict import TensorDictBase
 from torchrl.envs import GymWrapper
 
+from fpo_torchrl.envs.base import spread_phases
+
 
 def make_gym_env(
     env_id: str,
@@ -94,11 +96,13 @@ class GymnasiumEnv(GymWrapper):
         if mask is None:
             result = super()._reset(None, **kwargs)
             self.step_count.zero_()
+            full = True
         else:
             result = super()._reset(tensordict, **kwargs)
             self.step_count[mask.reshape(self.num_envs)] = 0
-        if self.spread_episodes and not self._started and self.max_episode_steps is not None:
-            self.step_count.random_(0, self.max_episode_steps, generator=self.generator)
+            full = bool(mask.all())
+        if full and self.spread_episodes and not self._started and self.max_episode_steps is not None:
+            self.step_count.copy_(spread_phases(self.num_envs, self.max_episode_steps, self.generator))
         self._started = True
         return result
 

@@ -53,6 +53,10 @@ class Solver(ABC):
             x = self.step(velocity, x, time, dt)
         return x
 
+    def without_noise(self) -> Solver:
+        """The solver that a deterministic policy uses: itself, unless its steps are random."""
+        return self
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_steps={self.num_steps})"
 
@@ -133,6 +137,10 @@ class EulerMaruyama(Solver):
         v = velocity(x, time)
         drift = v - self.noise_scale * (x - time * v)
         return x + dt * drift + (2 * self.noise_scale * (1 - time) * dt).sqrt() * torch.randn_like(x)
+
+    def without_noise(self) -> Solver:
+        """Euler's method with as many steps."""
+        return Euler(self.num_steps)
 
     def __repr__(self) -> str:
         return f"EulerMaruyama(num_steps={self.num_steps}, noise_scale={self.noise_scale})"

@@ -36,8 +36,6 @@ SQUASHES = {
     "none": None,
 }
 
-_DETERMINISTIC = {ExplorationType.DETERMINISTIC, ExplorationType.MEAN, ExplorationType.MODE}
-
 
 class FlowActor(TensorDictModuleBase):
     """Flow policy: integrates a velocity field from noise to an action, and stores what FPO's update needs.
@@ -49,19 +47,21 @@ class FlowActor(TensorDictModuleBase):
     Keys: reads ``in_keys``; writes ``"action"`` ``[*batch, act]``, ``"flow_action"`` (before squashing,
     the CFM target) ``[*batch, act]``, ``"flow_noise"`` ``[*batch, mc, act]``, ``"flow_time"``
     ``[*batch, mc, 1]``, ``"cfm_loss"`` ``[*batch, mc]`` and ``"action_log_prob"``, minus its mean, ``[*batch]``.
+    They stand beside ``action_key``; if that does not end in "action" but in, say, "high", their names begin with it:
+    ``"high_flow_action"``, so that several actors can share a TensorDict.
 
     Args:
         velocity_net: module called as ``velocity_net(*observations, x_t=..., time=...)``; leading
             dimensions of its inputs broadcast. Needs ``action_dim``, or pass it here.
         solver: from noise to action; any :class:`~fpo_torchrl.flow.Solver`.
         num_mc_samples (int): (noise, time) pairs stored with each action; 0 stores none.
-        start_noise: where the flow starts. Default: TorchRL's exploration type decides, zero noise for
-            DETERMINISTIC, MODE and MEAN, random noise otherwise.
-        action_noise_std (float): Gaussian noise added to ``flow_action`` unless exploration is deterministic.
+        start_noise: where the flow starts. Default: TorchRL's exploration type decides, random noise for
+            RANDOM, zero noise for DETERMINISTIC and the others, which also leave out a stochastic solver's noise.
+        action_noise_std (float): Gaussian noise added to ``flow_action`` under RANDOM exploration.
         squash: ``"tanh"``, ``"clip"`` or ``"none"``, after the flow; the first two map [-1, 1] to the bounds.
         action_low, action_high: bounds of the action, floats or tensors ``[act]``; ignored for ``"none"``.
         normalizer: applied to the observation (one input key only).
-        target, reduction, time_sampler, path: the CFM loss: what is regressed, how the squared error is
+        target, action_reduction, time_sampler, path: the CFM loss: what is regressed, how the squared error is
             reduced over action dimensions (``"mean"``, ``"sum"``, ``"sqrt"``), and where on the path.
 
     Raises:
@@ -90,7 +90,7 @@ class FlowActor(TensorDictModuleBase):
         action_high: float | Tensor = 1.0,
         normalizer: ObservationNormalizer | None = None,
         target: RegressionTarget | None = None,
-        reduction: Literal["mean", "sum", "sqrt"] = "mean",
+        action_reduction: Literal["mean", "sum", "sqrt"] = "mean",
         time_sampler: TimeSampler | None = None,
         path: LinearPath | None = None,
         action_dim: int | None = None,
@@ -108,7 +108,8 @@ class FlowActor(TensorDictModuleBase):
             raise ValueError(f"num_mc_samples must not be negative, got {num_mc_samples}")
         if action_noise_std < 0:
             raise ValueError(f"action_noise_std must not be negative, got {action_noise_std}")
-        for name, value, allowed in (("squash", squash, SQUASHES), ("reduction", reduction, ACTION_REDUCTIONS)):
+        choices = {"squash": (squash, SQUASHES), "action_reduction": (action_reduction, ACTION_REDUCTIONS)}
+        for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
         if normalizer is not None and len(in_keys) > 1:
@@ -124,7 +125,7 @@ class FlowActor(TensorDictModuleBase):
         self.squash = squash
         self.path = path if path is not None else LinearPath()
         self.target = target if target is not None else NoiseTarget()
-        self.reduction = reduction
+        self.action_reduction = action_reduction
         self.time_sampler = time_sampler if time_sampler is not None else GridTime()
         self.action_dim = action_dim
         low, high = torch.as_tensor(action_low), torch.as_tensor(action_high)
@@ -140,18 +141,33 @@ class FlowActor(TensorDictModuleBase):
     def _set_keys(self, in_keys: Sequence[NestedKey], action_key: NestedKey) -> None:
         """Place the flow keys beside the action, whatever it is nested in."""
         action_key = unravel_key(action_key)
-        self._parent = action_key[:-1] if isinstance(action_key, tuple) else ()
-        beside = lambda name: (*self._parent, name) if self._parent else name  # noqa: E731
+        self._parent, leaf = (action_key[:-1], action_key[-1]) if isinstance(action_key, tuple) else ((), action_key)
+        prefix = "" if leaf == "action" else f"{leaf}_"
+
+        def beside(name: str) -> NestedKey:
+            return (*self._parent, prefix + name) if self._parent else prefix + name
+
         self.in_keys = list(in_keys)
         self.action_key = action_key
         self.flow_action_key = beside("flow_action")
         self.flow_noise_key = beside("flow_noise")
         self.flow_time_key = beside("flow_time")
         self.cfm_loss_key = beside("cfm_loss")
-        # TorchRL's PPO losses look for the log-probability under a name that depends on this global flag.
-        self.log_prob_key = beside("sample_log_prob" if composite_lp_aggregate(nowarn=True) else "action_log_prob")
+        # TorchRL's own actors choose the name of the log-probability by this global flag.
+        aggregate, own = composite_lp_aggregate(nowarn=True), "log_prob" if prefix else "action_log_prob"
+        self.log_prob_key = beside("sample_log_prob" if aggregate else own)
         pairs = [self.flow_noise_key, self.flow_time_key, self.cfm_loss_key, self.log_prob_key]
         self.out_keys = [self.action_key, self.flow_action_key, *(pairs if self.num_mc_samples else [])]
+
+    @property
+    def log_prob_keys(self) -> list[NestedKey]:
+        """Where TorchRL's losses find the stored log-probability."""
+        return [self.log_prob_key]
+
+    @property
+    def dist_sample_keys(self) -> list[NestedKey]:
+        """Where TorchRL's losses find the action."""
+        return [self.action_key]
 
     @property
     def flow_keys(self) -> list[NestedKey]:
@@ -163,16 +179,17 @@ class FlowActor(TensorDictModuleBase):
         """Draw an action for each observation and write it with the flow keys."""
         observations = self._observations(tensordict)
         batch = self._batch_shape(tensordict, observations)
-        deterministic = exploration_type() in _DETERMINISTIC
-        start_noise = self.start_noise or (ZeroNoise() if deterministic else RandomNoise())
+        explores = exploration_type() in (ExplorationType.RANDOM, None)
+        start_noise = self.start_noise or (RandomNoise() if explores else ZeroNoise())
         noise = start_noise.sample((*batch, self.action_dim), like=self.action_low)
-        flow_action = self.solver(self._field(observations), noise)
+        solver = self.solver if explores else self.solver.without_noise()
+        flow_action = solver(self._field(observations), noise)
         if flow_action.shape != noise.shape:
             raise ValueError(
                 f"one action was expected per entry of the batch {tuple(batch)}, but the observations have the leading "
                 f"dimensions {tuple(flow_action.shape[:-1])}: set the tensordict's batch_size to them"
             )
-        if self.action_noise_std and not deterministic:
+        if self.action_noise_std and explores:
             flow_action = flow_action + self.action_noise_std * torch.randn_like(flow_action)
         tensordict.set(self.action_key, self._squashed(flow_action))
         tensordict.set(self.flow_action_key, flow_action)
@@ -206,10 +223,10 @@ class FlowActor(TensorDictModuleBase):
         time: Tensor,
         *,
         target: RegressionTarget | None = None,
-        reduction: str | None = None,
+        action_reduction: str | None = None,
     ) -> Tensor:
         """CFM loss ``[*batch, mc]`` of any ``flow_action`` at any pairs, for example in supervised training."""
-        return self._cfm_loss(self._observations(tensordict), flow_action, noise, time, target, reduction)
+        return self._cfm_loss(self._observations(tensordict), flow_action, noise, time, target, action_reduction)
 
     def unsquash(self, action: Tensor) -> Tensor:
         """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
@@ -223,9 +240,10 @@ class FlowActor(TensorDictModuleBase):
         return FlowLikelihood(self.cfm_loss(tensordict), self.action_dim)
 
     def for_inference(self, *, solver: Solver | None = None, start_noise: StartNoise | None = None) -> FlowActor:
-        """A view of this actor, on the same weights, that stores no pairs and may sample in another way."""
+        """A view of this actor, on the same weights, without pairs and action noise; it may sample in another way."""
         actor = copy.copy(self)
         actor.num_mc_samples = 0
+        actor.action_noise_std = 0.0
         actor._set_keys(self.in_keys, self.action_key)
         actor.solver = solver if solver is not None else self.solver
         actor.start_noise = start_noise if start_noise is not None else self.start_noise
@@ -243,11 +261,11 @@ class FlowActor(TensorDictModuleBase):
 
     def _field(self, observations: list[Tensor]) -> VelocityField:
         """The velocity as a function of point and time alone."""
-        # A class that overrides forward below an inherited condition means its forward.
-        definer = next(cls for cls in type(self.velocity_net).__mro__ if {"condition", "forward"} & vars(cls).keys())
-        if "condition" in vars(definer):
-            return self.velocity_net.condition(*observations)
-        return lambda x_t, time: self.velocity_net(*observations, x_t=x_t, time=time)
+        net = self.velocity_net
+        # Asked of the class, so that a wrapper which passes attributes on is called as a whole; so is a hooked network.
+        if getattr(type(net), "has_condition", False) and not (net._forward_hooks or net._forward_pre_hooks):
+            return net.condition(*observations)
+        return lambda x_t, time: net(*observations, x_t=x_t, time=time)
 
     def _observations(self, tensordict: TensorDictBase) -> list[Tensor]:
         observations = [tensordict.get(key) for key in self.in_keys]
@@ -260,7 +278,7 @@ class FlowActor(TensorDictModuleBase):
         noise: Tensor,
         time: Tensor,
         target: RegressionTarget | None = None,
-        reduction: str | None = None,
+        action_reduction: str | None = None,
     ) -> Tensor:
         num_batch_dims = flow_action.ndim - 1
         action = flow_action.unsqueeze(-2)
@@ -268,7 +286,7 @@ class FlowActor(TensorDictModuleBase):
         observations = [observation.unsqueeze(num_batch_dims) for observation in observations]
         velocity = self._field(observations)(x_t, time)
         weight = (target or self.target).weight(time)
-        return cfm_error(velocity, self.path.velocity(noise, action), weight, reduction or self.reduction)
+        return cfm_error(velocity, self.path.velocity(noise, action), weight, action_reduction or self.action_reduction)
 
     @property
     def _centre(self) -> Tensor:
@@ -290,5 +308,5 @@ class FlowActor(TensorDictModuleBase):
         """Arguments shown by ``repr``."""
         return (
             f"solver={self.solver}, num_mc_samples={self.num_mc_samples}, start_noise={self.start_noise}, "
-            f"target={self.target}, reduction={self.reduction!r}, squash={self.squash!r}"
+            f"target={self.target}, action_reduction={self.action_reduction!r}, squash={self.squash!r}"
         )

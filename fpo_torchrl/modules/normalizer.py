@@ -12,17 +12,21 @@ class ObservationNormalizer(nn.Module):
     The statistics are buffers: saved with the module and moved by ``.to``. They change only when
     :meth:`update` is called, never in ``forward``, so a policy update sees one fixed normalisation and the
     FPO ratio of the first minibatch is 1. Several batches give the same result as one large batch
-    (Chan, Golub and LeVeque's parallel form of Welford's method). Before the first update, identity.
+    (Chan, Golub and LeVeque's parallel form of Welford's method). Before the first
+    update only the clip acts.
 
     Args:
         obs_dim (int): size of the observation.
+        clip (float): bound on the normalised observation, which meets a coordinate that has hardly varied yet and
+            then moves; None for no bound, as in the released code.
         as_released (bool): reproduce the authors' released code, which forgets the variance summed
             before the current batch but divides by the total count, so that the standard deviation
             shrinks with every update (akanazawa/fpo, playground/src/flow_policy/math_utils.py:59-80). The trainer
             then also updates the statistics before a policy update instead of after it, as they do.
 
     Raises:
-        ValueError: in :meth:`update`, if the batch's last dimension is not ``obs_dim`` or it is not finite.
+        ValueError: if ``clip`` is not positive; in :meth:`update`, if the batch's last dimension is not ``obs_dim``
+            or it is not finite.
 
     >>> normalizer = ObservationNormalizer(1)
     >>> normalizer.update(torch.tensor([[1.0], [3.0]]))
@@ -35,9 +39,12 @@ class ObservationNormalizer(nn.Module):
     count: Tensor
     squares: Tensor
 
-    def __init__(self, obs_dim: int, *, as_released: bool = False) -> None:
+    def __init__(self, obs_dim: int, *, clip: float | None = 10.0, as_released: bool = False) -> None:
         super().__init__()
+        if clip is not None and clip <= 0:
+            raise ValueError(f"clip must be positive or None, got {clip}")
         self.obs_dim = obs_dim
+        self.clip = clip
         self.as_released = as_released
         self.register_buffer("mean", torch.zeros(obs_dim))
         self.register_buffer("std", torch.ones(obs_dim))
@@ -46,7 +53,8 @@ class ObservationNormalizer(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Normalise ``observation`` ``[*batch, obs_dim]``."""
-        return (observation - self.mean) / self.std
+        normalized = (observation - self.mean) / self.std
+        return normalized if self.clip is None else normalized.clamp(-self.clip, self.clip)
 
     @torch.no_grad()
     def update(self, observation: Tensor) -> None:
@@ -75,4 +83,4 @@ class ObservationNormalizer(nn.Module):
 
     def extra_repr(self) -> str:
         """Arguments shown by ``repr``."""
-        return f"obs_dim={self.obs_dim}" + (", as_released=True" if self.as_released else "")
+        return f"obs_dim={self.obs_dim}, clip={self.clip}" + (", as_released=True" if self.as_released else "")

@@ -70,7 +70,7 @@ class VelocityMLP(nn.Module):
     The three inputs need not have the same leading dimensions, only broadcastable ones: the observation
     enters the first layer through its own columns of the weight, so an observation ``[*batch, 1, obs]``
     is multiplied once for all ``mc`` pairs of an action. A network of your own takes its place if it
-    has the same call and an ``action_dim``.
+    has the same call and an ``action_dim``; a subclass that overrides ``forward`` alone is called in full.
 
     Args:
         obs_dim (int): size of the observation.
@@ -86,6 +86,9 @@ class VelocityMLP(nn.Module):
     >>> net(torch.zeros(5, 1, 3), torch.zeros(5, 8, 2), torch.zeros(5, 8, 1)).shape
     torch.Size([5, 8, 2])
     """
+
+    has_condition = True
+    """Whether :meth:`condition` may be called in place of ``forward``; a network of your own can say so too."""
 
     def __init__(
         self,
@@ -105,6 +108,11 @@ class VelocityMLP(nn.Module):
         self.layers = dense_layers([num_inputs, *hidden_sizes, action_dim])
         self.activation = activation()
 
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        if {"forward", "condition"} & vars(cls).keys():
+            cls.has_condition = "condition" in vars(cls)  # an inherited one would answer for the old forward
+
     def forward(self, observation: Tensor, x_t: Tensor, time: Tensor) -> Tensor:
         """Velocity ``[*batch, action_dim]`` at ``x_t`` ``[*batch, action_dim]``.
 
@@ -115,8 +123,8 @@ class VelocityMLP(nn.Module):
     def condition(self, observation: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The velocity field ``(x_t, time) -> velocity`` of one observation, whose share is computed once.
 
-        A solver calls the field many times for the same observation; a network without this method is
-        called in full each time.
+        A solver calls the field many times for the same observation. A network without ``has_condition``, or with
+        forward hooks, is called in full each time.
         """
         first, *hidden = self.layers
         sizes = [self.obs_dim, self.action_dim, self.time_embedding.num_features]

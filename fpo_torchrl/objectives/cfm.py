@@ -24,11 +24,13 @@ class CFMLoss(LossModule):
     Args:
         actor_network: the :class:`FlowActor` to train.
         num_mc_samples (int): pairs drawn for each action, at least 1.
-        target, time_sampler, reduction: as in :class:`FlowActor`, but by default the plain velocity
+        target, time_sampler, action_reduction: as in :class:`FlowActor`, but by default the plain velocity
             target and uniform times, under which the flow's samples follow the data.
+        reduction: over the batch, as in any LossModule: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Raises:
-        ValueError: if ``num_mc_samples`` is below 1 or ``reduction`` is unknown.
+        ValueError: if ``num_mc_samples`` is below 1 or ``action_reduction`` is unknown. KeyError: in a batch
+            without the action.
 
     >>> from fpo_torchrl import VelocityMLP
     >>> loss = CFMLoss(FlowActor(VelocityMLP(3, 2)))
@@ -56,18 +58,23 @@ class CFMLoss(LossModule):
         num_mc_samples: int = 1,
         target: RegressionTarget | None = None,
         time_sampler: TimeSampler | None = None,
+        action_reduction: str = "mean",
         reduction: str = "mean",
     ) -> None:
         if num_mc_samples < 1:
             raise ValueError(f"num_mc_samples must be at least 1, got {num_mc_samples}")
-        if reduction not in ACTION_REDUCTIONS:
-            raise ValueError(f"reduction must be one of {', '.join(ACTION_REDUCTIONS)}, got {reduction!r}")
+        if action_reduction not in ACTION_REDUCTIONS:
+            raise ValueError(
+                f"action_reduction must be one of {', '.join(ACTION_REDUCTIONS)}, got {action_reduction!r}"
+            )
         super().__init__()
         self.convert_to_functional(actor_network, "actor_network")
         self.num_mc_samples = num_mc_samples
         self.target = target if target is not None else VelocityTarget()
         self.time_sampler = time_sampler if time_sampler is not None else UniformTime()
+        self.action_reduction = action_reduction
         self.reduction = reduction
+        self.set_keys(action=actor_network.action_key)
 
     @property
     def in_keys(self) -> list[NestedKey]:
@@ -79,14 +86,19 @@ class CFMLoss(LossModule):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The loss of a batch, a scalar."""
-        action = tensordict.get(self.tensor_keys.action)
+        """The loss of a batch, a scalar unless ``reduction="none"``."""
+        action = tensordict.get(self.tensor_keys.action, None)
+        if action is None:
+            raise KeyError(
+                f"the batch lacks {self.tensor_keys.action!r}, the action to imitate; it holds "
+                f"{sorted(map(str, tensordict.keys(True, True)))}. Rename the entry, or set_keys(action=...)"
+            )
         with self.actor_network_params.to_module(self.actor_network):
             flow_action = self.actor_network.unsquash(action)
             shape = (*action.shape[:-1], self.num_mc_samples)
             noise = torch.randn((*shape, action.shape[-1]), device=action.device, dtype=action.dtype)
             time = self.time_sampler.sample((*shape, 1), like=action)
             losses = self.actor_network.pair_loss(
-                tensordict, flow_action, noise, time, target=self.target, reduction=self.reduction
+                tensordict, flow_action, noise, time, target=self.target, action_reduction=self.action_reduction
             )
-        return TensorDict({"loss_cfm": losses.mean()})
+        return TensorDict({"loss_cfm": self._reduce_loss(losses.mean(-1), tensordict)})

@@ -52,16 +52,19 @@ class FPOLoss(PPOLoss):
     and ``"value_target"`` (computed by the value estimator where absent). Returns ``"loss_objective"`` and
     ``"loss_critic"``, and without gradient ``"ratio_mean"``, ``"ratio_min"``, ``"ratio_max"``, ``"ESS"`` (share
     of the batch), ``"clip_fraction"`` and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"``
-    by the sign of the advantage, ``"cfm_loss_old"``, ``"cfm_loss_new"`` and ``"explained_variance"``.
+    by the sign of the advantage, ``"cfm_loss_old"`` and ``"cfm_loss_new"`` before any clamp, and
+    ``"explained_variance"``.
 
     Args:
         actor_network: the :class:`FlowActor`; it holds CFM target and reduction, so that collection and
             update agree. critic_network: module that writes ``"state_value"``.
         clip_epsilon: radius of the clip on the ratio, or ``(low, high)`` radii.
         trust_region: an object in place of the clip, with its own radius: ``SPO(0.05)``, ``ASPO(0.05)``.
-        ratio: ``"per_action"`` (FPO), ``"per_sample"`` (FPO++), or the number of groups of pairs between.
+        ratio: ``"per_action"`` (FPO), ``"per_sample"`` (FPO++), or the number of groups of pairs between. The
+            objective is the mean over an action's ratios, where FPO++ Eq. 13 has their sum.
         cfm_loss_clamp, log_ratio_clamp: :class:`Clamp` on both losses, and on the log-ratio.
-        critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``.
+        critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
+            default the authors' 0.25, ``"l2"`` and True.
 
     Raises:
         TypeError: without an actor with ``get_dist`` and flow keys. ValueError: for a setting out of range
@@ -201,9 +204,10 @@ class FPOLoss(PPOLoss):
         _check_batch(self.actor_network, advantage, cfm_loss_old, cfm_loss_new, self.num_ratio_groups)
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)
 
+        old, new = cfm_loss_old, cfm_loss_new
         if self.cfm_loss_clamp is not None:
-            cfm_loss_old, cfm_loss_new = self.cfm_loss_clamp(cfm_loss_old), self.cfm_loss_clamp(cfm_loss_new)
-        log_ratio = fpo_log_ratio(cfm_loss_old, cfm_loss_new, self.num_ratio_groups)
+            old, new = self.cfm_loss_clamp(old), self.cfm_loss_clamp(new)
+        log_ratio = fpo_log_ratio(old, new, self.num_ratio_groups)
         if self.log_ratio_clamp is not None:
             log_ratio = self.log_ratio_clamp(log_ratio)
         objective = self.trust_region(log_ratio.exp(), advantage).mean(-1, keepdim=True)

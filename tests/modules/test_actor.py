@@ -283,9 +283,9 @@ class TestCfmLoss:
     def test_by_hand_for_each_target(self, target, expected):
         assert self.loss(target=target) == pytest.approx(expected)
 
-    @pytest.mark.parametrize(("reduction", "expected"), [("mean", 1.0), ("sum", 2.0), ("sqrt", math.sqrt(2))])
-    def test_by_hand_for_each_reduction(self, reduction, expected):
-        assert self.loss(target=VelocityTarget(), reduction=reduction) == pytest.approx(expected)
+    @pytest.mark.parametrize(("action_reduction", "expected"), [("mean", 1.0), ("sum", 2.0), ("sqrt", math.sqrt(2))])
+    def test_by_hand_for_each_reduction(self, action_reduction, expected):
+        assert self.loss(target=VelocityTarget(), action_reduction=action_reduction) == pytest.approx(expected)
 
     def test_what_is_stored_is_the_loss_at_the_stored_pairs(self):
         """For a constant velocity c the noise target's error is time * (c - action + noise)."""
@@ -402,7 +402,7 @@ class TestArguments:
             ({"num_mc_samples": -1}, "num_mc_samples must not be negative, got -1"),
             ({"action_noise_std": -0.1}, r"action_noise_std must not be negative, got -0\.1"),
             ({"squash": "sigmoid"}, "squash must be one of tanh, clip, none, got 'sigmoid'"),
-            ({"reduction": "max"}, "reduction must be one of mean, sum, sqrt, got 'max'"),
+            ({"action_reduction": "max"}, "action_reduction must be one of mean, sum, sqrt, got 'max'"),
             (
                 {"normalizer": ObservationNormalizer(3), "in_keys": ["a", "b"]},
                 r"one observation, got in_keys=\['a', 'b'\]; normalise inside velocity_net",

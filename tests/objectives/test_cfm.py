@@ -119,7 +119,7 @@ def test_building_it_warns_of_nothing(make_actor):
     ("kwargs", "message"),
     [
         ({"num_mc_samples": 0}, "num_mc_samples must be at least 1, got 0"),
-        ({"reduction": "max"}, "reduction must be one of mean, sum, sqrt, got 'max'"),
+        ({"action_reduction": "max"}, "action_reduction must be one of mean, sum, sqrt, got 'max'"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(make_actor, kwargs, message):
