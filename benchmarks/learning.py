@@ -6,13 +6,15 @@
 The presets were chosen on seeds 0 to 2 (GridWorld, bandit) and 10 to 13 (control tasks): publish others.
 
 Runs ``fpo-train`` once per task, algorithm and seed, skips what is finished, and writes to ``--out``: the metrics
-of every run as CSV, ``summary.json`` with machine, versions, date and commands, ``table.md`` and ``curves.png``.
+of every run as CSV, ``summary.json`` with the command, date, machine and versions of each, ``table.md`` and
+``curves.png``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -22,6 +24,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,6 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torchrl.envs.utils import set_exploration_type
 
-import fpo_torchrl
 from fpo_torchrl.builders import build_agent
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.envs import make_env, multimodality
@@ -41,6 +43,8 @@ from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import load_run_config, write_json
 
 OUT = Path("benchmarks/results/learning")
+T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5 % quantiles of Student's t for 2 to 10 seeds; the last serves for more."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +147,18 @@ def result(work: Path, out: Path, suite: Suite, algorithm: str, seed: int) -> di
         "last_episodes": metrics[-1].get("return"),
         **modality(suite, directory),
         "metrics": name,
+        "date": datetime.fromtimestamp((directory / "evaluation.json").stat().st_mtime, UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "versions": {name: version(name) for name in ("fpo-torchrl", "torch", "torchrl", "mujoco")}
+        | {"python": platform.python_version()},
     }
 
 
 def interval(values: list[float]) -> str:
     """Mean over seeds and a 95 % t-interval (mean +- half width)."""
-    quantile = {1: float("nan"), 2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 2.0)
-    half = quantile * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    half = math.nan
+    if len(values) > 1:
+        half = T_QUANTILE[min(len(values), len(T_QUANTILE) + 1) - 2] * np.std(values, ddof=1) / len(values) ** 0.5
     return f"{np.mean(values):.3g} ± {half:.2g}"
 
 
@@ -190,7 +199,7 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
     for axes in grid[len(tasks) :]:
         axes.set_visible(False)
     for axes, task in zip(grid, tasks, strict=False):
-        for algorithm, colour, label in (("fpo", "tab:blue", "FPO"), ("ppo", "tab:orange", "Gaussian PPO")):
+        for algorithm, colour, label in (("fpo", "tab:blue", "flow (FPO)"), ("ppo", "tab:orange", "Gaussian PPO")):
             for row in rows:
                 if (row["task"], row["algorithm"]) == (task, algorithm) and "failed" not in row:
                     metrics = read_metrics(out / row["metrics"])
@@ -208,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[suite.name for suite in SUITES], help="tasks; default all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one thread")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one torch thread")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark_learning"), help="where the runs are made")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
@@ -221,7 +230,8 @@ def main() -> None:
     previous = arguments.out / "summary.json"
     kept = json.loads(previous.read_text())["runs"] if previous.exists() else []
     made = [
-        result(arguments.work, arguments.out, *job) | {"command": command, "exit_code": code}
+        result(arguments.work, arguments.out, *job)
+        | {"command": command, "exit_code": code, "runs_at_a_time": arguments.jobs}
         for job, (command, code) in zip(jobs, commands, strict=True)
     ]
     identity = lambda row: (row["task"], row["algorithm"], row["seed"])  # noqa: E731
@@ -231,20 +241,7 @@ def main() -> None:
         [row for row in kept if identity(row) not in replaced] + made,
         key=lambda row: (order.index(row["task"]), row["algorithm"], row["seed"]),
     )
-    write_json(
-        previous,
-        {
-            "command": shlex.join(["python", *sys.argv]),
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {arguments.jobs} runs at a time",
-            "versions": {
-                "fpo_torchrl": fpo_torchrl.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "runs": rows,
-        },
-    )
+    write_json(previous, {"command": shlex.join(["python", *sys.argv]), "runs": rows})
     (arguments.out / "table.md").write_text(table(rows))
     draw(rows, arguments.out)
     print(table(rows))

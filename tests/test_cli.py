@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from fpo_torchrl import evaluate, train
+from fpo_torchrl import EulerMaruyama, FlowActor, VelocityMLP, evaluate, train
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.evaluate import EvalConfig, evaluate_run
 from fpo_torchrl.evaluation import Evaluation
@@ -155,6 +155,16 @@ class TestFpoEval:
         assert code == 0
         assert "checkpoint-000000000128.torchrl" in out
         assert out.count("Euler(num_steps=2)") == 2  # random and zero
+
+    def test_other_steps_keep_the_other_settings_of_the_solver(self):
+        actor = FlowActor(VelocityMLP(1, 1), EulerMaruyama(10, noise_scale=0.2))
+        assert repr(evaluate.solver_of(actor, None, 5)) == "EulerMaruyama(num_steps=5, noise_scale=0.2)"
+        assert actor.solver.num_steps == 10
+
+    def test_a_device_that_is_not_there(self, command, run_dir):
+        code, _, err = command(evaluate.main, run_dir, "device=cuda:9")
+        assert code == 2
+        assert "device 'cuda:9' is not there" in err
 
     def test_an_older_checkpoint(self, run_dir):
         """Its weights are used: a policy of other weights takes other actions."""

@@ -86,6 +86,10 @@ class TestStartNoise:
         assert distinct["zero"] == distinct["fixed"] == 1
         assert distinct["random"] > 10
 
+    def test_action_noise_is_left_out(self, env):
+        noisy = FlowActor(VelocityMLP(1, 1, hidden_sizes=(8,)), Euler(2), action_noise_std=0.5)
+        assert len(set(evaluate(noisy, env, noise="zero").returns)) == 1
+
     def test_zero_noise_starts_at_the_origin(self, actor, env):
         expected = actor.solver(lambda x, time: actor.velocity_net(torch.zeros(1, 1), x, time), torch.zeros(1, 1))
         reward = 1 - (expected.tanh() - TARGET) ** 2
@@ -173,6 +177,9 @@ class TestRecord:
         pictures = [frame.convert("L").getpixel((0, 0)) for frame in ImageSequence.Iterator(Image.open(path))]
         assert len(pictures) > 1
         assert pictures == sorted(set(pictures))  # brighter at each step
+
+    def test_a_single_picture(self, actor, tmp_path):
+        assert record(actor, Stairs(1), tmp_path / "rollout.gif", max_frames=1).stat().st_size > 0
 
     def test_nothing_where_nothing_can_be_drawn(self, actor, tmp_path):
         assert record(actor, ProbeEnv("both", num_envs=1), tmp_path / "rollout.gif") is None

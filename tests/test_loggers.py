@@ -9,7 +9,7 @@ import math
 import pytest
 
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.loggers import MetricsCSV, build_logger, read_metrics
+from fpo_torchrl.loggers import MetricsCSV, build_logger, read_metrics, wandb_id
 
 
 def lines(path) -> list[list[str]]:
@@ -90,6 +90,12 @@ def test_tensorboard_writes_events_that_tensorboard_reads(tmp_path):
     (events,) = tmp_path.rglob("events.out.*")
     reader = event_accumulator.EventAccumulator(str(events.parent)).Reload()
     assert [(event.step, event.value) for event in reader.Scalars("return")] == [(64, 32.0), (128, 64.0)]
+
+
+def test_a_run_keeps_its_own_id_at_wandb(tmp_path):
+    first = wandb_id(tmp_path / "a" / "0")
+    assert wandb_id(tmp_path / "a" / "0") == first
+    assert wandb_id(tmp_path / "b" / "0") != first  # the same job number of another sweep
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="W&B is installed")

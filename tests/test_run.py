@@ -11,7 +11,7 @@ from PIL import Image
 
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.loggers import read_metrics
-from fpo_torchrl.run import Run, load_run_config, start_run
+from fpo_torchrl.run import Run, load_run_config, new_run_dir, start_run
 
 TIMES = {"collect_s", "update_s", "frames_per_s"}
 LOOP = {"frames", "return", "episodes", "reward", "first_ratio_error", "first_clip_fraction"} | TIMES
@@ -132,6 +132,13 @@ class TestRunDirectory:
         with pytest.raises(ConfigError, match=r"holds a run already: resume=.* continues it, or choose another"):
             start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={run.run_dir}"))
         assert (run.run_dir / "metrics.csv").read_bytes() == before
+
+    def test_two_processes_never_share_one(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("time.strftime", lambda format: "now")
+        cfg = tiny.compose(*tiny.GRIDWORLD)
+        with new_run_dir(cfg) as first, new_run_dir(cfg) as second:
+            assert first != second  # although neither run has written anything yet
 
     def test_by_default_it_is_new_and_named_after_task_and_seed(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
+from torchrl.objectives import PPOLoss
 
 from fpo_torchrl import Euler, FlowActor, FPOLoss, ObservationNormalizer, ValueMLP, VelocityMLP, ZeroNoise
 from fpo_torchrl.advantage import GAE
@@ -201,6 +202,20 @@ class TestTraining:
         assert ratios[0].numel() == BATCH
         seen = torch.stack([m["cfm_loss"].mean() for m in trainer.loss.seen]).mean()
         assert metrics["cfm_loss_old"] == pytest.approx(seen.item(), rel=1e-5)
+
+    def test_a_loss_without_ratio_statistics_trains_too(self, probe):
+        trainer = trainer_on(probe)
+        trainer.loss = PPOLoss(trainer.actor, trainer.loss.critic_network, entropy_bonus=False)
+        before = weights(trainer)
+        metrics = next(iter(trainer))
+        assert not {"ratio", "ratio_max", "first_ratio_error"} & metrics.keys()
+        assert not unchanged(trainer, before)
+
+    def test_a_state_is_not_loaded_into_a_running_trainer(self, probe):
+        trainer = trainer_on(probe)
+        next(iter(trainer))
+        with pytest.raises(RuntimeError, match="before training starts"):
+            trainer.load_state_dict(trainer.state_dict())
 
     def test_returns_are_those_of_the_environment(self):
         # "delayed" pays 0 and then 1: every episode returns 1, and half of the steps pay

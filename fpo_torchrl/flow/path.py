@@ -32,17 +32,5 @@ class LinearPath:
         """The path's derivative with respect to time, the target of flow matching."""
         return action - noise
 
-    def noise_from(
-        self, x_t: Float[Tensor, "*shape act"], velocity: Float[Tensor, "*shape act"], time: Float[Tensor, "*#shape 1"]
-    ) -> Float[Tensor, "*shape act"]:
-        """The noise that a path through ``x_t`` with this velocity started from."""
-        return x_t - time * velocity
-
-    def action_from(
-        self, x_t: Float[Tensor, "*shape act"], velocity: Float[Tensor, "*shape act"], time: Float[Tensor, "*#shape 1"]
-    ) -> Float[Tensor, "*shape act"]:
-        """The action that a path through ``x_t`` with this velocity ends in."""
-        return x_t + (1 - time) * velocity
-
     def __repr__(self) -> str:
         return "LinearPath()"

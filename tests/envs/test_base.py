@@ -135,6 +135,32 @@ def test_first_episodes_end_at_different_times():
     assert env.step_count.tolist() == [0] * 500  # only the very first reset spreads
 
 
+def test_a_partial_reset_after_a_new_seed_spreads_nothing():
+    env = Counter([NEVER] * 6, max_episode_steps=100)
+    td = env.reset()
+    before = env.step_count.tolist()
+    env.set_seed(1)
+    env.reset(td.set("_reset", torch.tensor([True] + [False] * 5)))
+    assert env.step_count.tolist() == [0, *before[1:]]
+
+
+def test_a_partial_reset_right_after_a_restored_state_is_no_full_one():
+    env = Counter([NEVER] * 3, max_episode_steps=100)
+    drive(env, env.reset(), torch.zeros(5, 3, 1))
+    state = env.get_state()
+    env.set_state(state)
+    env.reset(TensorDict({"_reset": torch.tensor([True, False, False])}, batch_size=3))
+    assert env.count.tolist() == [0, 5, 5]
+
+
+def test_a_state_from_another_kind_of_device_is_refused():
+    env = Counter([NEVER] * 3, max_episode_steps=100)
+    state = env.get_state()
+    state["generator"] = state["generator"][:16]  # a CUDA generator's state is this short
+    with pytest.raises(ValueError, match="another kind of device than cpu"):
+        env.set_state(state)
+
+
 def test_without_spread_all_copies_end_together():
     env = Counter([NEVER] * 5, max_episode_steps=4, spread_episodes=False)
     ends = env.rollout(8, break_when_any_done=False)["next", "truncated"].squeeze(-1).sum(0)

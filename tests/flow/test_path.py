@@ -1,4 +1,4 @@
-"""The path, its velocity and its two ends agree with each other."""
+"""The path, its velocity and its ends agree with each other."""
 
 from __future__ import annotations
 
@@ -28,13 +28,3 @@ def test_velocity_is_the_time_derivative_of_the_path(ends, time):
     time = torch.full((5, 8, 1), time, dtype=torch.float64)
     _, derivative = torch.func.jvp(lambda t: path.interpolate(noise, action, t), (time,), (torch.ones_like(time),))
     torch.testing.assert_close(path.velocity(noise, action), derivative)
-
-
-@pytest.mark.parametrize("time", [0.0, 0.3, 1.0])
-def test_both_ends_are_recovered_from_a_point_and_its_velocity(ends, time):
-    noise, action = ends
-    path = LinearPath()
-    time = torch.full((5, 8, 1), time, dtype=torch.float64)
-    x_t, velocity = path.interpolate(noise, action, time), path.velocity(noise, action)
-    torch.testing.assert_close(path.noise_from(x_t, velocity, time), noise)
-    torch.testing.assert_close(path.action_from(x_t, velocity, time), action.expand(5, 8, 3))

@@ -17,6 +17,7 @@ from fpo_torchrl import (
     RK4,
     ActionTarget,
     Euler,
+    EulerMaruyama,
     FixedNoise,
     FlowActor,
     GridTime,
@@ -96,6 +97,14 @@ class TestKeysAndShapes:
         assert td["agent", "action"].shape == (4, 2)
         assert td["agent", "flow_time"].shape == (4, 4, 1)
 
+    def test_actors_with_actions_of_other_names_share_a_tensordict(self, make_actor):
+        high, low = make_actor(action_key="high"), make_actor(action_key=("arm", "low"))
+        td = low(high(observations(4)))
+        keys = {"high", "high_flow_action", "high_flow_noise", "high_flow_time", "high_cfm_loss", "high_log_prob"}
+        assert keys < set(td.keys())
+        assert set(td["arm"].keys()) == {key.replace("high", "low") for key in keys}
+        torch.testing.assert_close(high.cfm_loss(td), td["high_cfm_loss"])
+
     @pytest.mark.parametrize("batch", [(), (5,), (5, 4)])
     def test_called_by_keyword_it_treats_each_observation_on_its_own(self, make_actor, batch):
         actor = make_actor()
@@ -154,6 +163,14 @@ class TestKeysAndShapes:
         torch.testing.assert_close(actor(td.clone())["action"], plain(td.clone())["action"])
         assert Counted.conditioned == 2  # for the flow, and for the pairs
 
+    def test_a_hooked_network_is_called_as_a_whole(self, make_actor):
+        actor, seen = make_actor(solver=Euler(5)), []
+        plain = actor(observations(4).set("observation", torch.ones(4, 3)).clone())
+        actor.velocity_net.register_forward_hook(lambda net, args, out: seen.append(out.shape))
+        actor(plain.clone())
+        assert seen == [(4, 2)] * 5 + [(4, 4, 2)]
+        torch.testing.assert_close(actor.cfm_loss(plain), plain["cfm_loss"])
+
     def test_the_network_gets_the_observation_once_not_once_per_pair(self):
         net = ConstantVelocity(0.0, 0.0)
         FlowActor(net, Euler(1), num_mc_samples=8)(observations(4, 5))
@@ -169,7 +186,7 @@ class TestStartNoise:
     def still(self):
         return lambda **kwargs: FlowActor(ConstantVelocity(0.0, 0.0), squash="none", **kwargs)
 
-    @pytest.mark.parametrize("kind", [ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN])
+    @pytest.mark.parametrize("kind", [kind for kind in ExplorationType if kind != ExplorationType.RANDOM])
     def test_without_exploration_the_flow_starts_at_zero(self, still, kind):
         with set_exploration_type(kind):
             assert not still()(observations(4))["action"].any()
@@ -195,6 +212,15 @@ class TestStartNoise:
             first, second = actor(td.clone())["action"], actor(td.clone())["action"]
         assert torch.equal(first, second)
         assert torch.equal(first, first[:1].expand(4, 2))
+
+    def test_a_stochastic_solver_makes_no_noise_without_exploration(self, make_actor):
+        actor, ode = make_actor(solver=EulerMaruyama(4, noise_scale=0.5)), make_actor(solver=Euler(4))
+        ode.load_state_dict(actor.state_dict())
+        td = observations(5)
+        with deterministic():
+            assert torch.equal(actor(td.clone())["action"], ode(td.clone())["action"])
+        with exploring():
+            assert not torch.equal(actor(td.clone())["action"], actor(td.clone())["action"])
 
     def test_action_noise_is_added_only_when_exploring(self, still):
         actor = still(start_noise=ZeroNoise(), action_noise_std=0.5)
@@ -388,6 +414,12 @@ class TestModule:
         assert {value.device.type for value in on_gpu.values()} == {"cuda"}
         torch.testing.assert_close(on_gpu["action"].cpu(), expected, rtol=1e-4, atol=1e-5)
         assert torch.equal(actor.cfm_loss(on_gpu), on_gpu["cfm_loss"])
+
+    def test_it_compiles_without_a_break(self, make_actor):
+        actor = make_actor(start_noise=ZeroNoise(), num_mc_samples=0)
+        compiled = torch.compile(actor, fullgraph=True, backend="eager")
+        td = observations(4)
+        torch.testing.assert_close(compiled(td.clone())["action"], actor(td.clone())["action"])
 
     def test_gradients_reach_every_weight_through_the_sampler(self, make_actor):
         actor = make_actor()

@@ -72,6 +72,18 @@ def test_a_constant_observation_becomes_zero_not_infinite():
     assert normalizer(torch.tensor([0.3])).abs() < 0.1
 
 
+def test_a_coordinate_that_starts_to_move_stays_within_the_clip():
+    normalizer = of(torch.zeros(1000, 1))
+    assert normalizer(torch.tensor([[0.01], [-3.0]])).flatten().tolist() == [10, -10]
+    unclipped = of(torch.zeros(1000, 1), clip=None)
+    assert unclipped(torch.tensor([0.01])).item() == pytest.approx(10_000, rel=1e-3)
+
+
+def test_a_clip_that_leaves_nothing_is_refused():
+    with pytest.raises(ValueError, match="clip must be positive or None, got 0"):
+        ObservationNormalizer(1, clip=0)
+
+
 def test_only_update_changes_the_statistics(batches):
     normalizer = of(*batches)
     before = {key: value.clone() for key, value in normalizer.state_dict().items()}

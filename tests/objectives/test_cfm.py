@@ -110,6 +110,29 @@ def test_keys_may_be_renamed_and_passed_by_keyword(make_actor):
     torch.testing.assert_close(by_keyword, by_tensordict)
 
 
+def test_it_looks_for_the_action_where_the_actor_has_it(make_actor):
+    data = TensorDict(observation=torch.randn(5, 3), agent=TensorDict(action=torch.rand(5, 2)), batch_size=5)
+    assert CFMLoss(make_actor(action_key=("agent", "action")))(data)["loss_cfm"] > 0
+    with pytest.raises(KeyError, match=r"the action to imitate; it holds .*agent.*set_keys"):
+        CFMLoss(make_actor())(data)
+
+
+def test_the_batch_is_reduced_as_in_any_loss_module(make_actor):
+    actor = make_actor()
+    data = TensorDict(observation=torch.randn(6, 3), action=torch.rand(6, 2), batch_size=6)
+
+    def reduced(data, how):
+        torch.manual_seed(1)
+        return CFMLoss(actor, reduction=how)(data)["loss_cfm"]
+
+    each = reduced(data, "none")
+    assert each.shape == (6,)
+    torch.testing.assert_close(reduced(data, "sum"), each.sum())
+    torch.testing.assert_close(reduced(data, "mean"), each.mean())
+    padded = data.clone().set(("collector", "mask"), torch.tensor([True] * 4 + [False] * 2))
+    torch.testing.assert_close(reduced(padded, "mean"), each[:4].mean())
+
+
 @pytest.mark.filterwarnings("error")
 def test_building_it_warns_of_nothing(make_actor):
     CFMLoss(make_actor())

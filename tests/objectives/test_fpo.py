@@ -141,6 +141,10 @@ class TestByHand:
         assert loss.clip_epsilon == 0.05
         assert loss(batch)["loss_objective"].item() == pytest.approx(-(1.05 - 1.9) / 2, abs=1e-5)
 
+    def test_the_clip_radius_may_be_a_tensor(self):
+        loss, batch = by_hand(self.LOG_RATIOS, self.ADVANTAGES, clip_epsilon=torch.tensor(0.05))
+        assert loss(batch)["loss_objective"].item() == pytest.approx(-(1.05 - 1.9) / 2, abs=1e-5)
+
     def test_assigning_the_clip_radius_beside_another_trust_region_is_refused(self):
         loss, _ = by_hand(self.LOG_RATIOS, self.ADVANTAGES, trust_region=ASPO(0.1))
         with pytest.raises(ValueError, match=r"ASPO\(0.1\) has its own radius"):
@@ -215,9 +219,12 @@ class TestClamps:
         assert self.run(3.0, new=1.0, cfm_loss_clamp=Clamp(high=3.0))[0] == pytest.approx(math.exp(2), rel=1e-5)
         assert self.run(2.0, new=4.0, cfm_loss_clamp=Clamp(high=3.0)) == (1, 0)
 
-    def test_the_reported_cfm_losses_are_the_unclamped_log_ratio_the_clamped(self):
-        loss, batch = by_hand([[1.0]], [1.0], log_ratio_clamp=Clamp(high=0.5))
-        assert loss(batch)["ratio_max"].item() == pytest.approx(math.exp(0.5))
+    def test_the_reported_cfm_losses_are_unclamped_the_log_ratio_is_clamped(self):
+        clamps = {"log_ratio_clamp": Clamp(high=0.5), "cfm_loss_clamp": Clamp(high=3.0)}
+        loss, batch = by_hand([[6.0]], [1.0], **clamps)  # old 7, new 1: after the clamp 3 and 1
+        out = loss(batch)
+        assert out["ratio_max"].item() == pytest.approx(math.exp(0.5))
+        assert (out["cfm_loss_old"].item(), out["cfm_loss_new"].item()) == (pytest.approx(7), pytest.approx(1))
 
     @pytest.mark.parametrize(
         ("kwargs", "message"), [({}, "needs a bound"), ({"low": 1.0, "high": 1.0}, "low < high, got low=1.0, high=1.0")]
@@ -473,6 +480,23 @@ class TestAsALossModule:
         out = FPOLoss(actor)(batch)
         assert out["ratio_max"] == 1
         assert ("agent", "flow_noise") in FPOLoss(actor).in_keys
+
+    @pytest.mark.parametrize("action_key", ["high", ("agent", "action")])
+    def test_torchrls_loss_finds_an_action_of_any_name(self, make_actor, make_critic, collect, action_key):
+        actor, critic = make_actor(action_key=action_key), make_critic()
+        batch = collect(actor)
+        theirs = ClipPPOLoss(actor, critic, clip_epsilon=0.05, entropy_bonus=False)(batch.clone())
+        ours = FPOLoss(actor, critic, normalize_advantage=False)(batch.clone())
+        torch.testing.assert_close(ours["loss_objective"], theirs["loss_objective"])
+
+    def test_it_compiles_without_a_break(self, make_actor, make_critic, collect, move_weights, monkeypatch):
+        monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # the checks, only there in tests, do not trace
+        actor, critic = make_actor(), make_critic()
+        batch = collect(actor)
+        move_weights(actor)
+        loss = FPOLoss(actor, critic, functional=False)
+        compiled = torch.compile(loss, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(batch.clone())["loss_objective"], loss(batch.clone())["loss_objective"])
 
     def test_state_dict_restores_actor_and_critic(self, make_actor, make_critic, collect):
         actor, other = make_actor(), make_actor()

@@ -1,4 +1,4 @@
-"""The family of tolerance rewards of the dm_control suite, as pure functions of tensors.
+"""The tolerance rewards of the dm_control suite that the tasks use, as pure functions of tensors.
 
 A reward is 1 inside an interval and falls off outside it with a shape that is worth
 ``value_at_margin`` at the distance ``margin``. Source: ``dm_control/utils/rewards.py``
@@ -23,36 +23,6 @@ def gaussian(excess: Tensor, margin: float, value: float) -> Tensor:
     """``v^((d/m)^2)``; ``v`` in (0, 1)."""
     _check_open(value)
     return torch.exp(excess.square() * (math.log(value) / margin**2))
-
-
-def hyperbolic(excess: Tensor, margin: float, value: float) -> Tensor:
-    """``1 / cosh(acosh(1/v) d/m)``; ``v`` in (0, 1)."""
-    _check_open(value)
-    return 1 / torch.cosh(excess * (math.acosh(1 / value) / margin))
-
-
-def long_tail(excess: Tensor, margin: float, value: float) -> Tensor:
-    """``1 / (1 + (1/v - 1) (d/m)^2)``; ``v`` in (0, 1)."""
-    _check_open(value)
-    return 1 / (1 + excess.square() * ((1 / value - 1) / margin**2))
-
-
-def reciprocal(excess: Tensor, margin: float, value: float) -> Tensor:
-    """``1 / (1 + (1/v - 1) |d|/m)``; ``v`` in (0, 1)."""
-    _check_open(value)
-    return 1 / (1 + excess.abs() * ((1 / value - 1) / margin))
-
-
-def tanh_squared(excess: Tensor, margin: float, value: float) -> Tensor:
-    """``1 - tanh(atanh(sqrt(1 - v)) d/m)^2``; ``v`` in (0, 1)."""
-    _check_open(value)
-    return 1 - torch.tanh(excess * (math.atanh(math.sqrt(1 - value)) / margin)).square()
-
-
-def cosine(excess: Tensor, margin: float, value: float) -> Tensor:
-    """``(1 + cos(acos(2v - 1) |d|/m)) / 2`` up to its first zero, then 0; ``v`` in [0, 1)."""
-    _check_half_open(value)
-    return (1 + torch.cos((excess.abs() * (math.acos(2 * value - 1) / margin)).clamp_max(math.pi))) / 2
 
 
 def linear(excess: Tensor, margin: float, value: float) -> Tensor:

@@ -11,7 +11,7 @@ from fpo_torchrl.envs.control import rewards
 from fpo_torchrl.envs.control.rewards import tolerance
 
 INF = math.inf
-SHAPES = ["gaussian", "hyperbolic", "long_tail", "reciprocal", "tanh_squared", "cosine", "linear", "quadratic"]
+SHAPES = ["gaussian", "linear", "quadratic"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -35,12 +35,6 @@ def test_one_inside_and_the_asked_value_at_the_margin(shape, bounds):
     ("shape", "value_at_margin", "distance_in_margins", "expected"),
     [
         ("gaussian", 0.1, 2.0, 0.1**4),
-        ("long_tail", 0.5, 3.0, 1 / 10),
-        ("reciprocal", 0.5, 3.0, 1 / 4),
-        ("hyperbolic", 1 / math.cosh(1), 2.0, 1 / math.cosh(2)),
-        ("tanh_squared", 1 - math.tanh(1) ** 2, 2.0, 1 - math.tanh(2) ** 2),
-        ("cosine", 0.5, 1.5, (1 + math.cos(0.75 * math.pi)) / 2),
-        ("cosine", 0.5, 2.5, 0.0),
         ("linear", 0.0, 0.25, 0.75),
         ("linear", 0.5, 3.0, 0.0),
         ("quadratic", 0.0, 0.5, 0.75),
