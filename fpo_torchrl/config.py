@@ -68,6 +68,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "actor/velocity_net/time_embedding": {
         "cos_sin": modules.CosSinTimeEmbedding,
         "fourier": modules.FourierTimeEmbedding,
+        "identity": modules.IdentityTimeEmbedding,
     },
     "actor/solver": {
         "euler": flow.Euler,
@@ -102,8 +103,8 @@ SUPPLIED: dict[str, set[str]] = {
         *("obs_dim", "action_dim", "action_low", "action_high", "normalizer"),
         *("start_noise", "path", "in_keys", "action_key"),
     },
-    "actor/velocity_net": {"obs_dim", "action_dim", "activation"},
-    "critic": {"obs_dim", "normalizer", "activation"},
+    "actor/velocity_net": {"obs_dim", "action_dim"},
+    "critic": {"obs_dim", "normalizer"},
     "normalizer": {"obs_dim"},
     "loss": {
         *("actor_network", "critic_network", "actor", "critic", "entropy_bonus", "advantage_norm", "gamma"),
@@ -140,7 +141,7 @@ def schema(target: Callable[..., Any], supplied: Collection[str] = ()) -> type:
         hints = {}
     fields: list[Any] = [("_target_", str, f"{target.__module__}.{target.__qualname__}")]
     for name, parameter in signature(target).items():
-        if name in supplied or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        if name in supplied or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = parameter.default
         kind = schema_type(hints.get(name, Any))

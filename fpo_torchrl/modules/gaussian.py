@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchrl.modules import IndependentNormal, ProbabilisticActor, TanhNormal
 
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
-from fpo_torchrl.modules.velocity import dense_layers
+from fpo_torchrl.modules.velocity import dense_layers, make_activation
 
 
 class GaussianMLP(nn.Module):
@@ -24,6 +24,7 @@ class GaussianMLP(nn.Module):
         std: ``"observation"`` predicts it, softplus plus 0.001 as Brax does; ``"learned"`` is one trained
             vector; a number is held fixed.
         init_std (float): where ``"learned"`` starts.
+        activation, init: as in :class:`VelocityMLP`.
         normalizer: applied to the observation first.
     """
 
@@ -35,6 +36,8 @@ class GaussianMLP(nn.Module):
         hidden_sizes: Sequence[int] = (32, 32, 32, 32),
         std: Literal["observation", "learned"] | float = "observation",
         init_std: float = 1.0,
+        activation: str | Callable[[], nn.Module] = "silu",
+        init: Literal["lecun_uniform", "torch"] = "lecun_uniform",
         normalizer: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -42,7 +45,8 @@ class GaussianMLP(nn.Module):
             raise ValueError(f'std must be "observation", "learned" or a positive number, got {std!r}')
         self.normalizer = normalizer
         self.std = std
-        self.layers = dense_layers([obs_dim, *hidden_sizes, action_dim * (2 if std == "observation" else 1)])
+        self.activation = make_activation(activation)
+        self.layers = dense_layers([obs_dim, *hidden_sizes, action_dim * (2 if std == "observation" else 1)], init)
         if std != "observation":
             start = init_std if isinstance(std, str) else std
             self.log_std = nn.Parameter(torch.full((action_dim,), start).log(), requires_grad=std == "learned")
@@ -52,7 +56,7 @@ class GaussianMLP(nn.Module):
         h = observation if self.normalizer is None else self.normalizer(observation)
         *hidden, last = self.layers
         for layer in hidden:
-            h = nn.functional.silu(layer(h))
+            h = self.activation(layer(h))
         h = last(h)
         if self.std == "observation":
             loc, scale = h.chunk(2, -1)
@@ -67,6 +71,8 @@ def gaussian_actor(
     hidden_sizes: Sequence[int] = (32, 32, 32, 32),
     std: Literal["observation", "learned"] | float = "observation",
     init_std: float = 1.0,
+    activation: str | Callable[[], nn.Module] = "silu",
+    init: Literal["lecun_uniform", "torch"] = "lecun_uniform",
     squash: Literal["tanh", "none"] = "tanh",
     action_low: float | Tensor = -1.0,
     action_high: float | Tensor = 1.0,
@@ -77,12 +83,19 @@ def gaussian_actor(
     Args:
         squash: ``"tanh"`` to the bounds, or ``"none"``, where the environment clips.
         action_low, action_high: bounds of the action for ``"tanh"``.
-        obs_dim, action_dim, hidden_sizes, std, init_std, normalizer: as in :class:`GaussianMLP`.
+        obs_dim, action_dim, hidden_sizes, std, init_std, activation, init, normalizer: as in :class:`GaussianMLP`.
     """
     if squash not in ("tanh", "none"):
         raise ValueError(f'squash must be "tanh" or "none", got {squash!r}')
     network = GaussianMLP(
-        obs_dim, action_dim, hidden_sizes=hidden_sizes, std=std, init_std=init_std, normalizer=normalizer
+        obs_dim,
+        action_dim,
+        hidden_sizes=hidden_sizes,
+        std=std,
+        init_std=init_std,
+        activation=activation,
+        init=init,
+        normalizer=normalizer,
     )
     bounds = {"low": action_low, "high": action_high, "tanh_loc": False, "upscale": 1.0} if squash == "tanh" else {}
     return ProbabilisticActor(

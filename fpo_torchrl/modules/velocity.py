@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,16 @@ class CosSinTimeEmbedding(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], -1)
 
 
+class IdentityTimeEmbedding(nn.Module):
+    """The time itself, as the authors' GridWorld policy takes it (gridworld/models/diffusion_policy.py:54)."""
+
+    num_features = 1
+
+    def forward(self, time: Tensor) -> Tensor:
+        """``time`` ``[..., 1]``."""
+        return time
+
+
 class FourierTimeEmbedding(CosSinTimeEmbedding):
     """Random Fourier features ``[cos(2 pi f t), sin(2 pi f t)]``, ``f ~ N(0, scale^2)`` drawn once.
 
@@ -49,19 +60,40 @@ class FourierTimeEmbedding(CosSinTimeEmbedding):
         self.frequencies.copy_(2 * math.pi * scale * torch.randn(num_features // 2))
 
 
-def lecun_uniform_(layer: nn.Linear) -> nn.Linear:
-    """Initialise as Brax and the authors do: weights of variance ``1 / fan_in``, biases zero."""
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
+    """The activation of a name, or of a class of one's own."""
+    if not isinstance(activation, str):
+        return activation()
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)} or a class, got {activation!r}")
+    return ACTIVATIONS[activation]()
+
+
+def lecun_uniform_(layer: nn.Linear) -> None:
+    """Initialise as Brax and the authors' MuJoCo code do: weights of variance ``1 / fan_in``, biases zero."""
     bound = (3 / layer.in_features) ** 0.5
     nn.init.uniform_(layer.weight, -bound, bound)
     nn.init.zeros_(layer.bias)
-    return layer
 
 
-def dense_layers(sizes: Sequence[int]) -> nn.ModuleList:
-    """Linear layers between consecutive ``sizes``, initialised by :func:`lecun_uniform_`."""
+INITS: dict[str, Callable[[nn.Linear], None]] = {"lecun_uniform": lecun_uniform_, "torch": lambda layer: None}
+"""Initialisations: Brax's, and the one that torch gives a layer by itself (the authors' GridWorld code)."""
+
+
+def dense_layers(sizes: Sequence[int], init: str = "lecun_uniform") -> nn.ModuleList:
+    """Linear layers between consecutive ``sizes``."""
     if min(sizes) < 1:
         raise ValueError(f"hidden_sizes must be at least 1 each, got {list(sizes[1:-1])}")
-    return nn.ModuleList(lecun_uniform_(nn.Linear(a, b)) for a, b in pairwise(sizes))
+    if init not in INITS:
+        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+    layers = nn.ModuleList()
+    for num_in, num_out in pairwise(sizes):
+        layers.append(nn.Linear(num_in, num_out))
+        INITS[init](layers[-1])  # pyright: ignore[reportArgumentType]
+    return layers
 
 
 class VelocityMLP(nn.Module):
@@ -78,7 +110,8 @@ class VelocityMLP(nn.Module):
         hidden_sizes: widths of the hidden layers (default: the authors' 4 x 32).
         time_embedding: module from ``[..., 1]`` to ``[..., num_features]`` with an attribute
             ``num_features``; default :class:`CosSinTimeEmbedding` with 8 features.
-        activation: class of the activation between layers.
+        activation: between layers, ``"silu"``, ``"relu"``, ``"tanh"`` or a class.
+        init: of the weights, Brax's ``"lecun_uniform"`` or ``"torch"``, that of ``nn.Linear``.
         output_scale (float): factor on the output; the authors' 0.25 keeps the first policy near the
             start noise.
 
@@ -97,7 +130,8 @@ class VelocityMLP(nn.Module):
         *,
         hidden_sizes: Sequence[int] = (32, 32, 32, 32),
         time_embedding: nn.Module | None = None,
-        activation: Callable[[], nn.Module] = nn.SiLU,
+        activation: str | Callable[[], nn.Module] = "silu",
+        init: Literal["lecun_uniform", "torch"] = "lecun_uniform",
         output_scale: float = 0.25,
     ) -> None:
         super().__init__()
@@ -105,8 +139,8 @@ class VelocityMLP(nn.Module):
         self.output_scale = output_scale
         self.time_embedding = time_embedding if time_embedding is not None else CosSinTimeEmbedding()
         num_inputs = obs_dim + action_dim + self.time_embedding.num_features  # pyright: ignore[reportOperatorIssue]
-        self.layers = dense_layers([num_inputs, *hidden_sizes, action_dim])
-        self.activation = activation()
+        self.layers = dense_layers([num_inputs, *hidden_sizes, action_dim], init)
+        self.activation = make_activation(activation)
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
@@ -147,7 +181,8 @@ class ValueMLP(nn.Module):
     Args:
         obs_dim (int): size of the observation.
         hidden_sizes: widths of the hidden layers (default: the authors' 5 x 256).
-        activation: class of the activation between layers.
+        activation: between layers, ``"silu"``, ``"relu"``, ``"tanh"`` or a class.
+        init: of the weights, Brax's ``"lecun_uniform"`` or ``"torch"``, that of ``nn.Linear``.
         normalizer: module applied to the observation first, for example the actor's.
 
     >>> ValueMLP(obs_dim=3, hidden_sizes=(16,))(torch.zeros(5, 3)).shape
@@ -159,13 +194,14 @@ class ValueMLP(nn.Module):
         obs_dim: int,
         *,
         hidden_sizes: Sequence[int] = (256, 256, 256, 256, 256),
-        activation: Callable[[], nn.Module] = nn.SiLU,
+        activation: str | Callable[[], nn.Module] = "silu",
+        init: Literal["lecun_uniform", "torch"] = "lecun_uniform",
         normalizer: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.normalizer = normalizer
-        self.layers = dense_layers([obs_dim, *hidden_sizes, 1])
-        self.activation = activation()
+        self.layers = dense_layers([obs_dim, *hidden_sizes, 1], init)
+        self.activation = make_activation(activation)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Value ``[*batch, 1]`` of ``observation`` ``[*batch, obs_dim]``."""

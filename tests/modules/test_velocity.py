@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fpo_torchrl import ObservationNormalizer, ValueMLP, VelocityMLP
-from fpo_torchrl.modules import CosSinTimeEmbedding, FourierTimeEmbedding
+from fpo_torchrl.modules import CosSinTimeEmbedding, FourierTimeEmbedding, IdentityTimeEmbedding
 
 
 class TestTimeEmbedding:
@@ -39,20 +39,40 @@ class TestTimeEmbedding:
 
 class TestVelocityMLP:
     @staticmethod
-    def plain(net: VelocityMLP) -> nn.Sequential:
+    def plain(net: VelocityMLP, activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
         """The same weights as a torch network of the concatenated inputs."""
-        layers = [layer for linear in net.layers for layer in (linear, nn.SiLU())]
+        layers = [layer for linear in net.layers for layer in (linear, activation())]
         return nn.Sequential(*layers[:-1])
 
     @pytest.mark.parametrize("observation_shape", [(5, 1, 3), (5, 8, 3), (1, 1, 3)])
     @pytest.mark.parametrize("time_shape", [(5, 8, 1), (1,)])
-    @pytest.mark.parametrize("embedding", [None, FourierTimeEmbedding(6)])
+    @pytest.mark.parametrize("embedding", [None, FourierTimeEmbedding(6), IdentityTimeEmbedding()])
     def test_it_is_a_perceptron_of_the_concatenated_inputs(self, observation_shape, time_shape, embedding):
         net = VelocityMLP(3, 2, hidden_sizes=(16, 8), time_embedding=embedding, output_scale=0.5)
         observation, x_t, time = torch.randn(observation_shape), torch.randn(5, 8, 2), torch.rand(time_shape)
         features = net.time_embedding(time).expand(5, 8, -1)
         expected = 0.5 * self.plain(net)(torch.cat([observation.expand(5, 8, 3), x_t, features], -1))
         torch.testing.assert_close(net(observation, x_t, time), expected)
+
+    @pytest.mark.parametrize(("name", "layer"), [("relu", nn.ReLU), ("tanh", nn.Tanh), (nn.GELU, nn.GELU)])
+    def test_the_activation_is_the_one_asked_for(self, name, layer):
+        net = VelocityMLP(3, 2, hidden_sizes=(16, 8), activation=name, output_scale=1.0)
+        observation, x_t, time = torch.randn(5, 3), torch.randn(5, 2), torch.rand(5, 1)
+        joined = torch.cat([observation, x_t, net.time_embedding(time)], -1)
+        torch.testing.assert_close(net(observation, x_t, time), self.plain(net, layer)(joined))
+
+    @pytest.mark.parametrize(("init", "bound"), [("lecun_uniform", math.sqrt(3 / 400)), ("torch", math.sqrt(1 / 400))])
+    def test_weights_are_drawn_within_the_bound_of_the_initialisation(self, init, bound):
+        weight = VelocityMLP(391, 1, hidden_sizes=(1000,), init=init).layers[0].weight
+        assert 0.999 * bound < weight.abs().max() <= bound
+
+    def test_an_unknown_initialisation_is_refused(self):
+        with pytest.raises(ValueError, match="init must be one of lecun_uniform, torch, got 'orthogonal'"):
+            VelocityMLP(3, 2, init="orthogonal")
+
+    def test_an_unknown_activation_is_refused(self):
+        with pytest.raises(ValueError, match="activation must be one of silu, relu, tanh or a class, got 'swish'"):
+            VelocityMLP(3, 2, activation="swish")
 
     def test_gradients_equal_those_of_the_concatenated_network(self):
         net = VelocityMLP(3, 2, hidden_sizes=(16,), output_scale=1.0)
