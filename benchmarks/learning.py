@@ -34,10 +34,10 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torchrl.envs.utils import set_exploration_type
 
-from fpo_torchrl.builders import build_agent
+from fpo_torchrl.builders import Agent, build_agent
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.envs import make_env, multimodality
-from fpo_torchrl.envs.probe import PROBES, modes_found
+from fpo_torchrl.envs.probe import PROBES, Probe, modes_found
 from fpo_torchrl.evaluation import evaluation_policy, isolated_rng
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import load_run_config, write_json
@@ -100,20 +100,38 @@ def train(work: Path, suite: Suite, algorithm: str, seed: int) -> tuple[str, int
     return command, code
 
 
-def sampled_actions(directory: Path, observations: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """Actions ``[*batch, num_samples, act]`` that the run's final policy draws at ``observations``."""
+def trained_agent(directory: Path) -> tuple[Any, Agent]:
+    """The resolved config of a finished run, and its agent with the final weights."""
     cfg = load_run_config(directory)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    actor = build_agent(tree, make_env(cfg.task, 1)).actor
-    Checkpointer(directory, actor=actor).load()
-    policy, exploration = evaluation_policy(actor, "random")
+    agent = build_agent(tree, make_env(cfg.task, 1))
+    Checkpointer(directory, actor=agent.actor, critic=agent.critic).load()
+    return cfg, agent
+
+
+def sampled_actions(directory: Path, observations: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """Actions ``[*batch, num_samples, act]`` that the run's final policy draws at ``observations``."""
+    policy, exploration = evaluation_policy(trained_agent(directory)[1].actor, "random")
     repeated = observations.unsqueeze(-2).expand(*observations.shape[:-1], num_samples, -1)
     with torch.no_grad(), isolated_rng(0), set_exploration_type(exploration):
         return policy(TensorDict(observation=repeated, batch_size=repeated.shape[:-1]))["action"]
 
 
-def modality(suite: Suite, directory: Path) -> dict[str, float]:
-    """What the return does not say: whether both modes are there, in actions *sampled* from the policy."""
+def value_error(directory: Path, probe: Probe) -> float:
+    """Largest distance of the critic from a probe's optimal value, over its observations."""
+    cfg, agent = trained_agent(directory)
+    observations = torch.tensor(
+        [[start + step] for start in probe.start_observations for step in range(probe.num_steps)]
+    )
+    with torch.no_grad():
+        values = agent.critic(TensorDict(observation=observations, batch_size=len(observations)))["state_value"]
+    return (values - probe.optimal_value(observations, cfg.advantage.gamma)).abs().max().item()
+
+
+def beyond_return(suite: Suite, directory: Path) -> dict[str, float]:
+    """What the return does not say: the modes among *sampled* actions, or the error of the value."""
+    if suite.name.startswith("probe-"):
+        return {"value_error": value_error(directory, PROBES[suite.name.removeprefix("probe-")])}
     if suite.name == "bandit":
         low, high = modes_found(sampled_actions(directory, torch.zeros(1), 2000)).tolist()
         return {"share_left": low, "share_right": high}
@@ -145,7 +163,7 @@ def result(work: Path, out: Path, suite: Suite, algorithm: str, seed: int) -> di
         "random": evaluation["random"]["mean"],
         "zero": evaluation["zero"]["mean"],
         "last_episodes": metrics[-1].get("return"),
-        **modality(suite, directory),
+        **beyond_return(suite, directory),
         "metrics": name,
         "date": datetime.fromtimestamp((directory / "evaluation.json").stat().st_mtime, UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
@@ -174,7 +192,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         if not done:
             lines.append(f"| {task} | {algorithm} | 0 of {len(group)} finished | | | | | | |")
             continue
-        extra = [key for key in ("both", "valley", "share_left", "share_right") if key in done[0]]
+        extra = [key for key in ("both", "valley", "share_left", "share_right", "value_error") if key in done[0]]
         other = "; ".join(f"{key} {', '.join(f'{row[key]:.2f}' for row in done)}" for key in extra)
         per_seed = ", ".join(f"{row['random']:.4g}" for row in done)
         lines.append(
@@ -187,12 +205,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], out: Path) -> None:
-    """Learning curves: training return over frames, one thin line per seed."""
+    """Learning curves: training return over frames, one thin line per seed; the probes, soon solved, are left out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    tasks = list(dict.fromkeys(row["task"] for row in rows if "failed" not in row))
-    columns = min(3, len(tasks))
+    rows = [row for row in rows if "failed" not in row and not row["task"].startswith("probe-")]
+    if not rows:
+        return
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    columns = min(2, len(tasks))
     figure = Figure(figsize=(4 * columns, 2.8 * -(-len(tasks) // columns)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = np.ravel(figure.subplots(-(-len(tasks) // columns), columns, squeeze=False))
@@ -201,7 +222,7 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
     for axes, task in zip(grid, tasks, strict=False):
         for algorithm, colour, label in (("fpo", "tab:blue", "flow (FPO)"), ("ppo", "tab:orange", "Gaussian PPO")):
             for row in rows:
-                if (row["task"], row["algorithm"]) == (task, algorithm) and "failed" not in row:
+                if (row["task"], row["algorithm"]) == (task, algorithm):
                     metrics = read_metrics(out / row["metrics"])
                     points = [(m["frames"], m["return"]) for m in metrics if "return" in m]
                     axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
