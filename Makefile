@@ -1,4 +1,4 @@
-# make train   trains FPO on a MuJoCo task on this machine's CPU; ARGS="task=ReacherEasy seed=1" passes overrides
+# make train   trains FPO on a MuJoCo task on this machine's CPU; ARGS="task=PointMass seed=1" passes overrides
 # make test    runs the tests
 # make check   runs linter, formatter and type checker
 # Each command creates .venv and installs what it needs first.

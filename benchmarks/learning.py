@@ -205,7 +205,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], out: Path) -> None:
-    """Learning curves: training return over frames, one thin line per seed; the probes, soon solved, are left out."""
+    """Learning curves: reward in training over frames, one thin line per seed; the probes, soon solved, are left out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -224,10 +224,10 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
             for row in rows:
                 if (row["task"], row["algorithm"]) == (task, algorithm):
                     metrics = read_metrics(out / row["metrics"])
-                    points = [(m["frames"], m["return"]) for m in metrics if "return" in m]
+                    points = [(m["frames"], m["reward"]) for m in metrics]
                     axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
                     label = None
-        axes.set(title=task, xlabel="frames", ylabel="return of training episodes")
+        axes.set(title=task, xlabel="frames", ylabel="mean reward of a step")
         axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=8)
