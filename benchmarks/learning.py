@@ -205,7 +205,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], out: Path) -> None:
-    """Learning curves: reward in training over frames, one thin line per seed; the probes, soon solved, are left out."""
+    """Learning curves: reward in training over frames, one line per seed, without the probes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
