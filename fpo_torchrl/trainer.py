@@ -211,7 +211,8 @@ METRIC_NAMES = {"ratio_mean": "ratio", "mean_ratio": "ratio", "max_ratio": "rati
 
 def summarize(history: list[TensorDictBase]) -> dict[str, float]:
     """Means over an iteration's minibatches, extremes of the ratio, and how far the first ratio was from 1."""
-    stacked: dict[str, Tensor] = {METRIC_NAMES.get(k, k): v.float() for k, v in TensorDict.stack(history).items()}
+    stacked: dict[str, Tensor] = TensorDict.stack(history).to_dict()
+    stacked = {METRIC_NAMES.get(name, name): values.float() for name, values in stacked.items()}
     summary = {name: values.mean() for name, values in stacked.items()}
     extremes = {"ratio_min": torch.amin, "ratio_max": torch.amax}
     present = [name for name in extremes if name in stacked]

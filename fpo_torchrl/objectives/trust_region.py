@@ -49,9 +49,8 @@ class Clip(TrustRegion):
     """
 
     def __init__(self, epsilon: float | tuple[float, float] = 0.05) -> None:
-        if isinstance(epsilon, Tensor):
-            epsilon = epsilon.tolist()
-        radii = (epsilon, epsilon) if isinstance(epsilon, (int, float)) else tuple(epsilon)
+        given = epsilon.tolist() if isinstance(epsilon, Tensor) else epsilon
+        radii = (given, given) if isinstance(given, (int, float)) else tuple(given)
         if len(radii) != 2 or not all(isinstance(radius, (int, float)) for radius in radii):
             raise ValueError(f"epsilon must be a number or a pair of them (low, high), got {epsilon!r}")
         low, high = radii
