@@ -66,12 +66,13 @@ class LinearVelocity(nn.Module):
         return self.head(torch.cat([features, x_t, time.expand(*x_t.shape[:-1], 1)], -1))
 
 
-def add_flow_keys(td: TensorDictBase) -> TensorDictBase:
+def add_flow_keys(td: TensorDictBase, action_key: str = "action", **_) -> TensorDictBase:
     """Random flow keys in the place of upstream's random parameters of a Gaussian."""
-    td["flow_action"] = torch.randn(*td.shape, ACTION_DIM)
-    td["flow_noise"] = torch.randn(*td.shape, NUM_PAIRS, ACTION_DIM)
-    td["flow_time"] = torch.rand(*td.shape, NUM_PAIRS, 1)
-    td["cfm_loss"] = torch.rand(*td.shape, NUM_PAIRS)
+    prefix = "" if action_key == "action" else f"{action_key}_"
+    td[prefix + "flow_action"] = torch.randn(*td.shape, ACTION_DIM)
+    td[prefix + "flow_noise"] = torch.randn(*td.shape, NUM_PAIRS, ACTION_DIM)
+    td[prefix + "flow_time"] = torch.rand(*td.shape, NUM_PAIRS, 1)
+    td[prefix + "cfm_loss"] = torch.rand(*td.shape, NUM_PAIRS)
     return td
 
 
@@ -96,10 +97,10 @@ class Mocks:
         return FlowActor(LinearVelocity(trunk), num_mc_samples=NUM_PAIRS).to(device), critic.to(device)
 
     def _create_mock_data_ppo(self, **kwargs):
-        return add_flow_keys(PPO_TESTS["_create_mock_data_ppo"](self, **kwargs))
+        return add_flow_keys(PPO_TESTS["_create_mock_data_ppo"](self, **kwargs), **kwargs)
 
     def _create_seq_mock_data_ppo(self, **kwargs):
-        return add_flow_keys(PPO_TESTS["_create_seq_mock_data_ppo"](self, **kwargs))
+        return add_flow_keys(PPO_TESTS["_create_seq_mock_data_ppo"](self, **kwargs), **kwargs)
 
 
 FPO_LOSSES = {
