@@ -33,6 +33,8 @@ def draw_learning_curve(metrics: str | Path, path: str | Path, *, title: str) ->
         frames, low, high = zip(*band, strict=True)
         returns.fill_between(frames, low, high, color="tab:blue", alpha=0.2, linewidth=0)
     returns.set(xlabel="frames", ylabel="return of an episode")
+    returns.set_xlim(left=0)
+    returns.spines[["right"]].set_visible(False)
     returns.legend(fontsize=8)
 
     curve(ratios, "ratio", color="tab:green", label="mean")

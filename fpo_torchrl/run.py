@@ -121,7 +121,8 @@ class Run:
                     self.checkpointer.save(trainer.frames)
                 finished = f"{metrics['return']:.1f}" if metrics["episodes"] else "(no episode over yet)"
                 ratio = f", ratio {metrics['ratio']:.4f}" if "ratio" in metrics else ""
-                bar.set_postfix_str(f"return {finished}{ratio}", refresh=False)
+                reward = f"reward per step {metrics['reward']:.3f}"
+                bar.set_postfix_str(f"return {finished}, {reward}{ratio}", refresh=False)
                 bar.update(trainer.frames - bar.n)
         return self.finish()
 

@@ -126,6 +126,13 @@ class TestRepeating:
         )
 
 
+def test_the_progress_bar_says_how_far_and_how_well(tmp_path, capsys):
+    start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={tmp_path}", "progress=true")).train()
+    last = capsys.readouterr().out.rpartition("100%")[2].splitlines()[0]
+    for words in ("256/256 frames", "frames/s, left 00:00", "return ", "reward per step ", "ratio "):
+        assert words in last
+
+
 class TestRunDirectory:
     def test_a_second_run_in_the_same_place_is_refused(self, run):
         before = (run.run_dir / "metrics.csv").read_bytes()
