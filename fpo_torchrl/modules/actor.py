@@ -197,7 +197,7 @@ class FlowActor(TensorDictModuleBase):
             shape = (*batch, self.num_mc_samples)
             noise = torch.randn((*shape, self.action_dim), device=flow_action.device, dtype=flow_action.dtype)
             time = self.time_sampler.sample((*shape, 1), like=flow_action)
-            cfm_loss = self._cfm_loss(observations, flow_action, noise, time)
+            cfm_loss = self.pair_loss(tensordict, flow_action, noise, time)
             tensordict.set(self.flow_noise_key, noise)
             tensordict.set(self.flow_time_key, time)
             tensordict.set(self.cfm_loss_key, cfm_loss)
@@ -213,7 +213,7 @@ class FlowActor(TensorDictModuleBase):
                 f"the batch lacks {missing}, which FlowActor writes at collection. Collect with num_mc_samples of at "
                 "least 1, and keep these keys when you select entries from the batch"
             )
-        return self._cfm_loss(self._observations(tensordict), flow_action, noise, time)
+        return self.pair_loss(tensordict, flow_action, noise, time)
 
     def pair_loss(
         self,
@@ -226,7 +226,12 @@ class FlowActor(TensorDictModuleBase):
         action_reduction: str | None = None,
     ) -> Tensor:
         """CFM loss ``[*batch, mc]`` of any ``flow_action`` at any pairs, for example in supervised training."""
-        return self._cfm_loss(self._observations(tensordict), flow_action, noise, time, target, action_reduction)
+        action = flow_action.unsqueeze(-2)
+        x_t = self.path.interpolate(noise, action, time)
+        observations = [observation.unsqueeze(flow_action.ndim - 1) for observation in self._observations(tensordict)]
+        velocity = self._field(observations)(x_t, time)
+        weight = (target or self.target).weight(time)
+        return cfm_error(velocity, self.path.velocity(noise, action), weight, action_reduction or self.action_reduction)
 
     def unsquash(self, action: Tensor) -> Tensor:
         """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
@@ -270,23 +275,6 @@ class FlowActor(TensorDictModuleBase):
     def _observations(self, tensordict: TensorDictBase) -> list[Tensor]:
         observations = [tensordict.get(key) for key in self.in_keys]
         return observations if self.normalizer is None else [self.normalizer(observations[0])]
-
-    def _cfm_loss(
-        self,
-        observations: list[Tensor],
-        flow_action: Tensor,
-        noise: Tensor,
-        time: Tensor,
-        target: RegressionTarget | None = None,
-        action_reduction: str | None = None,
-    ) -> Tensor:
-        num_batch_dims = flow_action.ndim - 1
-        action = flow_action.unsqueeze(-2)
-        x_t = self.path.interpolate(noise, action, time)
-        observations = [observation.unsqueeze(num_batch_dims) for observation in observations]
-        velocity = self._field(observations)(x_t, time)
-        weight = (target or self.target).weight(time)
-        return cfm_error(velocity, self.path.velocity(noise, action), weight, action_reduction or self.action_reduction)
 
     @property
     def _centre(self) -> Tensor:
