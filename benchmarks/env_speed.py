@@ -29,11 +29,11 @@ import tensordict
 import torch
 import torchrl
 from mujoco.rollout import Rollout
-from torchrl.collectors import Collector
 from torchrl.modules import RandomPolicy
 
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
 from fpo_torchrl.envs.physics.c import CPhysics, available_cores
+from fpo_torchrl.trainer import make_collector
 
 _STEPS_PER_BATCH = 32
 
@@ -88,18 +88,8 @@ def env_stepper(env: ControlEnv) -> Callable[[], int]:
 
 
 def collector_stepper(env: ControlEnv) -> Callable[[], int]:
-    """A function that takes one batch from a TorchRL collector, set up as in our trainer, with a random policy."""
-    collector = Collector(
-        env,
-        RandomPolicy(env.action_spec),
-        frames_per_batch=env.num_envs * _STEPS_PER_BATCH,
-        total_frames=-1,
-        device=env.device,
-        track_traj_ids=False,
-        trust_policy=True,
-        auto_register_policy_transforms=False,
-    )
-    batches = iter(collector)
+    """A function that takes one batch from a TorchRL collector, the trainer's, with a random policy."""
+    batches = iter(make_collector(env, RandomPolicy(env.action_spec), env.num_envs * _STEPS_PER_BATCH))
 
     def step() -> int:
         return next(batches).numel()

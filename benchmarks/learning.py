@@ -3,7 +3,8 @@
     python benchmarks/learning.py                     everything, two runs at a time
     python benchmarks/learning.py --only bandit --seeds 3 4 5
 
-The presets were chosen on seeds 0 to 2 (GridWorld, bandit) and 10 to 13 (control tasks): publish others.
+The presets were chosen on seeds 0 to 2 (bandit) and 10 to 13 (control tasks; GridWorld, after an earlier preset had
+been looked at on 0 to 5): publish others.
 
 Runs ``fpo-train`` once per task, algorithm and seed, skips what is finished, and writes to ``--out``: the metrics
 of every run as CSV, ``summary.json`` with the command, date, machine and versions of each, ``table.md`` and

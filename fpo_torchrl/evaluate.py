@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import sys
 from dataclasses import dataclass, field
@@ -64,14 +63,11 @@ def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | N
         raise ConfigError("solvers and steps are settings of a flow policy; this run trained a Gaussian")
     if name is not None and name not in SOLVERS:
         raise ConfigError(f"solvers: unknown solver {name!r}, known are {', '.join(SOLVERS)}")
-    num_steps = num_steps if num_steps is not None else actor.solver.num_steps
-    solver_class = SOLVERS[name if name is not None else "euler"]
-    solver = build({"_target_": f"fpo_torchrl.{solver_class.__name__}", "num_steps": num_steps}, "steps")
-    if name is not None:
-        return solver
-    own = copy.copy(actor.solver)  # with all its other settings
-    own.num_steps = solver.num_steps
-    return own
+    solver = SOLVERS[name]() if name is not None else actor.solver
+    try:
+        return solver.with_steps(num_steps if num_steps is not None else actor.solver.num_steps)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"steps: {error}") from error
 
 
 def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:

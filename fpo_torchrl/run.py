@@ -207,13 +207,11 @@ def write_whole(path: Path, text: str) -> None:
 def new_run_dir(cfg: DictConfig) -> Iterator[Path]:
     """A new directory named after the time, the task and the seed, taken away again if the run cannot be built."""
     stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{cfg.task.replace('/', '-')}_seed{cfg.seed}"
-    for number in itertools.count(2):
-        path = Path("runs") / stem
-        try:
-            path.mkdir(parents=True)  # fails if another process has just taken it
+    for number in itertools.count(1):
+        path = Path("runs") / (stem if number == 1 else f"{stem}_{number}")
+        with contextlib.suppress(FileExistsError):  # another process may have just taken it
+            path.mkdir(parents=True)
             break
-        except FileExistsError:
-            stem = f"{stem.rpartition('_seed')[0]}_seed{cfg.seed}_{number}"
     try:
         yield path
     except BaseException:
@@ -239,12 +237,12 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
 
 def start_run(cfg: DictConfig, *, sweep_dir: Path | None = None) -> Run:
     """A new run of ``cfg``, in the directory it names or in a new one."""
-    if cfg.run_dir is None and sweep_dir is None:
-        with new_run_dir(cfg) as run_dir:
-            return Run(cfg, run_dir)
     if cfg.run_dir is not None and not cfg.run_dir.strip():
         raise ConfigError(f"run_dir={cfg.run_dir!r} is empty: give a directory")
-    run_dir = Path(cfg.run_dir) if cfg.run_dir is not None else Path(str(sweep_dir))
+    run_dir = Path(cfg.run_dir) if cfg.run_dir is not None else sweep_dir
+    if run_dir is None:
+        with new_run_dir(cfg) as new:
+            return Run(cfg, new)
     if (run_dir / "metrics.csv").exists():
         raise ConfigError(f"run_dir={run_dir} holds a run already: resume={run_dir} continues it, or choose another")
     return Run(cfg, run_dir)

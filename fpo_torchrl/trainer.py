@@ -125,15 +125,7 @@ class Trainer:
     def start(self) -> Collector:
         """Build the collector, which resets the environment, or continues it after :meth:`load_state_dict`."""
         if self._collector is None:
-            self._collector = Collector(
-                self.env,
-                self.actor,
-                frames_per_batch=self.frames_per_batch,
-                total_frames=-1,
-                track_traj_ids=False,
-                trust_policy=True,
-                auto_register_policy_transforms=False,
-            )
+            self._collector = make_collector(self.env, self.actor, self.frames_per_batch)
         return self._collector
 
     def learn(self, batch: TensorDictBase) -> dict[str, float]:
@@ -203,6 +195,19 @@ class Trainer:
     def can_restore_env(self) -> bool:
         """Whether the environment's state goes into a checkpoint; if not, resuming starts fresh episodes."""
         return hasattr(self.env, "get_state")
+
+
+def make_collector(env: EnvBase, policy: Any, frames_per_batch: int) -> Collector:
+    """An endless TorchRL collector without the bookkeeping that training does not need."""
+    return Collector(
+        env,
+        policy,
+        frames_per_batch=frames_per_batch,
+        total_frames=-1,
+        track_traj_ids=False,
+        trust_policy=True,
+        auto_register_policy_transforms=False,
+    )
 
 
 METRIC_NAMES = {"ratio_mean": "ratio", "mean_ratio": "ratio", "max_ratio": "ratio_max"}

@@ -93,15 +93,10 @@ class GymnasiumEnv(GymWrapper):
         if tensordict is not None:
             tensordict = tensordict.select("_reset", strict=False).cpu()
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        if mask is None:
-            result = super()._reset(None, **kwargs)
-            self.step_count.zero_()
-            full = True
-        else:
-            result = super()._reset(tensordict, **kwargs)
-            self.step_count[mask.reshape(self.num_envs)] = 0
-            full = bool(mask.all())
-        if full and self.spread_episodes and not self._started and self.max_episode_steps is not None:
+        result = super()._reset(None if mask is None else tensordict, **kwargs)
+        restarted = torch.ones(self.num_envs, dtype=torch.bool) if mask is None else mask.reshape(self.num_envs)
+        self.step_count[restarted] = 0
+        if restarted.all() and self.spread_episodes and not self._started and self.max_episode_steps is not None:
             self.step_count.copy_(spread_phases(self.num_envs, self.max_episode_steps, self.generator))
         self._started = True
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -52,6 +53,12 @@ class Solver(ABC):
         for time in times.unsqueeze(-1).unbind():
             x = self.step(velocity, x, time, dt)
         return x
+
+    def with_steps(self, num_steps: int) -> Solver:
+        """A copy with another number of steps and otherwise the same settings."""
+        other = copy.copy(self)
+        Solver.__init__(other, num_steps)
+        return other
 
     def without_noise(self) -> Solver:
         """The solver that a deterministic policy uses: itself, unless its steps are random."""

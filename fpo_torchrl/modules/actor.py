@@ -145,17 +145,17 @@ class FlowActor(TensorDictModuleBase):
         prefix = "" if leaf == "action" else f"{leaf}_"
 
         def beside(name: str) -> NestedKey:
-            return (*self._parent, prefix + name) if self._parent else prefix + name
+            return (*self._parent, name) if self._parent else name
 
         self.in_keys = list(in_keys)
         self.action_key = action_key
-        self.flow_action_key = beside("flow_action")
-        self.flow_noise_key = beside("flow_noise")
-        self.flow_time_key = beside("flow_time")
-        self.cfm_loss_key = beside("cfm_loss")
+        self.flow_action_key = beside(f"{prefix}flow_action")
+        self.flow_noise_key = beside(f"{prefix}flow_noise")
+        self.flow_time_key = beside(f"{prefix}flow_time")
+        self.cfm_loss_key = beside(f"{prefix}cfm_loss")
         # TorchRL's own actors choose the name of the log-probability by this global flag.
-        aggregate, own = composite_lp_aggregate(nowarn=True), "log_prob" if prefix else "action_log_prob"
-        self.log_prob_key = beside("sample_log_prob" if aggregate else own)
+        log_prob = f"{prefix}sample_log_prob" if composite_lp_aggregate(nowarn=True) else f"{leaf}_log_prob"
+        self.log_prob_key = beside(log_prob)
         pairs = [self.flow_noise_key, self.flow_time_key, self.cfm_loss_key, self.log_prob_key]
         self.out_keys = [self.action_key, self.flow_action_key, *(pairs if self.num_mc_samples else [])]
 
@@ -177,7 +177,7 @@ class FlowActor(TensorDictModuleBase):
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Draw an action for each observation and write it with the flow keys."""
-        observations = self._observations(tensordict)
+        observations = self.observations(tensordict)
         batch = self._batch_shape(tensordict, observations)
         explores = exploration_type() in (ExplorationType.RANDOM, None)
         start_noise = self.start_noise or (RandomNoise() if explores else ZeroNoise())
@@ -197,7 +197,7 @@ class FlowActor(TensorDictModuleBase):
             shape = (*batch, self.num_mc_samples)
             noise = torch.randn((*shape, self.action_dim), device=flow_action.device, dtype=flow_action.dtype)
             time = self.time_sampler.sample((*shape, 1), like=flow_action)
-            cfm_loss = self.pair_loss(tensordict, flow_action, noise, time)
+            cfm_loss = self.pair_loss(observations, flow_action, noise, time)
             tensordict.set(self.flow_noise_key, noise)
             tensordict.set(self.flow_time_key, time)
             tensordict.set(self.cfm_loss_key, cfm_loss)
@@ -213,11 +213,11 @@ class FlowActor(TensorDictModuleBase):
                 f"the batch lacks {missing}, which FlowActor writes at collection. Collect with num_mc_samples of at "
                 "least 1, and keep these keys when you select entries from the batch"
             )
-        return self.pair_loss(tensordict, flow_action, noise, time)
+        return self.pair_loss(self.observations(tensordict), flow_action, noise, time)
 
     def pair_loss(
         self,
-        tensordict: TensorDictBase,
+        observations: list[Tensor],
         flow_action: Tensor,
         noise: Tensor,
         time: Tensor,
@@ -225,13 +225,12 @@ class FlowActor(TensorDictModuleBase):
         target: RegressionTarget | None = None,
         action_reduction: str | None = None,
     ) -> Tensor:
-        """CFM loss ``[*batch, mc]`` of any ``flow_action`` at any pairs, for example in supervised training."""
+        """CFM loss ``[*batch, mc]`` of any ``flow_action`` at any pairs, given :meth:`observations`."""
         action = flow_action.unsqueeze(-2)
         x_t = self.path.interpolate(noise, action, time)
-        observations = [observation.unsqueeze(flow_action.ndim - 1) for observation in self._observations(tensordict)]
-        velocity = self._field(observations)(x_t, time)
-        weight = (target or self.target).weight(time)
-        return cfm_error(velocity, self.path.velocity(noise, action), weight, action_reduction or self.action_reduction)
+        velocity = self._field([observation.unsqueeze(flow_action.ndim - 1) for observation in observations])(x_t, time)
+        weight, reduction = (target or self.target).weight(time), action_reduction or self.action_reduction
+        return cfm_error(velocity, self.path.velocity(noise, action), weight, reduction)
 
     def unsquash(self, action: Tensor) -> Tensor:
         """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
@@ -272,7 +271,8 @@ class FlowActor(TensorDictModuleBase):
             return net.condition(*observations)
         return lambda x_t, time: net(*observations, x_t=x_t, time=time)
 
-    def _observations(self, tensordict: TensorDictBase) -> list[Tensor]:
+    def observations(self, tensordict: TensorDictBase) -> list[Tensor]:
+        """The inputs of ``velocity_net`` under ``in_keys``, normalised."""
         observations = [tensordict.get(key) for key in self.in_keys]
         return observations if self.normalizer is None else [self.normalizer(observations[0])]
 

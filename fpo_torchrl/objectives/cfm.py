@@ -98,7 +98,8 @@ class CFMLoss(LossModule):
             shape = (*action.shape[:-1], self.num_mc_samples)
             noise = torch.randn((*shape, action.shape[-1]), device=action.device, dtype=action.dtype)
             time = self.time_sampler.sample((*shape, 1), like=action)
+            observations = self.actor_network.observations(tensordict)
             losses = self.actor_network.pair_loss(
-                tensordict, flow_action, noise, time, target=self.target, action_reduction=self.action_reduction
+                observations, flow_action, noise, time, target=self.target, action_reduction=self.action_reduction
             )
         return TensorDict({"loss_cfm": self._reduce_loss(losses.mean(-1), tensordict)})

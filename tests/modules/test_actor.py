@@ -299,7 +299,7 @@ class TestCfmLoss:
         actor = FlowActor(ConstantVelocity(2.0, 0.0), **kwargs)
         noise, time = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.8]])
         td = TensorDict(observation=torch.randn(3))
-        loss = actor.pair_loss(td, torch.tensor([1.0, 2.0]), noise, time)
+        loss = actor.pair_loss([td["observation"]], torch.tensor([1.0, 2.0]), noise, time)
         assert loss.shape == (1,)
         return loss.item()
 
@@ -322,7 +322,11 @@ class TestCfmLoss:
     def test_a_zero_network_scores_a_zero_action_by_the_noise_alone(self):
         noise, time = torch.randn(50_000, 2), torch.rand(50_000, 1)
         td, action = TensorDict(observation=torch.zeros(3)), torch.zeros(2)
-        loss = lambda target: FlowActor(ConstantVelocity(0.0, 0.0), target=target).pair_loss(td, action, noise, time)  # noqa: E731
+        observations = [td["observation"]]
+
+        def loss(target):
+            return FlowActor(ConstantVelocity(0.0, 0.0), target=target).pair_loss(observations, action, noise, time)
+
         assert loss(VelocityTarget()).mean().item() == pytest.approx(1, rel=0.02)
         assert loss(NoiseTarget()).mean().item() == pytest.approx(1 / 3, rel=0.02)
         torch.testing.assert_close(loss(NoiseTarget()), time.squeeze(-1) ** 2 * loss(VelocityTarget()))
