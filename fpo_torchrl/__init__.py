@@ -19,13 +19,14 @@ from fpo_torchrl.flow import (
     LogitNormalTime,
     Midpoint,
     NoiseTarget,
+    NoisyEuler,
     RandomNoise,
     UniformTime,
     VelocityTarget,
     ZeroNoise,
 )
-from fpo_torchrl.modules import FlowActor, ObservationNormalizer, ValueMLP, VelocityMLP
-from fpo_torchrl.objectives import ASPO, SPO, CFMLoss, Clamp, Clip, FPOLoss
+from fpo_torchrl.modules import DenoisingActor, FlowActor, ObservationNormalizer, ValueMLP, VelocityMLP
+from fpo_torchrl.objectives import ASPO, SPO, CFMLoss, Clamp, Clip, DenoisingMDPLoss, FPOLoss
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,8 @@ __all__ = [
     "CFMLoss",
     "Clamp",
     "Clip",
+    "DenoisingActor",
+    "DenoisingMDPLoss",
     "Euler",
     "EulerMaruyama",
     "FPOLoss",
@@ -49,6 +52,7 @@ __all__ = [
     "LogitNormalTime",
     "Midpoint",
     "NoiseTarget",
+    "NoisyEuler",
     "ObservationNormalizer",
     "RandomNoise",
     "UniformTime",

@@ -16,8 +16,8 @@ from torchrl.objectives import LossModule
 from torchrl.objectives.utils import distance_loss
 
 from fpo_torchrl.advantage import GAE
-from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
+from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.optim import AgentOptimizer
 
 
@@ -112,7 +112,7 @@ def fixed_settings(actor: TensorDictModule) -> dict[str, Any]:
     The trainer estimates advantages itself, so no functional copy of the parameters is needed; and a flow
     has no entropy in closed form.
     """
-    return {"functional": False, "entropy_bonus": not isinstance(actor, FlowActor)}
+    return {"functional": False, "entropy_bonus": not isinstance(actor, FlowSampler)}
 
 
 def check_critic_settings(loss: LossModule) -> None:

@@ -63,7 +63,11 @@ class LoggerConfig:
 
 
 COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
-    "actor": {"flow_schema": modules.FlowActor, "gaussian_schema": gaussian_actor},
+    "actor": {
+        "flow_schema": modules.FlowActor,
+        "denoising_schema": modules.DenoisingActor,
+        "gaussian_schema": gaussian_actor,
+    },
     "actor/velocity_net": {"mlp": modules.VelocityMLP},
     "actor/velocity_net/time_embedding": {
         "cos_sin": modules.CosSinTimeEmbedding,
@@ -76,6 +80,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
         "midpoint": flow.Midpoint,
         "rk4": flow.RK4,
         "sde": flow.EulerMaruyama,
+        "noisy_euler": flow.NoisyEuler,
     },
     "actor/time_sampler": {
         "grid": flow.GridTime,
@@ -86,7 +91,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "actor/target": {"velocity": flow.VelocityTarget, "noise": flow.NoiseTarget, "action": flow.ActionTarget},
     "critic": {"mlp": modules.ValueMLP},
     "normalizer": {"running": modules.ObservationNormalizer},
-    "loss": {"fpo_schema": objectives.FPOLoss, "ppo_schema": ClipPPOLoss},
+    "loss": {"fpo_schema": objectives.FPOLoss, "dppo_schema": objectives.DenoisingMDPLoss, "ppo_schema": ClipPPOLoss},
     "loss/trust_region": {"clip": objectives.Clip, "spo": objectives.SPO, "aspo": objectives.ASPO},
     "loss/cfm_loss_clamp": {"clamp": objectives.Clamp},
     "loss/log_ratio_clamp": {"clamp": objectives.Clamp},

@@ -16,7 +16,7 @@ from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import COMPONENTS
 from fpo_torchrl.evaluation import START_NOISES, evaluate, record
 from fpo_torchrl.flow import Solver
-from fpo_torchrl.modules.actor import FlowActor
+from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.run import EVALUATION_SEED, load_run_config, write_json
 
 SOLVERS = COMPONENTS["actor/solver"]
@@ -59,7 +59,7 @@ def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | N
     """The solver of one row of the table; None for the actor's own."""
     if name is None and num_steps is None:
         return None
-    if not isinstance(actor, FlowActor):
+    if not isinstance(actor, FlowSampler):
         raise ConfigError("solvers and steps are settings of a flow policy; this run trained a Gaussian")
     if name is not None and name not in SOLVERS:
         raise ConfigError(f"solvers: unknown solver {name!r}, known are {', '.join(SOLVERS)}")

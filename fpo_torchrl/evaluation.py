@@ -18,7 +18,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
 
 from fpo_torchrl.flow import FixedNoise, RandomNoise, Solver, StartNoise, ZeroNoise
-from fpo_torchrl.modules.actor import FlowActor
+from fpo_torchrl.modules.sampler import FlowSampler
 
 START_NOISES: dict[str, Callable[[], StartNoise]] = {
     "random": RandomNoise,
@@ -70,7 +70,7 @@ def evaluation_policy(
     actor: TensorDictModule, noise: str, solver: Solver | None = None
 ) -> tuple[TensorDictModule, ExplorationType]:
     """The policy to evaluate and its exploration type: for a Gaussian, ``"zero"`` noise is its mode."""
-    if isinstance(actor, FlowActor):
+    if isinstance(actor, FlowSampler):
         return actor.for_inference(solver=solver, start_noise=START_NOISES[noise]()), ExplorationType.RANDOM
     return actor, ExplorationType.RANDOM if noise == "random" else ExplorationType.DETERMINISTIC
 
@@ -89,7 +89,7 @@ def evaluate(
     """Return of one episode in each copy of ``env``.
 
     Args:
-        actor: a :class:`FlowActor` or any TorchRL policy.
+        actor: a flow policy or any TorchRL policy.
         env: batched environment that does not spread its episodes; it is seeded and reset here.
         noise: start noise of the flow: ``"random"`` (the policy that is trained), ``"zero"`` or ``"fixed"``. A
             stochastic solver keeps its own noise, action noise is left out.

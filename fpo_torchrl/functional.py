@@ -5,6 +5,7 @@ Sources: FPO is arXiv 2507.21053, FPO++ is arXiv 2602.02481. Flow time runs from
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -56,6 +57,17 @@ def fpo_log_ratio(
     as many groups as pairs is the FPO++ ratio, one per sample (FPO++ Eq. 10).
     """
     return (cfm_loss_old - cfm_loss_new).unflatten(-1, (num_groups, -1)).mean(-1)
+
+
+def denoising_log_prob(
+    points: Float[Tensor, "*batch points act"], mean: Float[Tensor, "*batch steps act"], std: float
+) -> Float[Tensor, "*batch steps"]:
+    """Log-likelihood of each step of a path of ``points``: ``log N(x_{k+1}; mean_k, std^2 I)``.
+
+    This makes the denoising path a Markov decision process (FPO section 3.5; DPPO, arXiv 2409.00588).
+    """
+    error = (points[..., 1:, :] - mean) / std
+    return -0.5 * error.square().sum(-1) - error.shape[-1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
 
 
 def straight_through_clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from fpo_torchrl.flow.noise import FixedNoise, RandomNoise, StartNoise, ZeroNoise
 from fpo_torchrl.flow.path import LinearPath
-from fpo_torchrl.flow.solver import RK4, Euler, EulerMaruyama, Heun, Midpoint, Solver
+from fpo_torchrl.flow.solver import RK4, Euler, EulerMaruyama, Heun, Midpoint, NoisyEuler, Solver
 from fpo_torchrl.flow.target import ActionTarget, NoiseTarget, RegressionTarget, VelocityTarget
 from fpo_torchrl.flow.time import BetaTime, GridTime, LogitNormalTime, TimeSampler, UniformTime
 
@@ -19,6 +19,7 @@ __all__ = [
     "LogitNormalTime",
     "Midpoint",
     "NoiseTarget",
+    "NoisyEuler",
     "RandomNoise",
     "RegressionTarget",
     "Solver",

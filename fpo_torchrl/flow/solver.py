@@ -48,11 +48,18 @@ class Solver(ABC):
             velocity: the field, called with ``x`` ``[*batch, act]`` and ``time`` ``[1]``.
             x: where to start, ``[*batch, act]``.
         """
-        dt = 1 / self.num_steps
-        times = torch.arange(self.num_steps, device=x.device, dtype=x.dtype) / self.num_steps
-        for time in times.unsqueeze(-1).unbind():
-            x = self.step(velocity, x, time, dt)
-        return x
+        return self.points(velocity, x)[-1]
+
+    def points(self, velocity: VelocityField, x: Tensor) -> list[Tensor]:
+        """Every point on the way from ``x`` at time 0 to time 1: ``num_steps + 1`` tensors ``[*batch, act]``."""
+        points, dt = [x], 1 / self.num_steps
+        for time in self.times(like=x).unbind():
+            points.append(self.step(velocity, points[-1], time, dt))
+        return points
+
+    def times(self, like: Tensor) -> Tensor:
+        """When the steps begin, ``[num_steps, 1]``, on the device and in the dtype of ``like``."""
+        return torch.arange(self.num_steps, device=like.device, dtype=like.dtype).unsqueeze(-1) / self.num_steps
 
     def with_steps(self, num_steps: int) -> Solver:
         """A copy with another number of steps and otherwise the same settings."""
@@ -76,6 +83,36 @@ class Euler(Solver):
     def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
         """Advance along the velocity at the start of the step."""
         return x + dt * velocity(x, time)
+
+
+class NoisyEuler(Euler):
+    """Euler's method with Gaussian noise of one size added to each step, the last included.
+
+    Every step is then a Gaussian policy of its own, with a likelihood: what
+    :class:`~fpo_torchrl.modules.DenoisingActor` trains. Unlike :class:`EulerMaruyama` it changes the
+    distribution of the samples. Source: akanazawa/fpo, playground/src/flow_policy/fpo.py:296-331.
+
+    Args:
+        num_steps (int): number of equal steps, at least 1.
+        noise_std (float): standard deviation of the noise of a step, positive (FPO Table A.2: 0.05 is best).
+    """
+
+    def __init__(self, num_steps: int = 10, noise_std: float = 0.05) -> None:
+        super().__init__(num_steps)
+        if noise_std <= 0:
+            raise ValueError(f"noise_std must be positive, got {noise_std}; without noise use Euler")
+        self.noise_std = noise_std
+
+    def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
+        """Advance along the velocity at the start of the step, and add noise."""
+        return super().step(velocity, x, time, dt) + self.noise_std * torch.randn_like(x)
+
+    def without_noise(self) -> Solver:
+        """Euler's method with as many steps."""
+        return Euler(self.num_steps)
+
+    def __repr__(self) -> str:
+        return f"NoisyEuler(num_steps={self.num_steps}, noise_std={self.noise_std})"
 
 
 class Midpoint(Solver):

@@ -1,8 +1,10 @@
-"""The flow actor and the networks it is made of."""
+"""The flow policies and the networks they are made of."""
 
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.likelihood import FlowLikelihood
+from fpo_torchrl.modules.denoising import DenoisingActor
+from fpo_torchrl.modules.likelihood import FlowLikelihood, PathLikelihood
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
+from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.modules.velocity import (
     CosSinTimeEmbedding,
     FourierTimeEmbedding,
@@ -13,11 +15,14 @@ from fpo_torchrl.modules.velocity import (
 
 __all__ = [
     "CosSinTimeEmbedding",
+    "DenoisingActor",
     "FlowActor",
     "FlowLikelihood",
+    "FlowSampler",
     "FourierTimeEmbedding",
     "IdentityTimeEmbedding",
     "ObservationNormalizer",
+    "PathLikelihood",
     "ValueMLP",
     "VelocityMLP",
 ]

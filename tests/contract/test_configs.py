@@ -30,7 +30,7 @@ NEEDS_A_VALUE = {"loss/cfm_loss_clamp": "high=2", "loss/log_ratio_clamp": "high=
 def choices() -> Iterator[dict[str, str]]:
     """As many choices of one option per group as the largest group has options: each option is in one of them.
 
-    The Gaussian has no options of its own, so it is one choice more.
+    The baselines have no options of their own, so they are one choice more each.
     """
     options = {}
     for group, components in COMPONENTS.items():
@@ -40,10 +40,11 @@ def choices() -> Iterator[dict[str, str]]:
     for i in range(max(map(len, options.values()))):
         yield {group: names[i % len(names)] for group, names in options.items()}
     yield {"actor": "gaussian", "loss": "ppo"}
+    yield {"actor": "denoising", "loss": "dppo"}
 
 
-LEFT_OUT = {"gaussian", "ppo", "none", "custom"}
-"""The baseline, and the options that stand for nothing or for what a user brings."""
+LEFT_OUT = {"gaussian", "ppo", "denoising", "dppo", "none", "custom"}
+"""The baselines, and the options that stand for nothing or for what a user brings."""
 
 
 @pytest.mark.parametrize("choice", choices(), ids=lambda choice: "-".join(choice.values())[:40])

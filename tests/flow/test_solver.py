@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fpo_torchrl import RK4, Euler, EulerMaruyama, GridTime, Heun, Midpoint
+from fpo_torchrl import RK4, Euler, EulerMaruyama, GridTime, Heun, Midpoint, NoisyEuler
 
 DETERMINISTIC = [Euler, Midpoint, Heun, RK4]
 
@@ -132,3 +132,24 @@ def test_without_noise_the_stochastic_sampler_is_euler():
 def test_a_negative_noise_scale_is_refused():
     with pytest.raises(ValueError, match=r"noise_scale must not be negative, got -0\.1"):
         EulerMaruyama(noise_scale=-0.1)
+
+
+def test_the_points_lead_from_the_start_to_the_end():
+    """Of dx/dt = 1 + t in four Euler steps from 0: steps of (1 + k / 4) / 4."""
+    points = Euler(4).points(lambda x, t: 1 + t, torch.zeros(1))
+    torch.testing.assert_close(torch.cat(points), torch.tensor([0, 4, 9, 15, 22]) / 16)
+
+
+def test_noisy_euler_adds_independent_noise_to_every_step():
+    """Ten steps of noise 0.3 on a straight flow: variances add."""
+    samples = NoisyEuler(10, noise_std=0.3)(lambda x, t: torch.full_like(x, 2.0), torch.zeros(40_000, 1))
+    assert samples.mean().item() == pytest.approx(2, abs=0.02)
+    assert samples.var().item() == pytest.approx(10 * 0.09, rel=0.03)
+    noiseless = NoisyEuler(10, noise_std=0.3).without_noise()
+    assert noiseless(lambda x, t: x, torch.ones(1)).item() == pytest.approx(1.1**10, rel=1e-5)
+
+
+@pytest.mark.parametrize("noise_std", [0.0, -1.0])
+def test_noisy_euler_without_noise_is_refused(noise_std):
+    with pytest.raises(ValueError, match=f"noise_std must be positive, got {noise_std}; without noise use Euler"):
+        NoisyEuler(noise_std=noise_std)

@@ -20,7 +20,7 @@ def test_an_action_of_another_shape_is_refused():
 
 def test_sampling_and_entropy_are_refused_with_the_way_out():
     likelihood = FlowLikelihood(CFM_LOSS, action_dim=3)
-    with pytest.raises(NotImplementedError, match="entropy_bonus=False, and draw actions by calling the FlowActor"):
+    with pytest.raises(NotImplementedError, match="entropy_bonus=False, and draw actions by calling the actor"):
         likelihood.sample()
     with pytest.raises(NotImplementedError):
         likelihood.entropy()

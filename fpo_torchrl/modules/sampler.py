@@ -1,0 +1,217 @@
+"""What every flow policy shares: from an observation and noise to an action inside its bounds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase, composite_lp_aggregate, dispatch
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor, nn
+from torchrl.envs.utils import ExplorationType, exploration_type
+
+from fpo_torchrl.flow import Euler, RandomNoise, Solver, StartNoise, ZeroNoise
+from fpo_torchrl.flow.solver import VelocityField
+from fpo_torchrl.modules.normalizer import ObservationNormalizer
+
+SQUASHES = {
+    "tanh": torch.tanh,
+    "clip": lambda x: x.clamp(-1, 1),
+    "none": None,
+}
+
+
+class FlowSampler(TensorDictModuleBase):
+    """Policy that carries noise to an action along a velocity field; base of the policies that can be trained.
+
+    A subclass extends :meth:`forward` by what its loss needs and lists that in ``flow_keys``.
+
+    Keys: reads ``in_keys``; writes ``"action"`` ``[*batch, act]`` and ``"flow_action"``, the action before
+    squashing, ``[*batch, act]``. The second stands beside ``action_key``; if that does not end in "action"
+    but in, say, "high", its name begins with it: ``"high_flow_action"``, so that several actors can share
+    a TensorDict.
+
+    Args:
+        velocity_net: module called as ``velocity_net(*observations, x_t=..., time=...)``; leading
+            dimensions of its inputs broadcast. Needs ``action_dim``, or pass it here.
+        solver: from noise to action; any :class:`~fpo_torchrl.flow.Solver`.
+        start_noise: where the flow starts. Default: TorchRL's exploration type decides, random noise for
+            RANDOM, zero noise for DETERMINISTIC and the others, which also leave out a stochastic solver's noise.
+        squash: ``"tanh"``, ``"clip"`` or ``"none"``, after the flow; the first two map [-1, 1] to the bounds.
+        action_low, action_high: bounds of the action, floats or tensors ``[act]``; ignored for ``"none"``.
+        normalizer: applied to the observation (one input key only).
+
+    Raises:
+        ValueError: for a setting out of range, or observations that do not fit the TensorDict's batch size.
+    """
+
+    action_low: Tensor
+    action_high: Tensor
+    log_prob_key: NestedKey
+    flow_keys: list[NestedKey]
+
+    def __init__(
+        self,
+        velocity_net: nn.Module,
+        solver: Solver | None = None,
+        *,
+        start_noise: StartNoise | None = None,
+        squash: Literal["tanh", "clip", "none"] = "tanh",
+        action_low: float | Tensor = -1.0,
+        action_high: float | Tensor = 1.0,
+        normalizer: ObservationNormalizer | None = None,
+        action_dim: int | None = None,
+        in_keys: Sequence[NestedKey] = ("observation",),
+        action_key: NestedKey = "action",
+    ) -> None:
+        super().__init__()
+        action_dim = action_dim if action_dim is not None else getattr(velocity_net, "action_dim", None)
+        if action_dim is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the size of the action: give {type(velocity_net).__name__} an attribute "
+                "action_dim, or pass action_dim="
+            )
+        if squash not in SQUASHES:
+            raise ValueError(f"squash must be one of {', '.join(SQUASHES)}, got {squash!r}")
+        if normalizer is not None and len(in_keys) > 1:
+            raise ValueError(
+                f"normalizer works on one observation, got in_keys={list(in_keys)}; normalise inside velocity_net"
+            )
+        self.velocity_net = velocity_net
+        self.normalizer = normalizer
+        self.solver = solver if solver is not None else Euler(num_steps=10)
+        self.start_noise = start_noise
+        self.squash = squash
+        self.action_dim = action_dim
+        low, high = torch.as_tensor(action_low), torch.as_tensor(action_high)
+        if squash != "none" and not (torch.isfinite(low).all() and torch.isfinite(high).all() and (low < high).all()):
+            raise ValueError(
+                f"squash={squash!r} needs finite bounds with low < high, got action_low={low.tolist()} and "
+                f'action_high={high.tolist()}; use squash="none" for an unbounded action'
+            )
+        self.register_buffer("action_low", low.to(torch.float32).expand(action_dim).clone())
+        self.register_buffer("action_high", high.to(torch.float32).expand(action_dim).clone())
+
+        self.in_keys = list(in_keys)
+        self.action_key = action_key = unravel_key(action_key)
+        self._parent, leaf = (action_key[:-1], action_key[-1]) if isinstance(action_key, tuple) else ((), action_key)
+        self._prefix = "" if leaf == "action" else f"{leaf}_"
+        self.flow_action_key = self._beside("flow_action")
+        # TorchRL's own actors choose the name of the log-probability by this global flag.
+        log_prob = f"{self._prefix}sample_log_prob" if composite_lp_aggregate(nowarn=True) else f"{leaf}_log_prob"
+        self.log_prob_key = (*self._parent, log_prob) if self._parent else log_prob
+        self.out_keys = [self.action_key, self.flow_action_key]
+        self.flow_keys = []
+
+    def _beside(self, name: str) -> NestedKey:
+        """The key ``name`` beside the action, whatever that is nested in and called."""
+        name = self._prefix + name
+        return (*self._parent, name) if self._parent else name
+
+    def _also_writes(self, *flow_keys: NestedKey) -> None:
+        """Declare what :meth:`forward` writes for the update, with the log-probability as the last."""
+        self.flow_keys = [*flow_keys]
+        written = [key for key in flow_keys if key not in self.out_keys]
+        self.out_keys = [*self.out_keys, *written, self.log_prob_key]
+
+    @property
+    def log_prob_keys(self) -> list[NestedKey]:
+        """Where TorchRL's losses find the stored log-probability."""
+        return [self.log_prob_key]
+
+    @property
+    def dist_sample_keys(self) -> list[NestedKey]:
+        """Where TorchRL's losses find the action."""
+        return [self.action_key]
+
+    @dispatch(auto_batch_size=False)
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Draw an action for each observation and write it with what an update needs."""
+        return self._write(tensordict, self._flow(tensordict, self.observations(tensordict))[-1])
+
+    def for_inference(self, *, solver: Solver | None = None, start_noise: StartNoise | None = None) -> Self:
+        """A view of this actor, on the same weights, that writes the action only; it may sample in another way."""
+        actor = copy.copy(self)
+        actor.out_keys, actor.flow_keys = [self.action_key, self.flow_action_key], []
+        actor.solver = solver if solver is not None else self.solver
+        actor.start_noise = start_noise if start_noise is not None else self.start_noise
+        return actor
+
+    def observations(self, tensordict: TensorDictBase) -> list[Tensor]:
+        """The inputs of ``velocity_net`` under ``in_keys``, normalised."""
+        observations = [tensordict.get(key) for key in self.in_keys]
+        return observations if self.normalizer is None else [self.normalizer(observations[0])]
+
+    def unsquash(self, action: Tensor) -> Tensor:
+        """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
+        if self.squash == "none":
+            return action
+        unit = (action - self._centre) / self._half_range
+        return torch.atanh(unit.clamp(-0.999, 0.999)) if self.squash == "tanh" else unit
+
+    def _flow(self, tensordict: TensorDictBase, observations: list[Tensor]) -> list[Tensor]:
+        """The points ``[*batch, act]`` that the flow passes, from noise to the action before squashing."""
+        explores = explored()
+        start_noise = self.start_noise or (RandomNoise() if explores else ZeroNoise())
+        batch = self._batch_shape(tensordict, observations)
+        noise = start_noise.sample((*batch, self.action_dim), like=self.action_low)
+        solver = self.solver if explores else self.solver.without_noise()
+        points = solver.points(self._field(observations), noise)
+        if points[-1].shape != noise.shape:
+            raise ValueError(
+                f"one action was expected per entry of the batch {tuple(batch)}, but the observations have the leading "
+                f"dimensions {tuple(points[-1].shape[:-1])}: set the tensordict's batch_size to them"
+            )
+        return points
+
+    def _batch_shape(self, tensordict: TensorDictBase, observations: list[Tensor]) -> torch.Size:
+        """Leading dimensions of the action: those of the tensordict that will hold it."""
+        beside = tensordict.get(self._parent, None) if self._parent else None
+        batch = (tensordict if beside is None else beside).batch_size
+        if not batch and observations[0].ndim > 1:
+            # Called by keyword there is no batch size. Only the network knows how many dimensions an observation has.
+            x_t, time = self.action_low.new_zeros(self.action_dim), self.action_low.new_zeros(1)
+            batch = self.velocity_net(*observations, x_t=x_t, time=time).shape[:-1]
+        return batch
+
+    def _field(self, observations: list[Tensor]) -> VelocityField:
+        """The velocity as a function of point and time alone."""
+        net = self.velocity_net
+        # Asked of the class, so that a wrapper which passes attributes on is called as a whole; so is a hooked network.
+        if getattr(type(net), "has_condition", False) and not (net._forward_hooks or net._forward_pre_hooks):
+            return net.condition(*observations)
+        return lambda x_t, time: net(*observations, x_t=x_t, time=time)
+
+    def _write(self, tensordict: TensorDictBase, flow_action: Tensor) -> TensorDictBase:
+        """Write the action, and what it was before squashing."""
+        tensordict.set(self.action_key, self._squashed(flow_action))
+        tensordict.set(self.flow_action_key, flow_action)
+        return tensordict
+
+    @property
+    def _centre(self) -> Tensor:
+        return (self.action_high + self.action_low) / 2
+
+    @property
+    def _half_range(self) -> Tensor:
+        return (self.action_high - self.action_low) / 2
+
+    def _squashed(self, flow_action: Tensor) -> Tensor:
+        squash = SQUASHES[self.squash]
+        if squash is None:
+            return flow_action
+        return self._centre + self._half_range * squash(flow_action)
+
+    __repr__ = nn.Module.__repr__  # TensorDictModuleBase's own leaves extra_repr out
+
+    def extra_repr(self) -> str:
+        """Arguments shown by ``repr``."""
+        return f"solver={self.solver}, start_noise={self.start_noise}, squash={self.squash!r}"
+
+
+def explored() -> bool:
+    """Whether TorchRL's exploration type asks for random actions; where none is set it does."""
+    return exploration_type() in (ExplorationType.RANDOM, None)

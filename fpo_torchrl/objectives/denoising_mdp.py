@@ -1,0 +1,79 @@
+"""The DPPO baseline: PPO on every step of the denoising path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule
+from torch import Tensor
+
+from fpo_torchrl.modules.denoising import DenoisingActor
+from fpo_torchrl.objectives.surrogate import FlowPPOLoss, stored
+from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
+
+
+class DenoisingMDPLoss(FlowPPOLoss):
+    """PPO for a flow policy whose denoising steps are actions of their own (DPPO, arXiv 2409.00588).
+
+    Each Gaussian step of the stored path has a likelihood ratio; the advantage of the action counts for all of
+    them, and the trust region holds for each. The objective is the mean over the steps. FPO compares itself with
+    this (its section 3.5 and Table 1); which steps are trained is a setting of the actor.
+
+    Keys: reads the inputs of actor and critic, ``"denoising_path"``, ``"denoising_log_prob"``, ``"advantage"``
+    ``[*batch, 1]`` and ``"value_target"``; returns those of :class:`FlowPPOLoss`.
+
+    Args:
+        actor_network: the :class:`DenoisingActor`. critic_network: module that writes ``"state_value"``.
+        clip_epsilon: radius of the clip on each step's ratio, or ``(low, high)`` radii; 0.2 is what the FPO
+            paper found best for DPPO.
+        trust_region: an object in place of the clip.
+        critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in :class:`FlowPPOLoss`.
+
+    Raises:
+        TypeError: without an actor that stores denoising paths. ValueError, KeyError: as :class:`FlowPPOLoss`.
+
+    >>> from fpo_torchrl import ValueMLP, VelocityMLP
+    >>> critic = TensorDictModule(ValueMLP(3), in_keys=["observation"], out_keys=["state_value"])
+    >>> loss = DenoisingMDPLoss(DenoisingActor(VelocityMLP(3, 2)), critic, clip_epsilon=0.2)
+    """
+
+    actor_network: DenoisingActor  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(
+        self,
+        actor_network: DenoisingActor | None = None,
+        critic_network: TensorDictModule | None = None,
+        clip_epsilon: float | tuple[float, float] = 0.2,
+        *,
+        trust_region: TrustRegion | None = None,
+        critic_coeff: float | None = 0.25,
+        loss_critic_type: str = "l2",
+        normalize_advantage: bool = True,
+        entropy_bonus: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if not hasattr(actor_network, "denoising_log_prob_key"):
+            raise TypeError(
+                f"DenoisingMDPLoss needs a DenoisingActor as actor_network, got {type(actor_network).__name__}; "
+                "for a FlowActor use FPOLoss"
+            )
+        if trust_region is not None and clip_epsilon != 0.2:
+            raise ValueError(f"give the radius to the trust region: clip_epsilon={clip_epsilon} beside {trust_region}")
+        super().__init__(
+            actor_network,
+            critic_network,
+            trust_region if trust_region is not None else Clip(clip_epsilon),
+            critic_coeff=critic_coeff,
+            loss_critic_type=loss_critic_type,
+            normalize_advantage=normalize_advantage,
+            entropy_bonus=entropy_bonus,
+            **kwargs,
+        )
+
+    def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Log-likelihood of each step under the current weights minus that at collection, ``[*batch, steps]``."""
+        new = self.actor_network.get_dist(tensordict).step_log_prob
+        key = self.actor_network.denoising_log_prob_key
+        return new - stored(tensordict, key, new, "the log-likelihood of each denoising step"), {}

@@ -1,0 +1,208 @@
+"""What every policy-gradient loss of a flow policy shares: ratios inside a trust region, and a critic."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModule, dispatch
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torchrl.objectives import PPOLoss
+
+from fpo_torchrl.functional import effective_sample_size
+from fpo_torchrl.modules.sampler import FlowSampler
+from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
+
+
+class FlowPPOLoss(PPOLoss):
+    """PPO with one or several ratios per action inside a trust region; a subclass says what the ratio is.
+
+    The critic loss, value estimators, keys and advantage normalisation are those of TorchRL's ``PPOLoss``.
+
+    Keys: reads the inputs of actor and critic, the actor's ``flow_keys``, and ``"advantage"`` ``[*batch, 1]``
+    and ``"value_target"`` (computed by the value estimator where absent). Returns ``"loss_objective"`` and
+    ``"loss_critic"``, and without gradient ``"ratio_mean"``, ``"ratio_min"``, ``"ratio_max"``, ``"ESS"`` (share
+    of the batch), ``"clip_fraction"`` and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"``
+    by the sign of the advantage, the subclass's own diagnostics and ``"explained_variance"``.
+
+    Args:
+        actor_network: the flow policy. critic_network: module that writes ``"state_value"``.
+        trust_region: what happens to ratios far from 1.
+        critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
+            default the authors' 0.25, ``"l2"`` and True.
+
+    Raises:
+        ValueError: for a setting out of range or an advantage of another shape. KeyError: for a batch without
+            the actor's flow keys.
+    """
+
+    actor_network: FlowSampler  # pyright: ignore[reportIncompatibleVariableOverride]
+    diagnostic_keys: tuple[str, ...] = ()
+    """What :meth:`log_ratio` reports beside the ratio."""
+
+    def __init__(
+        self,
+        actor_network: FlowSampler,
+        critic_network: TensorDictModule | None,
+        trust_region: TrustRegion,
+        *,
+        critic_coeff: float | None = 0.25,
+        loss_critic_type: str = "l2",
+        normalize_advantage: bool = True,
+        entropy_bonus: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        name = type(self).__name__
+        if entropy_bonus:
+            raise ValueError(f"a flow policy has no entropy in closed form: {name} needs entropy_bonus=False")
+        unsupported = {"delay_actor", "max_importance_ratio"} & {key for key, value in kwargs.items() if value}
+        if unsupported:
+            raise ValueError(
+                f"{name} does not support {', '.join(sorted(unsupported))}, which act on log-probabilities"
+            )
+        super().__init__(
+            actor_network,  # pyright: ignore[reportArgumentType]
+            critic_network,
+            entropy_bonus=False,
+            critic_coeff=critic_coeff if critic_network is not None else None,
+            loss_critic_type=loss_critic_type,
+            normalize_advantage=normalize_advantage,
+            **kwargs,
+        )
+        self.trust_region = trust_region
+
+    @abstractmethod
+    def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Logarithms of the ratios ``[*batch, ratios]`` under the current weights, and diagnostics without gradient."""
+
+    @property
+    def clip_epsilon(self) -> float | tuple[float, float]:
+        """Radius of the trust region, or its ``(low, high)`` radii. Assigning it moves the clip, for a schedule."""
+        region = self.trust_region
+        return region.low if region.low == region.high else (region.low, region.high)
+
+    @clip_epsilon.setter
+    def clip_epsilon(self, epsilon: float | tuple[float, float]) -> None:
+        if type(self.trust_region) is not Clip:
+            raise ValueError(
+                f"the trust region {self.trust_region} has its own radius: assign a new object to trust_region instead"
+            )
+        self.trust_region = Clip(epsilon)
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Every key that the loss reads, the flow keys included."""
+        if self._in_keys is None:
+            self._set_in_keys()
+        unread = [self.tensor_keys.action, self.tensor_keys.sample_log_prob]
+        inherited = [key for key in self._in_keys if key not in unread]
+        return inherited + [key for key in self.actor_network.flow_keys if key not in inherited]
+
+    @in_keys.setter
+    def in_keys(self, values: list[NestedKey]) -> None:
+        self._in_keys = values
+
+    @property
+    def out_keys(self) -> list[NestedKey]:
+        """Every key of the result."""
+        if self._out_keys is None:
+            keys = ["loss_objective"]
+            if self._has_critic:
+                keys.append("loss_critic")
+            keys += ["ratio_mean", "ratio_min", "ratio_max", "ESS"]
+            keys += ["clip_fraction", "clip_fraction_positive", "clip_fraction_negative"]
+            keys += self.diagnostic_keys
+            if self._has_critic and self.log_explained_variance:
+                keys.append("explained_variance")
+            if self.clip_value is not None:
+                keys.append("value_clip_fraction")
+            self._out_keys = keys
+        return self._out_keys
+
+    @out_keys.setter
+    def out_keys(self, values: list[NestedKey]) -> None:
+        self._out_keys = values
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Losses and diagnostics of a batch, as scalars unless ``reduction="none"``."""
+        tensordict = tensordict.copy()
+        advantage = tensordict.get(self.tensor_keys.advantage, None)
+        estimate = advantage is None
+        if estimate:
+            if self.critic_network is None:
+                name = type(self).__name__
+                raise RuntimeError(f"the batch holds no advantage and {name} has no critic to compute it with")
+            self.value_estimator(
+                tensordict,
+                params=self._cached_critic_network_params_detached,
+                target_params=self.target_critic_network_params,
+            )
+            advantage = tensordict.get(self.tensor_keys.advantage)
+        weights = self.actor_network_params.to_module(self.actor_network) if self.functional else None
+        with weights if weights is not None else contextlib.nullcontext():
+            log_ratio, diagnostics = self.log_ratio(tensordict)
+        _check_advantage(advantage, expected=(*log_ratio.shape[:-1], 1))
+        advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)
+        objective = self.trust_region(log_ratio.exp(), advantage).mean(-1, keepdim=True)
+
+        losses = {"loss_objective": -objective}
+        diagnostics = {**self._diagnose(log_ratio.detach(), advantage), **diagnostics}
+        if self._has_critic:
+            loss_critic, value_clip_fraction, explained_variance = self.loss_critic(tensordict)
+            losses["loss_critic"] = loss_critic
+            if value_clip_fraction is not None:
+                diagnostics["value_clip_fraction"] = value_clip_fraction
+            if explained_variance is not None:
+                diagnostics["explained_variance"] = explained_variance.mean()
+        losses = {key: self._reduce_loss(value, tensordict).squeeze(-1) for key, value in losses.items()}
+        return TensorDict({**losses, **diagnostics})
+
+    @torch.no_grad()
+    def _diagnose(self, log_ratio: Tensor, advantage: Tensor) -> dict[str, Tensor]:
+        ratio = log_ratio.exp()
+        clipped = self.trust_region.is_outside(ratio).to(ratio.dtype)
+        positive = (advantage >= 0).to(ratio.dtype).expand_as(ratio)
+
+        def share(of: Tensor) -> Tensor:
+            return (clipped * of).sum() / of.sum().clamp_min(1)
+
+        return {
+            "ratio_mean": ratio.mean(),
+            "ratio_min": ratio.min(),
+            "ratio_max": ratio.max(),
+            "ESS": effective_sample_size(log_ratio),
+            "clip_fraction": clipped.mean(),
+            "clip_fraction_positive": share(positive),
+            "clip_fraction_negative": share(1 - positive),
+        }
+
+
+def stored(tensordict: TensorDictBase, key: NestedKey, like: Tensor, meaning: str) -> Tensor:
+    """What the actor wrote under ``key`` at collection; refused if missing, of another shape or with a gradient."""
+    value = tensordict.get(key, None)
+    if value is None:
+        raise KeyError(
+            f"the batch lacks {key!r}, {meaning} that the actor writes at collection; keep it when you select entries "
+            "from the batch"
+        )
+    if value.shape != like.shape:
+        raise ValueError(f"{key!r} should hold {meaning}, shape {tuple(like.shape)}, got {tuple(value.shape)}")
+    if value.requires_grad:
+        raise RuntimeError(f"{key!r} in the batch requires grad: collect under torch.no_grad()")
+    return value
+
+
+def _check_advantage(advantage: Tensor, expected: tuple[int, ...]) -> None:
+    """Refuse an advantage that would broadcast silently."""
+    if advantage.shape != expected:
+        raise ValueError(
+            f"the advantage should have shape {expected}, one value per action, got {tuple(advantage.shape)}, which "
+            "would broadcast or become an outer product; a missing last dimension (advantage.unsqueeze(-1)) is the "
+            "usual cause"
+        )
