@@ -88,6 +88,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
         "logit_normal": flow.LogitNormalTime,
         "beta": flow.BetaTime,
     },
+    "actor/pairs": {"independent": flow.IndependentPairs, "antithetic": flow.AntitheticPairs},
     "actor/target": {"velocity": flow.VelocityTarget, "noise": flow.NoiseTarget, "action": flow.ActionTarget},
     "critic": {"mlp": modules.ValueMLP},
     "normalizer": {"running": modules.ObservationNormalizer},

@@ -1,6 +1,7 @@
-"""The flow itself: path, time distributions, start noise, regression targets and solvers. Imports torch only."""
+"""The flow itself: path, times, (noise, time) pairs, start noise, targets and solvers. Imports torch only."""
 
 from fpo_torchrl.flow.noise import FixedNoise, RandomNoise, StartNoise, ZeroNoise
+from fpo_torchrl.flow.pairs import AntitheticPairs, IndependentPairs, PairSampler
 from fpo_torchrl.flow.path import LinearPath
 from fpo_torchrl.flow.solver import RK4, Euler, EulerMaruyama, Heun, Midpoint, NoisyEuler, Solver
 from fpo_torchrl.flow.target import ActionTarget, NoiseTarget, RegressionTarget, VelocityTarget
@@ -9,17 +10,20 @@ from fpo_torchrl.flow.time import BetaTime, GridTime, LogitNormalTime, TimeSampl
 __all__ = [
     "RK4",
     "ActionTarget",
+    "AntitheticPairs",
     "BetaTime",
     "Euler",
     "EulerMaruyama",
     "FixedNoise",
     "GridTime",
     "Heun",
+    "IndependentPairs",
     "LinearPath",
     "LogitNormalTime",
     "Midpoint",
     "NoiseTarget",
     "NoisyEuler",
+    "PairSampler",
     "RandomNoise",
     "RegressionTarget",
     "Solver",

@@ -11,7 +11,17 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from fpo_torchrl.flow import GridTime, LinearPath, NoiseTarget, RegressionTarget, Solver, StartNoise, TimeSampler
+from fpo_torchrl.flow import (
+    GridTime,
+    IndependentPairs,
+    LinearPath,
+    NoiseTarget,
+    PairSampler,
+    RegressionTarget,
+    Solver,
+    StartNoise,
+    TimeSampler,
+)
 from fpo_torchrl.functional import ACTION_REDUCTIONS, cfm_error
 from fpo_torchrl.modules.likelihood import FlowLikelihood
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
@@ -44,6 +54,7 @@ class FlowActor(FlowSampler):
         normalizer: applied to the observation (one input key only).
         target, action_reduction, time_sampler, path: the CFM loss: what is regressed, how the squared error is
             reduced over action dimensions (``"mean"``, ``"sum"``, ``"sqrt"``), and where on the path.
+        pairs: how the pairs of an action are drawn: independent, or antithetic, which costs the same and varies less.
 
     Raises:
         ValueError: for a setting out of range. KeyError: in :meth:`cfm_loss`, without the flow keys.
@@ -65,6 +76,7 @@ class FlowActor(FlowSampler):
         target: RegressionTarget | None = None,
         action_reduction: Literal["mean", "sum", "sqrt"] = "mean",
         time_sampler: TimeSampler | None = None,
+        pairs: PairSampler | None = None,
         path: LinearPath | None = None,
         start_noise: StartNoise | None = None,
         squash: Literal["tanh", "clip", "none"] = "tanh",
@@ -100,6 +112,7 @@ class FlowActor(FlowSampler):
         self.target = target if target is not None else NoiseTarget()
         self.action_reduction = action_reduction
         self.time_sampler = time_sampler if time_sampler is not None else GridTime()
+        self.pairs = pairs if pairs is not None else IndependentPairs()
         self.path = path if path is not None else LinearPath()
         self.flow_noise_key = self._beside("flow_noise")
         self.flow_time_key = self._beside("flow_time")
@@ -116,9 +129,8 @@ class FlowActor(FlowSampler):
             flow_action = flow_action + self.action_noise_std * torch.randn_like(flow_action)
         self._write(tensordict, flow_action)
         if self.num_mc_samples:
-            shape = (*flow_action.shape[:-1], self.num_mc_samples)
-            noise = torch.randn((*shape, self.action_dim), device=flow_action.device, dtype=flow_action.dtype)
-            time = self.time_sampler.sample((*shape, 1), like=flow_action)
+            shape = (*flow_action.shape[:-1], self.num_mc_samples, self.action_dim)
+            noise, time = self.pairs.sample(shape, self.time_sampler, like=flow_action)
             cfm_loss = self.pair_loss(observations, flow_action, noise, time)
             tensordict.set(self.flow_noise_key, noise)
             tensordict.set(self.flow_time_key, time)
@@ -170,5 +182,5 @@ class FlowActor(FlowSampler):
         """Arguments shown by ``repr``."""
         return (
             f"{super().extra_repr()}, num_mc_samples={self.num_mc_samples}, target={self.target}, "
-            f"action_reduction={self.action_reduction!r}"
+            f"action_reduction={self.action_reduction!r}, pairs={self.pairs}"
         )
