@@ -141,9 +141,8 @@ class Trainer:
                 self.advantage(batch)
             for minibatch in self._minibatches(batch):
                 losses = self.loss(minibatch)
-                total = losses["loss_objective"] + losses["loss_critic"]
-                total = total + losses.get("loss_entropy", torch.zeros(()))
-                norms = self.optimizer.descend(total)
+                total = [value for name, value in losses.items() if name.startswith("loss_")]
+                norms = self.optimizer.descend(torch.stack(total).sum())
                 history.append(losses.detach().update(norms))
         metrics = summarize(history)
         if not all(map(math.isfinite, metrics.values())):
