@@ -57,7 +57,7 @@ def build_spec(*, spinner_damping: float, target_radius: float) -> mujoco.MjSpec
     spec.add_numeric(name="max_geom_pairs", data=[2], size=1)
     world = spec.worldbody
     add_lamp(world, height=2)
-    world.add_camera(name="view", pos=[0, -1.1, 0.5], xyaxes=[1, 0, 0, 0, 0.1, 1])
+    world.add_camera(name="view", pos=[0, -1.1, 0.37], xyaxes=[1, 0, 0, 0, 0, 1])
 
     soft = {"solimp": [0, 0.9, 0.01, 0.5, 2]}
     untouchable = {"contype": 0, "conaffinity": 0}
