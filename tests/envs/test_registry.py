@@ -12,7 +12,18 @@ from torchrl.envs import EnvBase
 import fpo_torchrl
 from fpo_torchrl.envs import BimodalBandit, GridWorld, ProbeEnv, list_tasks, make_env
 
-FIRST_TASKS = ["CartpoleBalance", "PointMass", "BallInCup", "ReacherEasy", "CheetahRun"]
+CONTROL_TASKS = [
+    "BallInCup",
+    "CartpoleBalance",
+    "CheetahRun",
+    "FingerSpin",
+    "FingerTurnEasy",
+    "FingerTurnHard",
+    "FishSwim",
+    "PointMass",
+    "ReacherEasy",
+    "ReacherHard",
+]
 
 
 def test_every_listed_task_can_be_built_and_stepped():
@@ -26,7 +37,7 @@ def test_every_listed_task_can_be_built_and_stepped():
 
 
 def test_the_list():
-    assert set(FIRST_TASKS) <= set(list_tasks())
+    assert set(CONTROL_TASKS) <= set(list_tasks())
     assert {"gridworld/cshape", "probe/delayed", "bandit/bimodal"} <= set(list_tasks())
 
 

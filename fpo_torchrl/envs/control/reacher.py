@@ -1,4 +1,4 @@
-"""ReacherEasy: touch a target on a table with the fingertip of a two-link arm."""
+"""ReacherEasy and ReacherHard: touch a target on a table with the fingertip of a two-link arm."""
 
 # MuJoCo ships no type stubs.
 # pyright: reportAttributeAccessIssue=false
@@ -101,3 +101,4 @@ def reacher(name: str, target_radius: float) -> ControlTask:
 
 
 REACHER_EASY = reacher("ReacherEasy", target_radius=0.05)
+REACHER_HARD = reacher("ReacherHard", target_radius=0.015)

@@ -13,6 +13,7 @@ import torch
 from mujoco.rollout import Rollout
 from torch import Tensor
 
+from fpo_torchrl.envs.physics.acceleration import acceleration_from_sensors
 from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState
 
 _FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
@@ -25,8 +26,11 @@ class CPhysics:
 
     ``mujoco.rollout`` returns positions and velocities but not the solver's warm start, so that
     is recovered as the last simulation step's change of velocity over the timestep. For the Euler
-    integrator without implicit damping (all our tasks so far) this *is* the acceleration that
-    MuJoCo would have kept, to rounding; for the implicit integrators it is close to it.
+    integrator without implicit damping this *is* the acceleration that MuJoCo would have kept, to
+    rounding. The implicit integrators damp the velocity on its way, so there it is read from sensors
+    of the angular acceleration where a planar model has them for all its joints (the finger's does;
+    see :func:`~fpo_torchrl.envs.physics.acceleration.acceleration_from_sensors`). Without those
+    sensors, the change of velocity is close to it.
 
     A copy whose state turns bad stays bad (``mjDSBL_AUTORESET`` is set on the model), so it is
     found and reported rather than silently put back to ``qpos0``.
@@ -51,6 +55,7 @@ class CPhysics:
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         threads = Rollout(nthread=num_threads if num_threads > 1 else 0)
         data = [mujoco.MjData(model) for _ in range(num_threads)]
+        self._acceleration = acceleration_from_sensors(model)
         self._build(model, num_envs, num_substeps, threads, data)
 
     def sibling(self, num_envs: int) -> CPhysics:
@@ -59,6 +64,7 @@ class CPhysics:
 
     def _like(self, num_envs: int, num_substeps: int) -> CPhysics:
         like = object.__new__(type(self))
+        like._acceleration = self._acceleration
         like._build(self.model, num_envs, num_substeps, self._threads, self._data)
         return like
 
@@ -112,8 +118,7 @@ class CPhysics:
         state.mocap_pos.copy_(mocap_pos)
         # The first substep evaluates sensors and acceleration at the given state; where it leads is dropped.
         self._roll_and_measure(substep=0)
-        np.copyto(self._warm_start, self._rate[:, self._velocity])
-        np.copyto(self._sensordata, self._sensor_path[:, 0])
+        self._keep_measurements(substep=0)
         if settle_steps:
             self._settle(settle_steps)
 
@@ -132,9 +137,8 @@ class CPhysics:
             rows = np.flatnonzero(~np.isfinite(self._control).all((1, 2)))
             raise PhysicsError(rows.tolist(), "a control is not finite")
         self._roll_and_measure(substep=self.num_substeps - 1)
-        np.copyto(self._warm_start, self._rate[:, self._velocity])
+        self._keep_measurements(substep=self.num_substeps - 1)
         np.copyto(self._now, self._path[:, -1])
-        np.copyto(self._sensordata, self._sensor_path[:, -1])
 
     def copy_rows(self, rows: Tensor, source: CPhysics, source_rows: Tensor) -> None:
         """Overwrite the copies ``rows`` (int64 ``[k]``) with the copies ``source_rows`` of a sibling."""
@@ -170,6 +174,14 @@ class CPhysics:
         # Written so that NaN fails it. (A dot product would wake the threads of the BLAS library.)
         sound = -mujoco.mjMAXVAL < self._rate.min() and self._rate.max() < mujoco.mjMAXVAL
         return sound and all(last.tobytes() == self._no_warning for last in self._last_warnings)
+
+    def _keep_measurements(self, substep: int) -> None:
+        """Keep the sensors of a substep just taken, and its acceleration as the next warm start."""
+        np.copyto(self._sensordata, self._sensor_path[:, substep])
+        if self._acceleration is None:
+            np.copyto(self._warm_start, self._rate[:, self._velocity])
+        else:
+            np.einsum("es,vs->ev", self._sensordata, self._acceleration, out=self._warm_start)
 
     def _forget_warnings(self) -> None:
         # rollout zeroes the warning counters before each copy, but leaves ``lastinfo``, which a warning sets.

@@ -92,7 +92,7 @@ def test_sensors_are_one_simulation_step_old():
     assert (physics.state.qpos[:, 1] - before).abs().min() > 1e-5
 
 
-@pytest.mark.parametrize("name", ["BallInCup", "CheetahRun"])
+@pytest.mark.parametrize("name", ["BallInCup", "CheetahRun", "FingerSpin"])
 def test_the_number_of_threads_does_not_change_a_bit(name):
     one, three = make(name, num_threads=1), make(name, num_threads=3)
     for action in actions(one, 15):
