@@ -42,8 +42,8 @@ class FlowPPOLoss(PPOLoss):
     """
 
     actor_network: FlowSampler  # pyright: ignore[reportIncompatibleVariableOverride]
-    diagnostic_keys: tuple[str, ...] = ()
-    """What :meth:`log_ratio` reports beside the ratio."""
+    beside_ratio: tuple[str, ...] = ()
+    """Names of what :meth:`log_ratio` returns beside the ratio."""
 
     def __init__(
         self,
@@ -78,7 +78,10 @@ class FlowPPOLoss(PPOLoss):
 
     @abstractmethod
     def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Logarithms of the ratios ``[*batch, ratios]`` under the current weights, and diagnostics without gradient."""
+        """Logarithms of the ratios ``[*batch, ratios]`` under the current weights, and what else comes of them.
+
+        That is further losses ``[*batch, 1]``, whose names begin with "loss_", and diagnostics without gradient.
+        """
 
     @property
     def clip_epsilon(self) -> float | tuple[float, float]:
@@ -116,7 +119,7 @@ class FlowPPOLoss(PPOLoss):
                 keys.append("loss_critic")
             keys += ["ratio_mean", "ratio_min", "ratio_max", "ESS"]
             keys += ["clip_fraction", "clip_fraction_positive", "clip_fraction_negative"]
-            keys += self.diagnostic_keys
+            keys += self.beside_ratio
             if self._has_critic and self.log_explained_variance:
                 keys.append("explained_variance")
             if self.clip_value is not None:
@@ -146,13 +149,15 @@ class FlowPPOLoss(PPOLoss):
             advantage = tensordict.get(self.tensor_keys.advantage)
         weights = self.actor_network_params.to_module(self.actor_network) if self.functional else None
         with weights if weights is not None else contextlib.nullcontext():
-            log_ratio, diagnostics = self.log_ratio(tensordict)
+            log_ratio, beside = self.log_ratio(tensordict)
         _check_advantage(advantage, expected=(*log_ratio.shape[:-1], 1))
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)
         objective = self.trust_region(log_ratio.exp(), advantage).mean(-1, keepdim=True)
 
         losses = {"loss_objective": -objective}
-        diagnostics = {**self._diagnose(log_ratio.detach(), advantage), **diagnostics}
+        losses.update({name: value for name, value in beside.items() if name.startswith("loss_")})
+        diagnostics = self._diagnose(log_ratio.detach(), advantage)
+        diagnostics.update({name: value for name, value in beside.items() if name not in losses})
         if self._has_critic:
             loss_critic, value_clip_fraction, explained_variance = self.loss_critic(tensordict)
             losses["loss_critic"] = loss_critic

@@ -21,6 +21,7 @@ from fpo_torchrl import (
     FPOLoss,
     ObservationNormalizer,
     RandomNoise,
+    UniformTime,
     VelocityTarget,
 )
 
@@ -110,6 +111,57 @@ class TestAtThetaOld:
         assert per_action["ratio_max"] < groups["ratio_max"] < per_sample["ratio_max"]
         assert 1 > per_action["ESS"] > groups["ESS"] > per_sample["ESS"] > 0
         assert all(out["ESS"].shape == () for out in (per_action, per_sample, groups))
+
+
+class TestPullOfTheCFMLoss:
+    def test_it_is_the_mean_cfm_loss_and_leaves_the_objective_alone(self):
+        """Losses of 2 for every pair, whatever they were at collection, weighted by 0.3."""
+        loss, batch = by_hand([[0.2, 0.0], [-0.2, 0.0]], [1.0, -2.0], new=2.0, cfm_coeff=0.3)
+        plain, _ = by_hand([[0.2, 0.0], [-0.2, 0.0]], [1.0, -2.0], new=2.0)
+        out = loss(batch)
+        assert out["loss_cfm"].item() == pytest.approx(0.6)
+        assert out["loss_objective"] == plain(batch)["loss_objective"]
+        assert "loss_cfm" not in plain(batch)
+
+    def test_at_theta_old_it_acts_as_advantages_that_are_larger_by_the_coefficient(self, make_actor, collect):
+        actor = make_actor()
+        batch = collect(actor)
+        out = FPOLoss(actor, cfm_coeff=0.3, normalize_advantage=False)(batch)
+        shifted = FPOLoss(actor, normalize_advantage=False)(batch.clone().set("advantage", batch["advantage"] + 0.3))
+        torch.testing.assert_close(
+            gradients(out["loss_objective"] + out["loss_cfm"], actor), gradients(shifted["loss_objective"], actor)
+        )
+
+    def test_a_flow_that_is_not_its_own_mean_is_pushed_by_a_constant_advantage_and_one_that_is_is_not(self):
+        """Without velocity, actions are N(0, 1) like the noise. The mean velocity of the paths between the two is
+        (2 t - 1) x / (t^2 + (1 - t)^2), which leads to the same actions: only there the mean gradient is zero."""
+
+        class Scaled(nn.Module):
+            action_dim = 1
+
+            def __init__(self, scale: float) -> None:
+                super().__init__()
+                self.scale = nn.Parameter(torch.tensor(scale))
+
+            def forward(self, observation, x_t, time):
+                return self.scale * (2 * time - 1) * x_t / (time**2 + (1 - time) ** 2)
+
+        def push(scale: float) -> float:
+            actor = FlowActor(Scaled(scale), squash="none", target=VelocityTarget(), time_sampler=UniformTime())
+            td = TensorDict(observation=torch.zeros(20_000, 1), batch_size=20_000)
+            with torch.no_grad():
+                actor(td).set("flow_action", torch.randn(20_000, 1)).set("cfm_loss", actor.cfm_loss(td))
+            td["advantage"] = torch.ones(20_000, 1)
+            (gradient,) = gradients(FPOLoss(actor, normalize_advantage=False)(td)["loss_objective"], actor)
+            return gradient.item()
+
+        assert abs(push(1.0)) < 0.03
+        assert push(0.0) < -0.3  # more of the mean velocity raises the objective
+        assert push(2.0) > 0.3
+
+    def test_a_negative_coefficient_is_refused(self, make_actor):
+        with pytest.raises(ValueError, match=r"cfm_coeff must not be negative, got -0\.1"):
+            FPOLoss(make_actor(), cfm_coeff=-0.1)
 
 
 class TestByHand:
@@ -359,7 +411,8 @@ class TestCritic:
 
 class TestAsALossModule:
     @pytest.mark.parametrize(
-        "kwargs", [{}, {"critic_coeff": 0.0}, {"log_explained_variance": False}, {"ratio": "per_sample"}]
+        "kwargs",
+        [{}, {"critic_coeff": 0.0}, {"log_explained_variance": False}, {"ratio": "per_sample"}, {"cfm_coeff": 0.3}],
     )
     def test_it_returns_exactly_its_out_keys(self, make_actor, make_critic, collect, kwargs):
         actor = make_actor()
