@@ -102,7 +102,7 @@ def test_no_yaml_repeats_a_default_of_the_signature(group):
 
 def test_the_composed_defaults_are_those_of_the_signatures():
     """Wherever the base config and the default preset do not choose a value, it is the constructor's."""
-    chosen = OmegaConf.load(CONF / "experiment" / "cpu.yaml")
+    chosen = OmegaConf.load(CONF / "experiment" / "fpo.yaml")
     cfg = tiny.compose("actor=flow")
     checked = 0
     for group, options in COMPONENTS.items():
