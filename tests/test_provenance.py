@@ -96,9 +96,12 @@ class TestRecorded:
         assert read_provenance(tmp_path)["status"] == "finished"
 
     def test_a_full_disk_does_not_hide_what_stopped_it(self, tmp_path, monkeypatch):
-        with pytest.raises(NonFiniteError), recorded(tmp_path, device="cpu", frames=lambda: 0):
+        def fill_the_disk() -> None:
             monkeypatch.setattr(provenance, "write_json", lambda *args: (_ for _ in ()).throw(OSError(28, "full")))
             raise NonFiniteError("NaN")
+
+        with pytest.raises(NonFiniteError), recorded(tmp_path, device="cpu", frames=lambda: 0):
+            fill_the_disk()
 
     def test_a_run_without_one(self, tmp_path):
         assert read_provenance(tmp_path) == {}
