@@ -19,8 +19,8 @@ from PIL import Image
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.loggers import MetricsCSV
 from fpo_torchrl.report import command, statistics
-from fpo_torchrl.report.figures import COLOURS
-from fpo_torchrl.report.runs import differing_settings, read_results, read_run
+from fpo_torchrl.report.figures import COLOURS, draw_curves
+from fpo_torchrl.report.runs import Results, differing_settings, read_results, read_run
 from fpo_torchrl.report.statistics import (
     estimate,
     iqm,
@@ -318,6 +318,16 @@ class TestFpoReport:
         assert "| PointMass | - (0, 1 unfinished) |" in out
         assert "mean" not in (tmp_path / "out" / "table.md").read_text().split("\n\n")[0]
         assert not (tmp_path / "out" / "profiles.png").exists()
+
+    def test_an_axis_without_a_curve_shows_the_frames(self, tmp_path, monkeypatch):
+        run = read_run(make_run(tmp_path))
+        run.metrics[:] = [{"frames": 50_000.0}]
+        shown = []
+        monkeypatch.setattr(
+            "matplotlib.figure.Figure.savefig", lambda self, *a, **k: shown.append(self.axes[0].get_xlim())
+        )
+        draw_curves(Results([run], ["FPO"], "random"), tmp_path / "curves.png", max_return=1000)
+        assert shown == [(0, 50_000)]
 
     def test_small_returns_show_decimals(self, tmp_path, fpo_report):
         make_run(tmp_path / "runs", score=0.6249)

@@ -71,7 +71,7 @@ def draw_curves(results: Results, path: Path, *, max_return: float) -> None:
         low, high = axes.get_ylim()
         if low >= -0.1 * max_return and high <= 1.1 * max_return:
             axes.set_ylim(min(0, low), 1.03 * max_return)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, max(1, *(run.frames for run in results.runs if run.task == task)))
     for axes in grid[max(0, len(results.tasks) - columns) : len(results.tasks)]:
         axes.set_xlabel("frames")
     figure.supylabel(name, fontsize=10)
