@@ -1,272 +1,276 @@
-"""Learning curves of FPO and Gaussian PPO at the same budget, several seeds, one command.
+"""Trains tasks x algorithms x seeds with one command, and writes the table: learning curves, intervals, cost.
 
-    python benchmarks/learning.py                     everything, two runs at a time
-    python benchmarks/learning.py --only bandit --seeds 3 4 5
+    python benchmarks/learning.py                                          the control tasks, two runs at a time
+    python benchmarks/learning.py --tasks ReacherEasy --seeds 5 6 --jobs 1
+    python benchmarks/learning.py --only gridworld bandit probes
+    python benchmarks/learning.py --only gpu --device cuda --jobs 1        the authors' recipe
 
-The presets were chosen on seeds 0 to 2 (bandit) and 10 to 13 (control tasks; GridWorld, after an earlier preset had
-been looked at on 0 to 5): publish others.
-
-Runs ``fpo-train`` once per task, algorithm and seed, skips what is finished, and writes to ``--out``: the metrics
-of every run as CSV, ``summary.json`` with the command, date, machine and versions of each, ``table.md`` and
-``curves.png``.
+Stop it whenever you like, with Ctrl-C or by pulling the plug: the same command goes on. Finished runs are skipped,
+broken ones resume from their last checkpoint, and diverged ones are kept as such. Runs are made in ``--work``; what
+they leave (settings, metrics, evaluation, provenance) is stored in ``--out``, as SUITE/TASK/ALGORITHM/seedN, where runs
+of other machines add up, and the report on it is SUITE/report.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
+import fcntl
 import os
-import platform
-import shlex
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-import numpy as np
+import measures
 import torch
-from omegaconf import OmegaConf
-from tensordict import TensorDict
-from torchrl.envs.utils import set_exploration_type
 
-from fpo_torchrl.builders import Agent, build_agent
-from fpo_torchrl.checkpoint import Checkpointer
-from fpo_torchrl.envs import make_env, multimodality
-from fpo_torchrl.envs.probe import PROBES, Probe, modes_found
-from fpo_torchrl.evaluation import evaluation_policy, isolated_rng
-from fpo_torchrl.loggers import read_metrics
-from fpo_torchrl.run import load_run_config, write_json
+from fpo_torchrl.cli import EXIT_INTERRUPTED, friendly_errors
+from fpo_torchrl.envs.control import CONTROL_TASKS
+from fpo_torchrl.envs.probe import PROBES
+from fpo_torchrl.files import write_json
+from fpo_torchrl.provenance import read_provenance
+from fpo_torchrl.report.command import report
 
-OUT = Path("benchmarks/results/learning")
-T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5 % quantiles of Student's t for 2 to 10 seeds; the last serves for more."""
+GAMMA = {"ReacherEasy": 0.95, "ReacherHard": 0.95, "BallInCup": 0.95, "FingerSpin": 0.95}
+"""Discount of the control tasks that do not have 0.99."""
+PLAYGROUND = dict.fromkeys(("BallInCup", "FingerSpin"), ("advantage.gamma=0.95",))
+"""Overrides of the tasks that do not have the discount of the authors' recipe."""
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "fpo": (),
+    "ppo": ("actor=gaussian", "loss=ppo"),
+}
+"""The columns of the control table with the overrides of each."""
+STORED = ("config.yaml", "metrics.csv", "evaluation.json", "provenance.json", "measures.json")
+ENDED = ("finished", "diverged")
+"""The states of a run that are not run again."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """One task with the overrides that train FPO and the Gaussian on it."""
+    """Tasks and algorithms that make one table; a run has the overrides of its task, then those of its algorithm.
 
-    name: str
-    fpo: tuple[str, ...]
-    ppo: tuple[str, ...]
+    Args:
+        tasks: overrides by task. algorithms: overrides by label.
+        max_return: the best possible return.
+        measure: what is measured on a finished run besides its return.
+    """
+
+    tasks: dict[str, tuple[str, ...]]
+    algorithms: dict[str, tuple[str, ...]]
+    max_return: float = 1000.0
+    measure: Callable[[Path], dict[str, float]] | None = None
 
 
-PPO = ("actor=gaussian", "loss=ppo")
-CARTPOLE = ("task=CartpoleBalance", "advantage.gamma=0.99", "total_frames=700_000")
-SUITES = [
-    Suite("ReacherEasy", ("task=ReacherEasy",), ("task=ReacherEasy", *PPO)),
-    Suite("CartpoleBalance", CARTPOLE, (*CARTPOLE, *PPO)),
-    Suite("gridworld", ("experiment=gridworld",), ("experiment=gridworld_ppo",)),
-    Suite("bandit", ("experiment=bandit",), ("experiment=bandit_ppo",)),
-    *(
-        Suite(
-            f"probe-{probe}",
-            (f"task=probe/{probe}", "experiment=bandit", "total_frames=40_000"),
-            (f"task=probe/{probe}", "experiment=bandit_ppo", "total_frames=40_000"),
-        )
-        for probe in PROBES
+SUITES = {
+    "control": Suite({task: (f"advantage.gamma={GAMMA.get(task, 0.99)}",) for task in CONTROL_TASKS}, ALGORITHMS),
+    "gridworld": Suite(
+        {"gridworld/two_walls": ()},
+        {"fpo": ("experiment=gridworld",), "ppo": ("experiment=gridworld_ppo",)},
+        max_return=20.0,
+        measure=measures.saddle,
     ),
-]
+    "bandit": Suite(
+        {"bandit/bimodal": ()},
+        {"fpo": ("experiment=bandit",), "ppo": ("experiment=bandit_ppo",)},
+        max_return=1.0,
+        measure=measures.bandit_shares,
+    ),
+    "probes": Suite(
+        {f"probe/{probe}": ("total_frames=40_000",) for probe in PROBES},
+        {"fpo": ("experiment=bandit",), "ppo": ("experiment=bandit_ppo",)},
+        max_return=1.0,
+        measure=measures.value_error,
+    ),
+    "gpu": Suite(
+        {task: PLAYGROUND.get(task, ()) for task in CONTROL_TASKS},
+        {"fpo_playground": ("experiment=fpo_playground",), "ppo_paper": ("experiment=ppo",)},
+    ),
+}
 
 
-def run_dir(work: Path, suite: Suite, algorithm: str, seed: int) -> Path:
-    """Where a run lives while it is made."""
-    return work / f"{suite.name}_{algorithm}_s{seed}"
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite."""
+
+    suite: str
+    task: str
+    label: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Its directory, below the one of all runs."""
+        return Path(self.suite, self.task.replace("/", "-"), self.label, f"seed{self.seed}")
+
+    def overrides(self) -> list[str]:
+        """The arguments of ``fpo-train``, without those of the machine."""
+        suite = SUITES[self.suite]
+        names = [f"task={self.task}", f"label={self.label}", f"seed={self.seed}"]
+        return [*names, *suite.tasks[self.task], *suite.algorithms[self.label]]
 
 
-def train(work: Path, suite: Suite, algorithm: str, seed: int) -> tuple[str, int]:
-    """Run ``fpo-train`` unless it is finished; returns the command and its exit code."""
-    directory = run_dir(work, suite, algorithm, seed)
-    overrides = [*getattr(suite, algorithm), f"seed={seed}", "progress=false", "render=false"]
-    command = f"fpo-train {' '.join(overrides)}"
-    if (directory / "evaluation.json").exists():
-        return command, 0
-    if (directory / "checkpoints").exists():
-        overrides = [f"resume={directory}"]
-    else:
-        shutil.rmtree(directory, ignore_errors=True)
-        overrides.append(f"run_dir={directory}")
-    executable = Path(sys.executable).with_name("fpo-train")
-    with (work / f"{directory.name}.log").open("a") as log:
-        code = subprocess.run(
-            [executable, *overrides], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        ).returncode
-    print(f"exit {code}: {command}", flush=True)
-    return command, code
+class Benchmark:
+    """Makes jobs into stored runs.
+
+    Args:
+        work: where runs are made. out: where they are stored.
+        common: overrides of every run.
+    """
+
+    def __init__(self, work: Path, out: Path, common: list[str]) -> None:
+        self.work, self.out, self.common = work, out, common
+        self.measuring = threading.Lock()  # torch's random numbers are shared between threads
+
+    def is_stored(self, job: Job) -> bool:
+        """Whether the job needs no more work."""
+        return read_provenance(self.out / job.path).get("status") in ENDED
+
+    def run(self, job: Job) -> str:
+        """Start, resume or skip a run until it has ended, and store it; returns its status, or how it failed."""
+        directory = self.work / job.path
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with locked(directory.with_suffix(".lock")) as lock:
+            if self.is_stored(job):
+                return read_provenance(self.out / job.path)["status"]
+            code = 0
+            if read_provenance(directory).get("status") not in ENDED:
+                code = self.train(job, directory, lock)
+            status = read_provenance(directory).get("status")
+            if status == "finished" and (measure := SUITES[job.suite].measure) is not None:
+                with self.measuring:
+                    write_json(directory / "measures.json", measure(directory))
+            if status is not None and code != EXIT_INTERRUPTED:
+                store(directory, self.out / job.path)
+        return status if status in ENDED else f"failed with exit code {code}: {directory.with_suffix('.log')}"
+
+    def train(self, job: Job, directory: Path, lock: IO[str]) -> int:
+        """``fpo-train`` in a process of its own, from the last checkpoint if there is one; returns its exit code."""
+        arguments = [*job.overrides(), *self.common, "progress=false", "render=false", f"run_dir={directory}"]
+        if any((directory / "checkpoints").glob("checkpoint-*")):
+            arguments = [f"resume={directory}"]
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+        command = [Path(sys.executable).with_name("fpo-train"), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with directory.with_suffix(".log").open("a") as log:
+            return subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, pass_fds=[lock.fileno()]
+            ).returncode
 
 
-def trained_agent(directory: Path) -> tuple[Any, Agent]:
-    """The resolved config of a finished run, and its agent with the final weights."""
-    cfg = load_run_config(directory)
-    tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    agent = build_agent(tree, make_env(cfg.task, 1))
-    Checkpointer(directory, actor=agent.actor, critic=agent.critic).load()
-    return cfg, agent
+@contextmanager
+def locked(path: Path) -> Iterator[IO[str]]:
+    """Hold a file that one process at a time may hold, after waiting for the one that does.
+
+    A child process that is passed the file goes on holding it after this one was killed. So a benchmark that is started
+    again waits for the runs that the killed one left behind.
+    """
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
 
 
-def sampled_actions(directory: Path, observations: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """Actions ``[*batch, num_samples, act]`` that the run's final policy draws at ``observations``."""
-    policy, exploration = evaluation_policy(trained_agent(directory)[1].actor, "random")
-    repeated = observations.unsqueeze(-2).expand(*observations.shape[:-1], num_samples, -1)
-    with torch.no_grad(), isolated_rng(0), set_exploration_type(exploration):
-        return policy(TensorDict(observation=repeated, batch_size=repeated.shape[:-1]))["action"]
+def store(directory: Path, target: Path) -> None:
+    """Copy what a run left, without its checkpoints and pictures, whole or not at all."""
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name in STORED:
+        if (directory / name).is_file():
+            shutil.copy(directory / name, partial / name)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
 
 
-def value_error(directory: Path, probe: Probe) -> float:
-    """Largest distance of the critic from a probe's optimal value, over its observations."""
-    cfg, agent = trained_agent(directory)
-    observations = torch.tensor(
-        [[start + step] for start in probe.start_observations for step in range(probe.num_steps)]
-    )
-    with torch.no_grad():
-        values = agent.critic(TensorDict(observation=observations, batch_size=len(observations)))["state_value"]
-    return (values - probe.optimal_value(observations, cfg.advantage.gamma)).abs().max().item()
-
-
-def beyond_return(suite: Suite, directory: Path) -> dict[str, float]:
-    """What the return does not say: the modes among *sampled* actions, or the error of the value."""
-    if suite.name.startswith("probe-"):
-        return {"value_error": value_error(directory, PROBES[suite.name.removeprefix("probe-")])}
-    if suite.name == "bandit":
-        low, high = modes_found(sampled_actions(directory, torch.zeros(1), 2000)).tolist()
-        return {"share_left": low, "share_right": high}
-    if suite.name == "gridworld":
-        cells = torch.tensor([[x, 12] for x in range(25)])
-        vertical = sampled_actions(directory, (cells.float() - 12) / 12, 2000)[..., 1]
-        minor, valley = multimodality.minor(vertical), multimodality.valley(vertical)
-        return {
-            "both": multimodality.both(minor, valley).item(),
-            "minor": minor.mean().item(),
-            "valley": valley.mean().item(),
-        }
-    return {}
-
-
-def result(work: Path, out: Path, suite: Suite, algorithm: str, seed: int) -> dict[str, Any]:
-    """Numbers of one run; its metrics are copied beside the summary."""
-    directory = run_dir(work, suite, algorithm, seed)
-    row: dict[str, Any] = {"task": suite.name, "algorithm": algorithm, "seed": seed}
-    if not (directory / "evaluation.json").exists():
-        return row | {"failed": True}
-    name = f"{suite.name}_{algorithm}_s{seed}.csv"
-    shutil.copy(directory / "metrics.csv", out / name)
-    metrics = read_metrics(directory / "metrics.csv")
-    evaluation = json.loads((directory / "evaluation.json").read_text())
-    return row | {
-        "frames": int(metrics[-1]["frames"]),
-        "training_s": sum(m["collect_s"] + m["update_s"] for m in metrics),
-        "random": evaluation["random"]["mean"],
-        "zero": evaluation["zero"]["mean"],
-        "last_episodes": metrics[-1].get("return"),
-        **beyond_return(suite, directory),
-        "metrics": name,
-        "date": datetime.fromtimestamp((directory / "evaluation.json").stat().st_mtime, UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "versions": {name: version(name) for name in ("fpo-torchrl", "torch", "torchrl", "mujoco")}
-        | {"python": platform.python_version()},
-    }
-
-
-def interval(values: list[float]) -> str:
-    """Mean over seeds and a 95 % t-interval (mean +- half width)."""
-    half = math.nan
-    if len(values) > 1:
-        half = T_QUANTILE[min(len(values), len(T_QUANTILE) + 1) - 2] * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.3g} ± {half:.2g}"
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown table: one line per task and algorithm, mean over seeds with its interval, and every seed."""
-    lines = [
-        "| task | algorithm | seeds | frames | return, sampled | per seed | return, zero or mode | other | time |",
-        "|---|---|---|---|---|---|---|---|---|",
+def select(arguments: argparse.Namespace) -> list[Job]:
+    """The jobs that the options name, seed by seed, so that the table fills evenly."""
+    return [
+        Job(name, task, label, seed)
+        for name in arguments.only
+        for seed in arguments.seeds
+        for task in SUITES[name].tasks
+        if arguments.tasks is None or task in arguments.tasks
+        for label in SUITES[name].algorithms
+        if arguments.algorithms is None or label in arguments.algorithms
     ]
-    for task, algorithm in dict.fromkeys((row["task"], row["algorithm"]) for row in rows):
-        group = [row for row in rows if (row["task"], row["algorithm"]) == (task, algorithm)]
-        done = [row for row in group if "failed" not in row]
-        if not done:
-            lines.append(f"| {task} | {algorithm} | 0 of {len(group)} finished | | | | | | |")
-            continue
-        extra = [key for key in ("both", "valley", "share_left", "share_right", "value_error") if key in done[0]]
-        other = "; ".join(f"{key} {', '.join(f'{row[key]:.2f}' for row in done)}" for key in extra)
-        per_seed = ", ".join(f"{row['random']:.4g}" for row in done)
-        lines.append(
-            f"| {task} | {algorithm} | {len(done)} of {len(group)} | {done[0]['frames']:,} "
-            f"| {interval([row['random'] for row in done])} | {per_seed} "
-            f"| {interval([row['zero'] for row in done])} | {other} "
-            f"| {np.mean([row['training_s'] for row in done]):.0f} s |"
-        )
-    return "\n".join(lines) + "\n"
 
 
-def draw(rows: list[dict[str, Any]], out: Path) -> None:
-    """Learning curves: reward in training over frames, one line per seed, without the probes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def run_all(benchmark: Benchmark, jobs: list[Job], num_workers: int) -> dict[Job, str]:
+    """Run the jobs, some at a time, and say how each ended and how long the others will take."""
+    waiting = [job for job in jobs if not benchmark.is_stored(job)]
+    print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them are stored already", flush=True)
+    started, statuses = time.monotonic(), {}
+    with ThreadPoolExecutor(num_workers) as pool:
+        futures = {pool.submit(benchmark.run, job): job for job in waiting}
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                job = futures[future]
+                error = future.exception()
+                statuses[job] = future.result() if error is None else f"failed: {type(error).__name__}: {error}"
+                left_s = (time.monotonic() - started) / done * (len(waiting) - done)
+                left = time.strftime("%H:%M:%S", time.gmtime(left_s % 86400))
+                days = f"{int(left_s // 86400)} d " if left_s >= 86400 else ""
+                print(f"[{done}/{len(waiting)}] {job.path}: {statuses[job]}; about {days}{left} left", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            print("stopping; the same command goes on from here", flush=True)
+            raise
+    return statuses
 
-    rows = [row for row in rows if "failed" not in row and not row["task"].startswith("probe-")]
-    if not rows:
-        return
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    columns = min(2, len(tasks))
-    figure = Figure(figsize=(4 * columns, 2.8 * -(-len(tasks) // columns)), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = np.ravel(figure.subplots(-(-len(tasks) // columns), columns, squeeze=False))
-    for axes in grid[len(tasks) :]:
-        axes.set_visible(False)
-    for axes, task in zip(grid, tasks, strict=False):
-        for algorithm, colour, label in (("fpo", "tab:blue", "flow (FPO)"), ("ppo", "tab:orange", "Gaussian PPO")):
-            for row in rows:
-                if (row["task"], row["algorithm"]) == (task, algorithm):
-                    metrics = read_metrics(out / row["metrics"])
-                    points = [(m["frames"], m["reward"]) for m in metrics]
-                    axes.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
-                    label = None
-        axes.set(title=task, xlabel="frames", ylabel="mean reward of a step")
-        axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8)
-    figure.savefig(out / "curves.png", dpi=110)
+
+def report_suite(name: str, out: Path) -> None:
+    """Report on everything stored of a suite, its algorithms in the order they have there."""
+    order = list(SUITES[name].algorithms)
+    stored = sorted({path.parents[1].name for path in (out / name).rglob("config.yaml")})
+    if stored:
+        labels = sorted(stored, key=lambda label: order.index(label) if label in order else len(order))
+        report([out / name], out / name, max_return=SUITES[name].max_return, labels=labels)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    tasks = sorted({task for suite in SUITES.values() for task in suite.tasks})
+    labels = sorted({label for suite in SUITES.values() for label in suite.algorithms})
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(SUITES), default=["control"], help="suites; default control")
+    parser.add_argument("--tasks", nargs="+", choices=tasks, metavar="TASK", help=f"default all of {', '.join(tasks)}")
+    parser.add_argument("--algorithms", nargs="+", choices=labels, help="default all of the suite")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="default 0 to 4")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread of torch; default 2")
+    parser.add_argument("--frames", type=int, help="of every run; default what its preset has")
+    parser.add_argument("--device", default="cpu", help="cuda for the suite gpu; default cpu")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark"), help="where runs are made")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where results are stored")
+    parsed = parser.parse_args(arguments)
+    if parsed.jobs < 1:
+        parser.error(f"--jobs {parsed.jobs}: it must be at least 1")
+    if not select(parsed):
+        parser.error(f"no run of {', '.join(parsed.only)} has these tasks and algorithms; --only names other suites")
+    return parsed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=[suite.name for suite in SUITES], help="tasks; default all")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one torch thread")
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark_learning"), help="where the runs are made")
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    suites = [suite for suite in SUITES if arguments.only is None or suite.name in arguments.only]
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    jobs = [(suite, algorithm, seed) for suite in suites for seed in arguments.seeds for algorithm in ("fpo", "ppo")]
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        commands = list(pool.map(lambda job: train(arguments.work, *job), jobs))
-    previous = arguments.out / "summary.json"
-    kept = json.loads(previous.read_text())["runs"] if previous.exists() else []
-    made = [
-        result(arguments.work, arguments.out, *job)
-        | {"command": command, "exit_code": code, "runs_at_a_time": arguments.jobs}
-        for job, (command, code) in zip(jobs, commands, strict=True)
-    ]
-    identity = lambda row: (row["task"], row["algorithm"], row["seed"])  # noqa: E731
-    replaced = {identity(row) for row in made}
-    order = [suite.name for suite in SUITES]
-    rows = sorted(
-        [row for row in kept if identity(row) not in replaced] + made,
-        key=lambda row: (order.index(row["task"]), row["algorithm"], row["seed"]),
-    )
-    write_json(previous, {"command": shlex.join(["python", *sys.argv]), "runs": rows})
-    (arguments.out / "table.md").write_text(table(rows))
-    draw(rows, arguments.out)
-    print(table(rows))
+    arguments = parse()
+    torch.set_num_threads(1)
+    common = [f"device={arguments.device}", "num_threads=1"]
+    if arguments.frames is not None:
+        common.append(f"total_frames={arguments.frames}")
+    jobs = select(arguments)
+    try:
+        statuses = run_all(Benchmark(arguments.work, arguments.out, common), jobs, arguments.jobs)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    with friendly_errors():
+        for name in dict.fromkeys(job.suite for job in jobs):
+            report_suite(name, arguments.out)
+    failed = [job for job, status in statuses.items() if status not in ENDED]
+    sys.exit(f"{len(failed)} runs failed; the same command tries them again" if failed else 0)
 
 
 if __name__ == "__main__":

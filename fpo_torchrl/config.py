@@ -35,6 +35,7 @@ class RunConfig:
     num_threads: int | None = None  # of torch's arithmetic; null leaves torch's choice
     run_dir: str | None = None  # null: a new directory below runs/
     resume: str | None = None  # directory of a run to continue
+    label: str | None = None  # the algorithm's name in reports; null: by the loss, FPO or PPO
     progress: bool = True
     render: bool = True
     eval_interval_frames: int | None = None  # null: a tenth of total_frames

@@ -15,9 +15,10 @@ from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import COMPONENTS
 from fpo_torchrl.evaluation import START_NOISES, evaluate, record
+from fpo_torchrl.files import write_json
 from fpo_torchrl.flow import Solver
 from fpo_torchrl.modules.sampler import FlowSampler
-from fpo_torchrl.run import EVALUATION_SEED, load_run_config, write_json
+from fpo_torchrl.run import EVALUATION_SEED, load_run_config
 
 SOLVERS = COMPONENTS["actor/solver"]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,8 +20,10 @@ from fpo_torchrl.builders import Agent, ConfigError, build, build_agent
 from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
 from fpo_torchrl.config import check_run
 from fpo_torchrl.evaluation import Evaluation, evaluate, record
+from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.loggers import MetricsCSV, build_logger
 from fpo_torchrl.plots import draw_learning_curve
+from fpo_torchrl.provenance import recorded
 from fpo_torchrl.trainer import Trainer
 
 FIXED_ON_RESUME = ("task", "seed", "experiment", "run_dir")
@@ -35,8 +35,8 @@ EVALUATION_SEED = 10_000
 class Run:
     """A training run in a directory of its own.
 
-    The directory holds ``config.yaml`` (resolved), ``metrics.csv``, ``learning_curve.png``, ``evaluation.json``,
-    ``rollout.gif`` and ``checkpoints/``.
+    The directory holds ``config.yaml`` (resolved), ``provenance.json`` (machine, versions, how it ended),
+    ``metrics.csv``, ``learning_curve.png``, ``evaluation.json``, ``rollout.gif`` and ``checkpoints/``.
 
     Args:
         cfg: the composed config.
@@ -97,6 +97,11 @@ class Run:
 
     def train(self) -> dict[str, Evaluation]:
         """Train to the end, then evaluate, draw and record; returns the final evaluations by start noise."""
+        with recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
+            self._train()
+            return self.finish()
+
+    def _train(self) -> None:
         cfg, trainer = self.cfg, self.trainer
         print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames; run directory {self.run_dir}")
         bar = tqdm(
@@ -124,7 +129,6 @@ class Run:
                 reward = f"reward per step {metrics['reward']:.3f}"
                 bar.set_postfix_str(f"return {finished}, {reward}{ratio}", refresh=False)
                 bar.update(trainer.frames - bar.n)
-        return self.finish()
 
     def _is_due(self, interval: int) -> bool:
         """Whether this iteration crossed a multiple of ``interval`` frames, or is the last."""
@@ -154,7 +158,7 @@ class Run:
             self.run_dir / "learning_curve.png",
             title=f"{self.cfg.task}, seed {self.cfg.seed}",
         )
-        files = ["config.yaml", "metrics.csv", "learning_curve.png", "evaluation.json"]
+        files = ["config.yaml", "provenance.json", "metrics.csv", "learning_curve.png", "evaluation.json"]
         if self.cfg.render and record_rollout(self, self.run_dir / "rollout.gif"):
             files.append("rollout.gif")
         print(evaluation_table(evaluations, self.cfg.task))
@@ -189,18 +193,6 @@ def evaluation_table(evaluations: dict[str, Evaluation], task: str) -> str:
             f"  {noise:<12} {evaluation.mean:>12.1f}   {f'[{low:.1f}, {high:.1f}]':<26} {len(evaluation.returns)}"
         )
     return "\n".join(lines)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` so that the file is whole or absent."""
-    write_whole(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` so that a process killed meanwhile leaves the file as it was."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 @contextlib.contextmanager

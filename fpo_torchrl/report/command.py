@@ -1,0 +1,70 @@
+"""``fpo-report``: tables, curves and intervals of finished runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.cli import friendly_errors
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="fpo-report",
+        description="Compare runs: per-seed scores and curves as CSV, tables in Markdown and LaTeX, and pictures, "
+        "with 95 % stratified bootstrap intervals.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIRS", help="directories with runs at any depth")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="where to write; default: %(default)s")
+    parser.add_argument(
+        "--metric",
+        choices=("random", "zero"),
+        default="random",
+        help="start noise of the final evaluation; random, the default, is the policy as it is trained",
+    )
+    parser.add_argument("--max-return", type=float, default=1000.0, help="best possible return; default: %(default)g")
+    parser.add_argument(
+        "--algorithms",
+        nargs="+",
+        metavar="LABEL",
+        help="which to show, in this order; the first is compared with each other. Default: all, by name",
+    )
+    return parser
+
+
+def report(
+    runs: list[Path], out: Path, *, metric: str = "random", max_return: float = 1000.0, labels: list[str] | None = None
+) -> None:
+    """Read the runs, write the report to ``out`` and print its table.
+
+    Raises:
+        ConfigError: for wrong arguments or runs, or if the extra ``report`` is not installed.
+    """
+    if not max_return > 0:
+        raise ConfigError(f"--max-return {max_return:g} is out of range: it must be positive")
+    try:
+        from .runs import read_results
+        from .write import print_report, write_report
+    except ImportError as error:
+        raise ConfigError(f"fpo-report needs a package ({error}): pip install fpo-torchrl[report]") from error
+    results = read_results(runs, metric=metric, labels=labels)
+    print_report(results, out, write_report(results, out, max_return=max_return))
+
+
+def main() -> None:
+    """Report as the command line says."""
+    arguments = parser().parse_args()
+    with friendly_errors():
+        report(
+            arguments.runs,
+            arguments.out,
+            metric=arguments.metric,
+            max_return=arguments.max_return,
+            labels=arguments.algorithms,
+        )
+
+
+if __name__ == "__main__":
+    main()

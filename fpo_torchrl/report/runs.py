@@ -1,0 +1,230 @@
+"""The runs of a report, read from the files that they left behind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.loggers import read_metrics
+from fpo_torchrl.provenance import read_provenance
+
+BOOKKEEPING = (
+    *("seed", "label", "run_dir", "resume", "progress", "render", "num_threads", "logger"),
+    *("keep_checkpoints", "checkpoint_interval_frames"),
+)
+"""Settings that leave the results of a run as they are, and its seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """One run: what it was set to, how far it came, what it earned.
+
+    ``status`` is "finished", "diverged", "interrupted" (stopped by an error or a user) or "unfinished" (killed, or
+    still training).
+    """
+
+    directory: Path
+    task: str
+    label: str
+    seed: int
+    status: str
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    metrics: list[dict[str, float]]
+    evaluation: dict[str, Any]
+    measures: dict[str, float]
+
+    @property
+    def frames(self) -> int:
+        """Frames trained on."""
+        return int(self.metrics[-1]["frames"]) if self.metrics else 0
+
+    def score(self, metric: str) -> float | None:
+        """The final return that aggregates count: 0 for a diverged run, None for one that may still go on."""
+        if self.status == "diverged":
+            return 0.0
+        return self.evaluation[metric]["mean"] if self.status == "finished" else None
+
+    def series(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """Frames and values of a column of the metrics, where it has values."""
+        points = [(row["frames"], row[column]) for row in self.metrics if column in row]
+        frames, values = np.array(points, dtype=float).reshape(-1, 2).T
+        return frames, values
+
+    @property
+    def training_s(self) -> float:
+        """Wall-clock seconds of collecting and updating, without evaluations."""
+        return sum(row["collect_s"] + row["update_s"] for row in self.metrics)
+
+    @property
+    def frames_per_s(self) -> float:
+        """Frames a second over the whole training; NaN before the first iteration."""
+        return self.frames / self.training_s if self.metrics else float("nan")
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The newest entry of ``starts`` in its provenance; empty for runs without one."""
+        return self.provenance.get("starts", [{}])[-1]
+
+    @property
+    def device(self) -> str:
+        """What it was computed on, with the threads and cores of a CPU."""
+        if not (found := self.origin.get("machine")):
+            return "unknown"
+        return found["gpu"] or f"{found['cpu']}, {found['threads']} of {found['cores']} cores"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Runs grouped by task and label, and the metric that counts.
+
+    Args:
+        runs: all of them. labels: the algorithms to show, in this order. metric: "random" or "zero" start noise.
+    """
+
+    runs: list[RunRecord]
+    labels: list[str]
+    metric: str
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Every task, in alphabetical order."""
+        return sorted({run.task for run in self.runs})
+
+    def group(self, task: str, label: str) -> list[RunRecord]:
+        """The runs of an algorithm on a task, by seed."""
+        return sorted((r for r in self.runs if (r.task, r.label) == (task, label)), key=lambda run: run.seed)
+
+    def groups(self) -> Iterator[tuple[str, str, list[RunRecord]]]:
+        """Every group that has runs, by task, then in the order of the labels."""
+        for task in self.tasks:
+            for label in self.labels:
+                if group := self.group(task, label):
+                    yield task, label, group
+
+    def scores(self, task: str, label: str) -> np.ndarray:
+        """The scores of a group, unfinished runs left out."""
+        found = [run.score(self.metric) for run in self.group(task, label)]
+        return np.array([score for score in found if score is not None])
+
+    @cached_property
+    def shared_tasks(self) -> list[str]:
+        """The tasks on which every algorithm has a score: those that aggregates over tasks compare."""
+        return [task for task in self.tasks if all(len(self.scores(task, label)) for label in self.labels)]
+
+    def samples(self, label: str) -> list[np.ndarray]:
+        """The scores of an algorithm on each shared task."""
+        return [self.scores(task, label) for task in self.shared_tasks]
+
+
+def read_results(directories: Iterable[Path], *, metric: str, labels: Sequence[str] | None = None) -> Results:
+    """Read every run below ``directories``.
+
+    Args:
+        directories: run directories, or directories with runs anywhere below them.
+        metric: "random" or "zero".
+        labels: the algorithms to keep, in this order; default all, in alphabetical order.
+
+    Raises:
+        ConfigError: if there is no run, a label is not there, a seed is there twice, or a file is damaged.
+    """
+    directories = list(directories)
+    runs = [read_run(path) for path in run_directories(directories)]
+    if not runs:
+        places = ", ".join(map(str, directories))
+        raise ConfigError(f"no runs found in {places}: expected directories that fpo-train wrote, with config.yaml")
+    present = sorted({run.label for run in runs})
+    if missing := [label for label in labels or () if label not in present]:
+        raise ConfigError(f"no runs of {', '.join(missing)}: the runs found are of {', '.join(present)}")
+    chosen = list(dict.fromkeys(labels)) if labels else present
+    results = Results([run for run in runs if run.label in chosen], chosen, metric)
+    for task, label, group in results.groups():
+        for one, other in itertools.pairwise(group):
+            if one.seed == other.seed:
+                raise ConfigError(
+                    f"seed {one.seed} of {label} on {task} is there twice, in {one.directory} and {other.directory}: "
+                    "give one of them, or set label= to tell two settings of an algorithm apart"
+                )
+    return results
+
+
+def run_directories(directories: Iterable[Path]) -> list[Path]:
+    """Every run directory in or below ``directories``, each once, in alphabetical order."""
+    found: dict[Path, Path] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise ConfigError(f"{directory} is not a directory: expected one with runs")
+        for config in directory.rglob("config.yaml"):
+            if any((config.parent / name).is_file() for name in ("metrics.csv", "provenance.json")):
+                found.setdefault(config.parent.resolve(), config.parent)
+    return sorted(found.values())
+
+
+def read_run(directory: Path) -> RunRecord:
+    """Read the files of one run."""
+    try:
+        settings: Any = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
+        provenance = read_provenance(directory)
+        evaluation = _read_json(directory / "evaluation.json")
+        ended = provenance.get("status", "finished" if evaluation else "running")
+        if ended == "finished" and not {"random", "zero"} <= set(evaluation):
+            raise ValueError("it has finished, but evaluation.json lacks its final evaluation")
+        metrics = directory / "metrics.csv"
+        return RunRecord(
+            directory=directory,
+            task=settings["task"],
+            label=settings.get("label") or label_of(settings),
+            seed=settings["seed"],
+            status="unfinished" if ended == "running" else ended,
+            settings=settings,
+            provenance=provenance,
+            metrics=read_metrics(metrics) if metrics.is_file() else [],
+            evaluation=evaluation if ended == "finished" else {},
+            measures=_read_json(directory / "measures.json"),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{directory} cannot be read as a run: {type(error).__name__}: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def label_of(settings: dict[str, Any]) -> str:
+    """The algorithm's name by its loss.
+
+    >>> label_of({"loss": {"_target_": "fpo_torchrl.objectives.FPOLoss"}})
+    'FPO'
+    >>> label_of({"loss": {"_target_": "torchrl.objectives.ppo.ClipPPOLoss"}})
+    'PPO'
+    """
+    return settings["loss"]["_target_"].rpartition(".")[2].removesuffix("Loss").removeprefix("Clip")
+
+
+def differing_settings(group: Sequence[RunRecord]) -> dict[str, list[Any]]:
+    """The settings in which runs of a group differ, with their values; what does not change a result is left out."""
+    flat = [dict(_flatten({k: v for k, v in run.settings.items() if k not in BOOKKEEPING})) for run in group]
+    different = {}
+    for key in sorted({key for settings in flat for key in settings}):
+        values = [settings.get(key, "(absent)") for settings in flat]
+        distinct = [value for i, value in enumerate(values) if value not in values[:i]]
+        if len(distinct) > 1:
+            different[key] = distinct
+    return different
+
+
+def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, dict):
+        yield prefix, node
+        return
+    for key, value in node.items():
+        yield from _flatten(value, f"{prefix}.{key}" if prefix else key)

@@ -1,0 +1,201 @@
+"""The tables of a report, for Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .runs import Results, RunRecord
+from .statistics import Estimate, estimate, iqm, mean, probability_of_improvement
+
+LATEX_ESCAPES = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}"},
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a header.
+
+    ``num_aggregates`` of the rows, the last ones, are set apart from the others.
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+    num_aggregates: int = 0
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown."""
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+        return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+    def latex(self) -> str:
+        """The table as a ``tabular`` with the rules of the package booktabs."""
+        lines = [" & ".join(map(escape_latex, cells)) + r" \\" for cells in [self.header, *self.rows]]
+        split = len(lines) - self.num_aggregates
+        rule = [r"\midrule"] if self.num_aggregates and self.num_aggregates < len(self.rows) else []
+        body = [r"\toprule", lines[0], r"\midrule", *lines[1:split], *rule, *lines[split:], r"\bottomrule"]
+        begin = rf"\begin{{tabular}}{{{'l' * len(self.header)}}}"
+        return "\n".join(["% needs \\usepackage{booktabs}", begin, *body, r"\end{tabular}"]) + "\n"
+
+
+def escape_latex(text: str) -> str:
+    r"""Text in which no character has a meaning to LaTeX.
+
+    >>> print(escape_latex("two_walls, 95 %"))
+    two\_walls, 95 \%
+    """
+    return re.sub(r"[&%$#_{}\\~^<>]", lambda found: LATEX_ESCAPES[found[0]], text)
+
+
+def decimals_of(scale: float) -> int:
+    """Decimals that show returns of this size to about three digits: 0 for 1000, 2 for 1."""
+    return max(0, 2 - math.floor(math.log10(scale)))
+
+
+def show(found: Estimate, decimals: int) -> str:
+    """An estimate with its interval, where there is one."""
+    value = f"{float(found.value):.{decimals}f}"
+    if math.isnan(float(found.low)):
+        return value
+    return f"{value} [{float(found.low):.{decimals}f}, {float(found.high):.{decimals}f}]"
+
+
+def main_table(results: Results, max_return: float) -> Table:
+    """Tasks by algorithms: mean return with its interval and the runs behind it; then mean and IQM over tasks."""
+    decimals = decimals_of(max_return)
+    rows = [[task, *(task_cell(results, task, label, decimals) for label in results.labels)] for task in results.tasks]
+    shared = results.shared_tasks
+    aggregates = []
+    if shared:
+        of = f"{len(shared)} of {len(results.tasks)} tasks" if len(shared) < len(results.tasks) else "all tasks"
+        for name, statistic in (("mean", mean), ("IQM", iqm)):
+            cells = [show(estimate(statistic, results.samples(label)), decimals) for label in results.labels]
+            aggregates.append([f"{name}, {of}", *cells])
+    return Table(["task", *results.labels], rows + aggregates, num_aggregates=len(aggregates))
+
+
+def task_cell(results: Results, task: str, label: str, decimals: int) -> str:
+    """One cell of the main table: "812 [790, 830] (5, 1 diverged)"."""
+    group, scores = results.group(task, label), results.scores(task, label)
+    if not group:
+        return "-"
+    failed = Counter(run.status for run in group if run.status != "finished")
+    value = show(estimate(mean, [scores]), decimals) if len(scores) else "-"
+    counts = [str(len(scores)), *(f"{number} {status}" for status, number in sorted(failed.items()))]
+    return f"{value} ({', '.join(counts)})"
+
+
+def failures_table(results: Results, out: Path) -> Table | None:
+    """Every run that has not finished, with what stopped it and where it is from ``out``; None if all have."""
+    rows = [
+        [
+            task,
+            label,
+            str(run.seed),
+            run.status,
+            f"{run.frames:,}",
+            run.provenance.get("error") or "",
+            relative(run.directory, out),
+        ]
+        for task, label, group in results.groups()
+        for run in group
+        if run.status != "finished"
+    ]
+    return Table(["task", "algorithm", "seed", "status", "frames", "error", "directory"], rows) if rows else None
+
+
+def relative(directory: Path, out: Path) -> str:
+    """``directory`` as seen from ``out``, so that a report can be moved with its runs."""
+    return Path(os.path.relpath(directory, out)).as_posix()
+
+
+def improvements(results: Results) -> dict[str, Estimate]:
+    """Probability that the first algorithm earns more than each other, over the shared tasks."""
+    first, *others = results.labels
+    if not results.shared_tasks:
+        return {}
+    samples = results.samples(first)
+    return {
+        f"{first} > {other}": estimate(probability_of_improvement, samples + results.samples(other)) for other in others
+    }
+
+
+def cost_table(results: Results) -> Table:
+    """Speed and time of a run: one row for each task and device, means over runs."""
+    rows = []
+    for task in results.tasks:
+        runs = [run for run in results.runs if run.task == task and run.metrics]
+        for device in sorted({run.device for run in runs}):
+            cells = [cost([r for r in runs if (r.label, r.device) == (label, device)]) for label in results.labels]
+            rows.append([task, *cells, device])
+    return Table(["task", *results.labels, "device"], rows)
+
+
+def cost(runs: Sequence[RunRecord]) -> str:
+    """Mean speed of some runs, and the mean time of those that finished."""
+    if not runs:
+        return "-"
+    speed = f"{np.mean([run.frames_per_s for run in runs]):,.0f} frames/s"
+    times = [run.training_s for run in runs if run.status == "finished"]
+    return f"{speed}, {duration(float(np.mean(times)))}" if times else speed
+
+
+def plural(number: int, noun: str) -> str:
+    """A count of things.
+
+    >>> plural(1, "run"), plural(3, "task")
+    ('1 run', '3 tasks')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(90), duration(9000)
+    ('1.5 min', '2.5 h')
+    """
+    for limit, unit, size in ((60, "s", 1), (3600, "min", 60)):
+        if seconds < limit:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 3600:.3g} h"
+
+
+def measures_table(results: Results) -> Table | None:
+    """What was measured besides the return, for each seed; None if nothing was."""
+    rows = []
+    for task, label, group in results.groups():
+        for name in dict.fromkeys(name for run in group for name in run.measures):
+            cells = (f"{run.measures[name]:.3g}" if name in run.measures else "-" for run in group)
+            rows.append([task, label, name, ", ".join(cells)])
+    return Table(["task", "algorithm", "measure", "each seed"], rows) if rows else None
+
+
+def provenance_table(results: Results) -> Table:
+    """Machines, versions and dates behind the runs, and how many runs each."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    dates: dict[tuple[str, ...], list[str]] = {}
+    for run in results.runs:
+        origin: dict[str, Any] = run.origin
+        machine, versions = origin.get("machine", {}), origin.get("versions", {})
+        known = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
+        key = (run.device, machine.get("system", "unknown"), known or "unknown", origin.get("commit") or "-")
+        counts[key] += 1
+        dates.setdefault(key, []).append(origin.get("date", "unknown")[:10])
+    rows = []
+    for key, number in counts.items():
+        first, last = min(dates[key]), max(dates[key])
+        rows.append([str(number), *key, first if first == last else f"{first} to {last}"])
+    return Table(["runs", "device", "system", "versions", "commit", "date"], rows)

@@ -1,0 +1,287 @@
+"""The benchmark's loop: what it runs, skips, resumes and stores, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from fpo_torchrl.loggers import read_metrics
+from fpo_torchrl.provenance import read_provenance
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import learning
+
+SIZE = (*(o for o in tiny.GRIDWORLD if o not in ("progress=false", "render=false")), "trainer.num_epochs=1")
+TINY = learning.Suite(
+    {"gridworld/two_walls": SIZE},
+    {"fpo": ("total_frames=384",), "diverging": ("optim.lr=1e30",)},
+    max_return=20.0,
+    measure=lambda directory: {"answer": 42.0},
+)
+TIMES = ("collect_s", "update_s", "frames_per_s")
+
+
+def run_benchmark(directory: Path, start: Callable[..., Any] | None, *arguments: str) -> None:
+    """The benchmark of a tiny suite in ``directory``, in a process group of its own; called by ``tiny.start``.
+
+    ``start`` stands in for ``subprocess.run`` of fpo-train.
+    """
+    os.setpgrp()
+    os.chdir(directory)
+    output = os.open("log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    learning.SUITES["tiny"] = TINY
+    if start is not None:
+        learning.subprocess.run = start
+    sys.argv = ["learning.py", "--only", "tiny", "--seeds", "0", *arguments]
+    learning.main()
+
+
+def fork_fpo_train(command: list[str], *, stdout: Any, **kwargs: Any) -> subprocess.CompletedProcess:
+    """fpo-train in a process that has imported the package already, killed with its benchmark as on a power cut."""
+    process = tiny.start(fpo_train_in_group, Path(stdout.name), os.getpgrp(), *command[1:])
+    process.join()
+    return subprocess.CompletedProcess(command, process.exitcode or 0)
+
+
+def fpo_train_in_group(log: Path, group: int, *overrides: str) -> None:
+    os.setpgid(0, group)
+    tiny.fpo_train(log, *overrides)
+
+
+class TestKilled:
+    @pytest.fixture(scope="class")
+    def story(self, tmp_path_factory):
+        """Directories of a benchmark that went straight, and of one that was killed with its run and started again."""
+        straight, killed = (tmp_path_factory.mktemp(name) for name in ("straight", "killed"))
+        first = tiny.start(run_benchmark, killed, fork_fpo_train, "--algorithms", "fpo")
+        other = tiny.start(run_benchmark, straight, None, "--algorithms", "fpo")
+        checkpoints = killed / "runs/benchmark/tiny/gridworld-two_walls/fpo/seed0/checkpoints"
+        deadline = time.monotonic() + 120
+        while not list(checkpoints.glob("checkpoint-*")):
+            assert time.monotonic() < deadline, (killed / "log").read_text()
+            assert first.is_alive(), (killed / "log").read_text()
+            time.sleep(0.002)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.join()
+        assert not (killed / "benchmarks").exists()
+        second = tiny.start(run_benchmark, killed, fork_fpo_train)
+        for process in (other, second):
+            process.join(150)
+            assert process.exitcode == 0, (killed / "log").read_text() + (straight / "log").read_text()
+        return straight, killed
+
+    @staticmethod
+    def stored(directory: Path, label: str) -> Path:
+        return directory / "benchmarks/results/tiny/gridworld-two_walls" / label / "seed0"
+
+    def test_the_run_was_resumed_in_the_middle(self, story):
+        starts = read_provenance(self.stored(story[1], "fpo"))["starts"]
+        assert len(starts) == 2
+        assert 0 == starts[0]["from_frame"] < starts[1]["from_frame"] < 384
+
+    def test_its_result_is_that_of_the_undisturbed_one(self, story):
+        straight, killed = (read_metrics(self.stored(it, "fpo") / "metrics.csv") for it in story)
+        assert [row["frames"] for row in killed] == [64 * i for i in range(1, 7)]
+        for row in (*straight, *killed):
+            for name in TIMES:
+                row.pop(name)
+        assert killed == straight
+        final = [json.loads((self.stored(it, "fpo") / "evaluation.json").read_text()) for it in story]
+        assert final[0]["random"]["returns"] == final[1]["random"]["returns"]
+
+    def test_a_diverged_run_is_stored_as_such(self, story):
+        run = self.stored(story[1], "diverging")
+        assert read_provenance(run)["status"] == "diverged"
+        assert not (run / "evaluation.json").exists()
+        assert "tiny/gridworld-two_walls/diverging/seed0: diverged" in (story[1] / "log").read_text()
+
+    def test_only_the_small_files_are_stored(self, story):
+        names = {path.name for path in self.stored(story[0], "fpo").iterdir()}
+        assert names == set(learning.STORED)
+
+    def test_the_report_is_beside_them(self, story):
+        table = (story[1] / "benchmarks/results/tiny/table.md").read_text()
+        assert table.startswith("| task | fpo | diverging |")
+        assert "0.0 (1, 1 diverged) |" in table.splitlines()[2]
+        report = (story[1] / "benchmarks/results/tiny/report.md").read_text()
+        assert "| gridworld/two_walls | fpo | answer | 42 |" in report
+
+    def test_what_is_stored_is_not_run_again(self, story):
+        before = self.stored(story[1], "fpo").stat().st_mtime_ns
+        again = tiny.start(run_benchmark, story[1], None)
+        again.join(100)
+        assert again.exitcode == 0
+        assert "2 runs, 2 of them are stored already" in (story[1] / "log").read_text()
+        assert self.stored(story[1], "fpo").stat().st_mtime_ns == before
+
+
+class TestLock:
+    def test_another_process_waits(self, tmp_path):
+        order = []
+
+        def second() -> None:
+            with learning.locked(tmp_path / "lock"):
+                order.append("second")
+
+        with learning.locked(tmp_path / "lock"):
+            thread = threading.Thread(target=second)
+            thread.start()
+            time.sleep(0.1)
+            order.append("first")
+        thread.join(10)
+        assert order == ["first", "second"]
+
+    def test_a_run_whose_benchmark_was_killed_is_waited_for(self, tmp_path):
+        """The run holds the file of the benchmark that started it, and so outlives it."""
+        with learning.locked(tmp_path / "lock") as lock:
+            run = subprocess.Popen(["sleep", "0.5"], pass_fds=[lock.fileno()])
+        waiting = time.monotonic()
+        with learning.locked(tmp_path / "lock"):
+            assert time.monotonic() - waiting > 0.3
+        assert run.wait() == 0
+
+
+class TestOneJob:
+    JOB = learning.Job("tiny", "gridworld/two_walls", "fpo", 3)
+
+    @pytest.fixture
+    def benchmark(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(learning.SUITES, "tiny", TINY)
+        return learning.Benchmark(tmp_path / "work", tmp_path / "out", [])
+
+    @staticmethod
+    def ends(status: str, code: int):
+        """Stands in for fpo-train: a run that ends so."""
+
+        def train(self, job, directory, lock) -> int:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "config.yaml").write_text(f"seed: {job.seed}\n")
+            (directory / "provenance.json").write_text(json.dumps({"status": status}))
+            return code
+
+        return train
+
+    @pytest.mark.parametrize(("status", "code"), [("finished", 0), ("diverged", 4)])
+    def test_a_run_that_ended_is_stored_and_left_alone(self, benchmark, monkeypatch, status, code):
+        monkeypatch.setattr(learning.Benchmark, "train", self.ends(status, code))
+        assert benchmark.run(self.JOB) == status
+        monkeypatch.setattr(learning.Benchmark, "train", None)
+        assert benchmark.run(self.JOB) == status
+        assert read_provenance(benchmark.out / self.JOB.path) == {"status": status}
+
+    def test_a_run_killed_by_the_system_is_shown_and_tried_again(self, benchmark, monkeypatch):
+        monkeypatch.setattr(learning.Benchmark, "train", self.ends("running", -9))
+        assert re.fullmatch("failed with exit code -9: .*seed3.log", benchmark.run(self.JOB))
+        assert read_provenance(benchmark.out / self.JOB.path) == {"status": "running"}
+        monkeypatch.setattr(learning.Benchmark, "train", self.ends("finished", 0))
+        assert benchmark.run(self.JOB) == "finished"
+        assert read_provenance(benchmark.out / self.JOB.path) == {"status": "finished"}
+
+    def test_a_run_that_the_user_stopped_is_not_stored(self, benchmark, monkeypatch):
+        monkeypatch.setattr(learning.Benchmark, "train", self.ends("interrupted", 130))
+        assert benchmark.run(self.JOB).startswith("failed with exit code 130")
+        assert not (benchmark.out / self.JOB.path).exists()
+
+    def test_a_finished_run_that_was_not_stored_is_stored(self, benchmark, monkeypatch):
+        self.ends("finished", 0)(benchmark, self.JOB, benchmark.work / self.JOB.path, None)
+        (benchmark.out / self.JOB.path).with_suffix(".partial").mkdir(parents=True)  # killed while it stored
+        monkeypatch.setattr(learning.Benchmark, "train", None)
+        assert benchmark.run(self.JOB) == "finished"
+        assert json.loads((benchmark.out / self.JOB.path / "measures.json").read_text()) == {"answer": 42.0}
+        assert not list(benchmark.out.rglob("*.partial"))
+
+    def test_a_wrong_setting_leaves_nothing_to_store(self, benchmark, monkeypatch):
+        monkeypatch.setattr(learning.Benchmark, "train", lambda *arguments: 2)
+        assert benchmark.run(self.JOB).startswith("failed with exit code 2")
+        assert not benchmark.out.exists()
+
+    @pytest.mark.parametrize("has_checkpoint", [True, False])
+    def test_a_broken_run_goes_on_only_from_a_checkpoint(self, benchmark, monkeypatch, has_checkpoint):
+        directory = benchmark.work / self.JOB.path
+        directory.mkdir(parents=True)
+        (directory / "metrics.csv").write_text("frames\n64\n")
+        if has_checkpoint:
+            (directory / "checkpoints").mkdir()
+            (directory / "checkpoints" / "checkpoint-000000000064.torchrl").write_text("")
+        commands = []
+
+        def fpo_train(command, **kwargs):
+            commands.append(command)
+            return subprocess.CompletedProcess(command, 1)
+
+        monkeypatch.setattr(learning.subprocess, "run", fpo_train)
+        benchmark.run(self.JOB)
+        ((_, *arguments),) = commands
+        if has_checkpoint:
+            assert arguments == [f"resume={directory}"]
+        else:
+            assert {"task=gridworld/two_walls", "label=fpo", "seed=3", f"run_dir={directory}"} < set(arguments)
+            assert not (directory / "metrics.csv").exists()
+
+    def test_an_error_in_one_job_does_not_stop_the_others(self, benchmark, monkeypatch, capsys):
+        jobs = [learning.Job("tiny", "gridworld/two_walls", "fpo", seed) for seed in range(3)]
+
+        def train(self, job, directory, lock) -> int:
+            if job.seed == 1:
+                raise OSError(28, "No space left on device")
+            return TestOneJob.ends("finished", 0)(self, job, directory, lock)
+
+        monkeypatch.setattr(learning.Benchmark, "train", train)
+        statuses = learning.run_all(benchmark, jobs, 1)
+        assert [statuses[job] for job in jobs][::2] == ["finished", "finished"]
+        assert statuses[jobs[1]] == "failed: OSError: [Errno 28] No space left on device"
+        printed = capsys.readouterr().out
+        assert printed.startswith("3 runs, 0 of them are stored already\n[1/3] tiny/gridworld-two_walls/fpo/seed0: fin")
+        assert "about 00:00:00 left" in printed
+
+
+class TestChoice:
+    def test_seeds_come_one_after_the_other(self):
+        arguments = learning.parse(["--tasks", "PointMass", "ReacherEasy", "--seeds", "7", "8"])
+        jobs = learning.select(arguments)
+        assert len(jobs) == 4 * len(learning.ALGORITHMS)
+        assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
+        assert {job.task for job in jobs} == {"PointMass", "ReacherEasy"}
+
+    def test_tasks_have_the_discount_that_suits_them(self):
+        overrides = {job.task: job.overrides() for job in learning.select(learning.parse(["--seeds", "0"]))}
+        assert "advantage.gamma=0.95" in overrides["ReacherEasy"]
+        assert "advantage.gamma=0.99" in overrides["CheetahRun"]
+
+    @pytest.mark.parametrize("name", learning.SUITES)
+    def test_every_algorithm_composes(self, name):
+        suite = learning.SUITES[name]
+        task = next(iter(suite.tasks))
+        for label in suite.algorithms:
+            cfg = tiny.compose(*learning.Job(name, task, label, 3).overrides())
+            assert (cfg.task, cfg.label, cfg.seed) == (task, label, 3)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--jobs", "0"], "--jobs 0: it must be at least 1"),
+            (["--tasks", "bandit/bimodal"], "no run of control has these tasks and algorithms; --only names other"),
+            (["--tasks", "Nothing"], "invalid choice: 'Nothing'"),
+            (["--only", "nothing"], "invalid choice: 'nothing'"),
+        ],
+    )
+    def test_wrong_options(self, capsys, arguments, words):
+        with pytest.raises(SystemExit) as stopped:
+            learning.parse(arguments)
+        assert stopped.value.code == 2
+        assert words in capsys.readouterr().err
