@@ -101,8 +101,10 @@ def test_no_yaml_repeats_a_default_of_the_signature(group):
 
 
 def test_the_composed_defaults_are_those_of_the_signatures():
-    """Wherever the base config and the default preset do not choose a value, it is the constructor's."""
+    """Wherever the base config, its options and the default preset do not choose a value, it is the constructor's."""
     chosen = OmegaConf.load(CONF / "experiment" / "fpo.yaml")
+    for group, option in (("actor", "flow"), ("loss", "fpo")):
+        chosen = OmegaConf.merge(chosen, {group: OmegaConf.load(CONF / group / f"{option}.yaml")})
     cfg = tiny.compose("actor=flow")
     checked = 0
     for group, options in COMPONENTS.items():
