@@ -67,11 +67,11 @@ def jax_device(device: torch.device, extra: str) -> Any:
     return devices[index]
 
 
-def to_jax(tensor: Tensor, device: Any) -> Any:
+def to_jax(tensor: Tensor) -> Any:
     """A JAX array over the memory of a contiguous tensor; do not write to the tensor while JAX uses it."""
     import jax
 
-    return jax.dlpack.from_dlpack(tensor, device=device)
+    return jax.dlpack.from_dlpack(tensor)
 
 
 def to_torch(array: Any) -> Tensor:

@@ -129,13 +129,13 @@ class PlaygroundEnv(BatchedEnv):
             count = min(len(rows), self.num_envs - self._used)
             source = torch.full((self.num_envs,), -1, dtype=torch.int32, device=self.device)
             source[rows[:count]] = torch.arange(count, dtype=torch.int32, device=self.device) + self._used
-            self._state = self._programs.hand_out(self._state, self._fresh, self._to_jax(source))
+            self._state = self._programs.hand_out(self._state, self._fresh, to_jax(source))
             self._used += count
             rows = rows[count:]
 
     def _fresh_state(self) -> Any:
         seeds = torch.randint(2**31 - 1, (2,), generator=self.generator, device=self.device, dtype=torch.int32)
-        return self._programs.draw(self._to_jax(seeds))
+        return self._programs.draw(to_jax(seeds))
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination, each ``[num_envs]``."""
@@ -144,8 +144,8 @@ class PlaygroundEnv(BatchedEnv):
                 f"expected an action of shape {list(self.action_spec.shape)} [num_envs, action_dim], "
                 f"got {list(action.shape)}"
             )
-        action = action.detach().to(torch.float32).contiguous()
-        state, sound, all_sound = self._programs.step(self._state, self._to_jax(action))
+        action = action.detach().to(self.device, torch.float32).contiguous()
+        state, sound, all_sound = self._programs.step(self._state, to_jax(action))
         if not all_sound:
             raise self._explain(action, ~to_torch(sound))
         self._state = state
@@ -173,9 +173,6 @@ class PlaygroundEnv(BatchedEnv):
             raise ValueError(f"index must be in [0, {self.num_envs}), got {index}")
         jax = load_jax("playground")
         return self.env.render(jax.tree.map(lambda leaf: leaf[index], self._state), height=height, width=width)
-
-    def _to_jax(self, tensor: Tensor) -> Any:
-        return to_jax(tensor, self._jax_device)
 
     def _put(self, tree: Any) -> Any:
         return load_jax("playground").device_put(tree, self._jax_device)

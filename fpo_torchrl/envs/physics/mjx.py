@@ -17,15 +17,27 @@ from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState
 
 Layout = dict[str, tuple[slice, tuple[int, ...]]]
 
-_NUM_DYNAMIC = 5  # the first fields of a row: those that a step changes and that must stay finite
+# The fields of a row, as PhysicsState and as MJX name them. The first six must stay finite.
+_FIELDS = {
+    "control": "ctrl",
+    "time": "time",
+    "qpos": "qpos",
+    "qvel": "qvel",
+    "act": "act",
+    "warm_start": "qacc_warmstart",
+    "sensordata": "sensordata",
+    "mocap_pos": "mocap_pos",
+    "mocap_quat": "mocap_quat",
+}
+_NUM_FINITE = 6
 
 
 class MJXPhysics:
     """``num_envs`` copies of ``model`` in float32 on one device, one compiled program for a control step.
 
-    The state of all copies is one torch tensor ``[num_envs, size]``; the tensors of ``state`` are views of it.
-    A step hands it to JAX together with the control, and copies the rows that come back over the old ones on
-    the device. Rows are overwritten (:meth:`copy_rows`) by torch, so that their number never matters to the
+    All that a step reads, state and control, is one torch tensor ``[num_envs, size]``; the tensors of ``state``
+    are views of it. A step hands it to JAX and copies the rows that come back over the old ones on the device.
+    Single rows are overwritten (:meth:`copy_rows`) by torch, so that their number never matters to the
     compiler: a program is compiled once for a batch size, and kept on disk.
 
     Every step reads one boolean on the host, whether all copies are sound, before the new rows replace the old
@@ -50,14 +62,13 @@ class MJXPhysics:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.device = torch.device(device)
-        self._jax_device = jax_device(self.device, "mjx")
-        self._program = _compile(model, self._jax_device)
+        self._program = _compile(model, jax_device(self.device, "mjx"))
         self._build(model, num_envs, num_substeps)
 
     def sibling(self, num_envs: int) -> MJXPhysics:
         """Another batch of the same model, with ``num_envs`` copies, that shares the compiled program."""
         like = object.__new__(type(self))
-        like.device, like._jax_device, like._program = self.device, self._jax_device, self._program
+        like.device, like._program = self.device, self._program
         like._build(self.model, num_envs, self.num_substeps)
         return like
 
@@ -67,8 +78,8 @@ class MJXPhysics:
         self._layout = _layout(model)
         size = max(part.stop for part, _ in self._layout.values())
         self._rows = torch.zeros(num_envs, size, device=self.device)
-        self._no_control = torch.zeros(num_envs, model.nu, device=self.device)
         views = {name: self._rows[:, part].view(num_envs, *shape) for name, (part, shape) in self._layout.items()}
+        self._control = views.pop("control")
         sensors = [model.sensor(index) for index in range(model.nsensor)]
         self.state = PhysicsState(
             **views,
@@ -87,43 +98,41 @@ class MJXPhysics:
         state.qvel.copy_(qvel)
         state.mocap_pos.copy_(mocap_pos)
         # A substep evaluates sensors and acceleration at the state it starts from; where it leads is dropped.
-        after = self._advance(self._no_control, num_substeps=1)
+        after = self._advance(num_substeps=1)
         for name in ("warm_start", "sensordata"):
-            part, _ = self._layout[name]
-            self._rows[:, part] = after[:, part]
+            columns, _ = self._layout[name]
+            self._rows[:, columns] = after[:, columns]
         for _ in range(settle_steps):
-            self.step(self._no_control)
+            self._rows.copy_(self._advance(self.num_substeps))
         state.time.zero_()
 
     def step(self, control: Tensor) -> None:
         """Advance every copy by one control step under ``control`` ``[num_envs, control_dim]``."""
-        self._rows.copy_(self._advance(control, self.num_substeps))
+        self._control.copy_(control.detach())
+        self._rows.copy_(self._advance(self.num_substeps))
 
     def copy_rows(self, rows: Tensor, source: MJXPhysics, source_rows: Tensor) -> None:
         """Overwrite the copies ``rows`` (int64 ``[k]``) with the copies ``source_rows`` of a sibling."""
         self._rows[rows] = source._rows[source_rows]
 
-    def _advance(self, control: Tensor, num_substeps: int) -> Tensor:
+    def _advance(self, num_substeps: int) -> Tensor:
         """The rows after ``num_substeps``; a tensor over memory of JAX's, to be copied at once."""
-        control = control.detach().to(self.device, torch.float32).contiguous()
-        after, sound, all_sound = self._program(
-            to_jax(self._rows, self._jax_device), to_jax(control, self._jax_device), num_substeps
-        )
+        after, sound, all_sound = self._program(to_jax(self._rows), num_substeps)
         if not all_sound:
-            raise _culprits(control, to_torch(sound))
+            raise self._find_culprits(to_torch(sound))
         return to_torch(after)
 
-
-def _culprits(control: Tensor, sound: Tensor) -> PhysicsError:
-    wild = ~control.isfinite().all(-1)
-    if wild.any():
-        return PhysicsError(wild.nonzero().flatten().tolist(), "a control is not finite")
-    return PhysicsError((~sound).nonzero().flatten().tolist(), "a state is not finite or too large")
+    def _find_culprits(self, sound: Tensor) -> PhysicsError:
+        wild = ~self._control.isfinite().all(-1)
+        if wild.any():
+            return PhysicsError(wild.nonzero().flatten().tolist(), "a control is not finite")
+        return PhysicsError((~sound).nonzero().flatten().tolist(), "a state is not finite or too large")
 
 
 def _layout(model: mujoco.MjModel) -> Layout:
-    """The columns of a row that hold each field of ``PhysicsState``, and the field's shape for one copy."""
+    """The columns of a row that hold each field, and the field's shape in one copy."""
     shapes = {
+        "control": (model.nu,),
         "time": (1,),
         "qpos": (model.nq,),
         "qvel": (model.nv,),
@@ -140,8 +149,8 @@ def _layout(model: mujoco.MjModel) -> Layout:
     return layout
 
 
-def _compile(model: mujoco.MjModel, device: Any) -> Callable[[Any, Any, int], tuple[Any, Any, Any]]:
-    """The program of a step: rows and controls in; rows, which of them are sound, and whether all are, out."""
+def _compile(model: mujoco.MjModel, device: Any) -> Callable[[Any, int], tuple[Any, Any, Any]]:
+    """The program of a step: rows in; rows, which of them are sound, and whether all are, out."""
     jax = load_jax("mjx")
     try:
         from mujoco import mjx
@@ -150,23 +159,19 @@ def _compile(model: mujoco.MjModel, device: Any) -> Callable[[Any, Any, int], tu
     jnp, layout = jax.numpy, _layout(model)
     mjx_model = mjx.put_model(model, device=device, impl="jax")
     blank = mjx.make_data(model, device=device, impl="jax")
-    names = {name: {"warm_start": "qacc_warmstart"}.get(name, name) for name in layout}
-    num_dynamic = list(layout.values())[_NUM_DYNAMIC - 1][0].stop
+    num_finite = list(layout.values())[_NUM_FINITE - 1][0].stop
 
-    def substep(row: Any, control: Any) -> Any:
-        fields = {mjx_name: row[layout[name][0]] for name, mjx_name in names.items()}
+    def substep(_: int, row: Any) -> Any:
+        fields = {mjx_name: row[layout[name][0]] for name, mjx_name in _FIELDS.items()}
         shaped = {name: field.reshape(getattr(blank, name).shape) for name, field in fields.items()}
-        data = mjx.step(mjx_model, blank.replace(ctrl=control, **shaped))
-        return jnp.concatenate([getattr(data, mjx_name).ravel() for mjx_name in names.values()])
+        data = mjx.step(mjx_model, blank.replace(**shaped))
+        return jnp.concatenate([getattr(data, name).ravel() for name in fields])
 
-    def advance(row: Any, control: Any, num_substeps: int) -> Any:
-        return jax.lax.fori_loop(0, num_substeps, lambda _, now: substep(now, control), row)
-
-    def program(rows: Any, control: Any, num_substeps: int) -> tuple[Any, Any, Any]:
+    def program(rows: Any, num_substeps: int) -> tuple[Any, Any, Any]:
         with jax.default_matmul_precision("highest"):  # some GPUs would round the factors of a product to 10 bits
-            after = jax.vmap(advance, in_axes=(0, 0, None))(rows, control, num_substeps)
+            after = jax.vmap(lambda row: jax.lax.fori_loop(0, num_substeps, substep, row))(rows)
         # Written so that NaN fails it.
-        sound = (abs(after[:, :num_dynamic]) < mujoco.mjMAXVAL).all(-1) & jnp.isfinite(control).all(-1)
+        sound = (abs(after[:, :num_finite]) < mujoco.mjMAXVAL).all(-1)
         return after, sound, sound.all()
 
-    return jax.jit(program, static_argnums=2)
+    return jax.jit(program, static_argnums=1)
