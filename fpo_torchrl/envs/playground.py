@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -26,6 +27,8 @@ from fpo_torchrl.envs.jax_bridge import (
 )
 
 _DEFAULT_EPISODE_STEPS = 1000
+_LOADED: dict[str, Any] = {}
+"""Environments by name and configuration: they hold no state, and programs compiled for one serve every batch."""
 
 
 def make_playground_env(
@@ -61,8 +64,11 @@ def make_playground_env(
             f"{name!r} needs the robot models of mujoco_menagerie in {MENAGERIE_PATH}. To download them, run "
             'python -c "from mujoco_playground._src.mjx_env import ensure_menagerie_exists as get; get()"'
         )
-    env = registry.load(name, config_overrides={"impl": "jax", **(config_overrides or {})})
-    return PlaygroundEnv(env, **kwargs)
+    overrides = {"impl": "jax", **(config_overrides or {})}
+    key = f"{name} {sorted(overrides.items())}"
+    if key not in _LOADED:
+        _LOADED[key] = registry.load(name, config_overrides=overrides)
+    return PlaygroundEnv(_LOADED[key], **kwargs)
 
 
 class PlaygroundEnv(BatchedEnv):
@@ -103,7 +109,7 @@ class PlaygroundEnv(BatchedEnv):
         repeat = int(config.get("action_repeat", 1))
         if max_episode_steps is None:
             max_episode_steps = math.ceil(config.get("episode_length", _DEFAULT_EPISODE_STEPS) / repeat)
-        programs = _Programs(env, num_envs, repeat)
+        programs = _programs_of(env, num_envs, repeat)
         super().__init__(
             num_envs=num_envs,
             obs_dim={key: part.shape for key, part in _parts(programs.avals.obs).items()},
@@ -237,6 +243,10 @@ class _Programs:
         """A batch of states in which every number is 0, to be replaced by the first reset."""
         jax = load_jax("playground")
         return jax.tree.map(lambda aval: np.zeros((self.num_envs, *aval.shape), aval.dtype), self.avals)
+
+
+_programs_of = functools.lru_cache(maxsize=16)(_Programs)
+"""An environment built for an evaluation need not compile again."""
 
 
 def _parts(obs: Any) -> dict[str, Any]:

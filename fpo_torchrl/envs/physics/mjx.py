@@ -4,11 +4,13 @@
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import mujoco
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +64,7 @@ class MJXPhysics:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.device = torch.device(device)
-        self._program = _compile(model, jax_device(self.device, "mjx"))
+        self._program = _compile(_binary(model), jax_device(self.device, "mjx"))
         self._build(model, num_envs, num_substeps)
 
     def sibling(self, num_envs: int) -> MJXPhysics:
@@ -149,13 +151,24 @@ def _layout(model: mujoco.MjModel) -> Layout:
     return layout
 
 
-def _compile(model: mujoco.MjModel, device: Any) -> Callable[[Any, int], tuple[Any, Any, Any]]:
-    """The program of a step: rows in; rows, which of them are sound, and whether all are, out."""
+def _binary(model: mujoco.MjModel) -> bytes:
+    buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return buffer.tobytes()
+
+
+@functools.lru_cache(maxsize=16)
+def _compile(binary: bytes, device: Any) -> Callable[[Any, int], tuple[Any, Any, Any]]:
+    """The program of a step: rows in; rows, which of them are sound, and whether all are, out.
+
+    One for all batches of a model, so that an environment built for an evaluation need not compile it again.
+    """
     jax = load_jax("mjx")
     try:
         from mujoco import mjx
     except ImportError as error:
         raise missing("mjx", error) from error
+    model = mujoco.MjModel.from_binary_path("model.mjb", {"model.mjb": binary})
     jnp, layout = jax.numpy, _layout(model)
     mjx_model = mjx.put_model(model, device=device, impl="jax")
     blank = mjx.make_data(model, device=device, impl="jax")

@@ -260,6 +260,10 @@ def test_nothing_is_compiled_after_the_first_reset(env):
     assert env.physics._program._cache_size() == programs
 
 
+def test_another_environment_of_the_task_shares_the_program(env):
+    assert make(device=env.device, num_envs=2).physics._program is env.physics._program
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_control_that_is_not_finite_is_refused_and_changes_nothing(env, bad):
     env.reset()
