@@ -1,7 +1,7 @@
 """Between torch and JAX on one device: tensors pass by DLPack, without a copy through the host.
 
-Torch keeps no memory of JAX's, and JAX none of torch's: each side copies what it wants to keep. DLPack
-makes the receiving library wait, on the device, for what the other one has queued.
+Torch keeps no memory of JAX's, and JAX none of torch's: each side copies what it wants to keep. In DLPack's
+protocol the library that receives an array waits, on the device, for what the other one has queued.
 """
 
 # JAX is optional.
@@ -54,12 +54,13 @@ def jax_device(device: torch.device, extra: str) -> Any:
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
     try:
-        devices = {known.local_hardware_id: known for known in jax.local_devices(backend=device.type)}
+        known = jax.local_devices(backend="gpu" if device.type == "cuda" else device.type)
     except RuntimeError as error:
         raise ValueError(
             f"JAX {jax.__version__} cannot use the device {str(device)!r}: {error}. On an NVIDIA GPU it needs "
             "pip install 'jax[cuda13]', or 'jax[cuda12]' with an older driver"
         ) from error
+    devices = {one.local_hardware_id: one for one in known}
     if index not in devices:
         raise ValueError(
             f"JAX does not see the device {str(device)!r}; it sees {', '.join(map(str, devices.values()))}"
