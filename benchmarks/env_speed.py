@@ -1,19 +1,24 @@
-"""Speed of the control tasks: raw ``mujoco.rollout``, ``ControlEnv`` and a TorchRL ``Collector``, side by side.
+"""Speed of the control tasks: the raw simulator, ``ControlEnv`` and a TorchRL ``Collector``, side by side.
 
-Raw is the fastest way to use MuJoCo from Python one control step at a time: the same model, threads
-and substeps, actions drawn beforehand, arrays made once, checks off, no warm start, no resets, no
-observation and no reward. The three take turns in short rounds, so that other load on the machine
-hits them alike.
+Raw is the plain way to use a back end from Python one control step at a time: the same model, threads and
+substeps, actions drawn beforehand, checks off, no resets, no observation and no reward. For ``c`` that is
+``mujoco.rollout`` with arrays made once and no warm start, the fastest there is; for ``mjx`` it is
+``jit(vmap(step))`` in JAX alone, which keeps all of MJX's data between two steps.
+With ``mjx`` TorchRL's own ``MujocoPlaygroundEnv`` of the same task takes part, if Playground is installed.
+All take turns in short rounds, so that other load on the machine hits them alike.
 
-    python benchmarks/env_speed.py --out benchmarks/results/env_speed.json
+    python benchmarks/env_speed.py
+    python benchmarks/env_speed.py --backend mjx --tasks CartpoleBalance
 """
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
+# MuJoCo ships no type stubs, and JAX is optional.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -22,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -29,9 +35,11 @@ import tensordict
 import torch
 import torchrl
 from mujoco.rollout import Rollout
+from torchrl.envs import EnvBase
 from torchrl.modules import RandomPolicy
 
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
+from fpo_torchrl.envs.jax_bridge import jax_device, load_jax
 from fpo_torchrl.envs.physics.c import CPhysics, available_cores
 from fpo_torchrl.trainer import make_collector
 
@@ -75,14 +83,51 @@ def raw_stepper(env: ControlEnv, num_threads: int) -> Callable[[], int]:
     return step
 
 
-def env_stepper(env: ControlEnv) -> Callable[[], int]:
+def raw_mjx_stepper(env: ControlEnv) -> Callable[[], int]:
+    """A function that takes one control step of all copies in JAX alone, and waits for it."""
+    jax = load_jax("mjx")
+    from mujoco import mjx
+
+    model, num_envs, substeps = env.physics.model, env.num_envs, env.physics.num_substeps
+    device = jax_device(env.physics.device, "mjx")
+    mjx_model, blank = (make(model, device=device, impl="jax") for make in (mjx.put_model, mjx.make_data))
+    state = env.physics.state
+    fields = {"qpos": state.qpos, "qvel": state.qvel, "mocap_pos": state.mocap_pos}
+    start = jax.device_put({name: tensor.numpy(force=True).copy() for name, tensor in fields.items()}, device)
+    controls = jax.device_put(
+        np.random.default_rng(0).uniform(-1, 1, (16, num_envs, model.nu)).astype(np.float32), device
+    )
+
+    def advance(data: Any, control: Any) -> Any:
+        return jax.lax.fori_loop(0, substeps, lambda _, now: mjx.step(mjx_model, now), data.replace(ctrl=control))
+
+    data = jax.jit(jax.vmap(lambda fields: blank.replace(**fields)))(start)
+    program, turn = jax.jit(jax.vmap(advance)), 0
+
+    def step() -> int:
+        nonlocal turn, data
+        turn = (turn + 1) % len(controls)
+        data = jax.block_until_ready(program(data, controls[turn]))
+        return num_envs
+
+    return step
+
+
+def torchrl_env(task: str, num_envs: int, device: str) -> EnvBase:
+    """TorchRL's wrapper of the Playground environment of that name."""
+    from torchrl.envs import MujocoPlaygroundEnv
+
+    return MujocoPlaygroundEnv(task, config_overrides={"impl": "jax"}, batch_size=[num_envs], device=device)
+
+
+def env_stepper(env: EnvBase) -> Callable[[], int]:
     """A function that takes one step of ``env`` with a random action, resetting what is done."""
     current, spec = env.reset(), env.action_spec
 
     def step() -> int:
         nonlocal current
         _, current = env.step_and_maybe_reset(current.set("action", spec.rand()))
-        return env.num_envs
+        return env.numel()
 
     return step
 
@@ -105,21 +150,31 @@ def run(step: Callable[[], int], seconds: float) -> tuple[int, float]:
     return frames, elapsed
 
 
-def measure(task: str, num_envs: int, num_threads: int, rounds: int, seconds: float) -> dict:
-    """Rates of the three, taking turns; over all rounds, since resets come in lumps."""
+def make_steppers(task: str, num_envs: int, backend: str, num_threads: int, device: str) -> dict[str, Callable]:
+    """What is compared, by name."""
 
     def make() -> ControlEnv:
-        return ControlEnv(task, num_envs=num_envs, num_threads=num_threads)
+        threads = {"num_threads": num_threads} if backend == "c" else {}
+        return ControlEnv(task, num_envs=num_envs, backend=backend, device=device, **threads)
 
     raw_env = make()
     raw_env.reset()
     steppers = {
-        "raw": raw_stepper(raw_env, num_threads),
+        "raw": raw_stepper(raw_env, num_threads) if backend == "c" else raw_mjx_stepper(raw_env),
         "env": env_stepper(make()),
         "collector": collector_stepper(make()),
     }
+    if backend == "mjx" and importlib.util.find_spec("mujoco_playground"):
+        steppers["torchrl"] = env_stepper(torchrl_env(task, num_envs, device))
+    return steppers
+
+
+def measure(steppers: dict[str, Callable[[], int]], rounds: int, seconds: float) -> dict:
+    """Rates of all, taking turns; over all rounds, since resets come in lumps."""
     totals = dict.fromkeys(steppers, (0, 0.0))
     for step in steppers.values():
+        for _ in range(3):  # compiles come first
+            step()
         run(step, 0.2)
     for _ in range(rounds):
         for name, step in steppers.items():
@@ -127,10 +182,9 @@ def measure(task: str, num_envs: int, num_threads: int, rounds: int, seconds: fl
             totals[name] = (totals[name][0] + frames, totals[name][1] + elapsed)
     rates = {name: frames / elapsed for name, (frames, elapsed) in totals.items()}
     return {
-        "task": task,
-        "num_envs": num_envs,
         **{f"{name}_steps_per_s": round(value) for name, value in rates.items()},
-        **{f"{name}_over_raw": round(rates[name] / rates["raw"], 3) for name in ("env", "collector")},
+        **{f"{name}_over_raw": round(rates[name] / rates["raw"], 3) for name in rates if name != "raw"},
+        **({"env_over_torchrl": round(rates["env"] / rates["torchrl"], 2)} if "torchrl" in rates else {}),
     }
 
 
@@ -163,36 +217,52 @@ def machine() -> dict:
         "torchrl": torchrl.__version__,
         "tensordict": tensordict.__version__,
         "mujoco": mujoco.__version__,
+        **{name: importlib.metadata.version(name) for name in ("mujoco-mjx", "jax", "playground") if installed(name)},
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
+def installed(package: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=["c", "mjx"], default="c")
+    parser.add_argument("--device", default="cpu", help="of the environments")
     parser.add_argument("--tasks", nargs="+", default=list(CONTROL_TASKS))
     parser.add_argument("--num-envs", nargs="+", type=int, default=[64, 256, 1024])
-    parser.add_argument("--num-threads", type=int, default=available_cores())
+    parser.add_argument("--num-threads", type=int, default=available_cores(), help="that step the physics of c")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each turn in a round")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/env_speed.json"))
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/env_speed.json, or env_speed_mjx.json")
     args = parser.parse_args()
+    out = args.out or Path("benchmarks/results") / f"env_speed{'' if args.backend == 'c' else '_mjx'}.json"
 
-    report = {"command": " ".join(sys.argv), "machine": machine(), "num_threads": args.num_threads, "speed": []}
-    print(f"{'task':16s}{'envs':>6s}{'raw':>12s}{'env':>12s}{'collector':>12s}{'env/raw':>9s}{'coll/raw':>9s}")
+    report = {
+        "command": " ".join(sys.argv),
+        "machine": machine(),
+        "backend": args.backend,
+        "device": args.device,
+        "num_threads": args.num_threads if args.backend == "c" else None,
+        "speed": [],
+    }
     for task in args.tasks:
         for num_envs in args.num_envs:
-            row = measure(task, num_envs, args.num_threads, args.rounds, args.seconds)
+            steppers = make_steppers(task, num_envs, args.backend, args.num_threads, args.device)
+            row = {"task": task, "num_envs": num_envs, **measure(steppers, args.rounds, args.seconds)}
             report["speed"].append(row)
-            print(
-                f"{task:16s}{num_envs:6d}{row['raw_steps_per_s']:12,d}{row['env_steps_per_s']:12,d}"
-                f"{row['collector_steps_per_s']:12,d}{row['env_over_raw']:9.2f}{row['collector_over_raw']:9.2f}",
-                flush=True,
-            )
-    report["memory_mb_of_1024_envs"] = {task: memory_mb(task, 1024) for task in args.tasks}
-    print("memory of 1024 envs (MB):", report["memory_mb_of_1024_envs"])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"wrote {args.out}")
+            print("  ".join(f"{name}={value}" for name, value in row.items()), flush=True)
+    if args.backend == "c":
+        report["memory_mb_of_1024_envs"] = {task: memory_mb(task, 1024) for task in args.tasks}
+        print("memory of 1024 envs (MB):", report["memory_mb_of_1024_envs"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"wrote {out}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -35,11 +36,12 @@ class BatchedEnv(EnvBase):
 
     Keys: reads ``"action"`` ``[num_envs, action_dim]``; writes ``"observation"``
     ``[num_envs, obs_dim]`` float32, ``"reward"``, ``"done"``, ``"terminated"`` and
-    ``"truncated"``, each ``[num_envs, 1]``.
+    ``"truncated"``, each ``[num_envs, 1]``. A task whose observation has several parts writes
+    each under its own key, ``[num_envs, *shape]`` float32, instead of ``"observation"``.
 
     Args:
         num_envs (int): copies of the task, at least 1.
-        obs_dim (int): size of the observation.
+        obs_dim (int or dict): size of the observation, or the shape of each of its parts by key.
         action_dim (int): size of the action; actions are bounded by -1 and 1.
         max_episode_steps (int): control steps after which an episode is truncated.
         device: where every tensor of the environment lives.
@@ -56,7 +58,7 @@ class BatchedEnv(EnvBase):
         self,
         *,
         num_envs: int,
-        obs_dim: int,
+        obs_dim: int | Mapping[str, Sequence[int]],
         action_dim: int,
         max_episode_steps: int,
         device: torch.device | str = "cpu",
@@ -76,8 +78,9 @@ class BatchedEnv(EnvBase):
         self._restored = False
 
         shape, device = (num_envs,), self.device
+        parts = {"observation": (obs_dim,)} if isinstance(obs_dim, int) else obs_dim
         self.observation_spec = Composite(
-            observation=Unbounded((*shape, obs_dim), device=device, dtype=torch.float32),
+            {key: Unbounded((*shape, *part), device=device, dtype=torch.float32) for key, part in parts.items()},
             shape=shape,
             device=device,
         )
@@ -102,8 +105,8 @@ class BatchedEnv(EnvBase):
         """
 
     @abstractmethod
-    def observe(self) -> Tensor:
-        """The current observation ``[num_envs, obs_dim]``, a tensor that later steps do not overwrite."""
+    def observe(self) -> Tensor | dict[str, Tensor]:
+        """The current observation ``[num_envs, obs_dim]``, or its parts; tensors that later steps do not overwrite."""
 
     @abstractmethod
     def task_state(self) -> dict[str, Tensor]:
@@ -126,7 +129,7 @@ class BatchedEnv(EnvBase):
                 self.step_count.copy_(spread_phases(self.num_envs, self.max_episode_steps, self.generator))
         self._started, self._restored = True, False
         never = torch.zeros(self.num_envs, 1, dtype=torch.bool, device=self.device)
-        return self._pack(observation=self.observe(), done=never, terminated=never.clone(), truncated=never.clone())
+        return self._pack(done=never, terminated=never.clone(), truncated=never.clone())
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         self._restored = False
@@ -134,7 +137,6 @@ class BatchedEnv(EnvBase):
         self.step_count += 1
         truncated = (self.step_count >= self.max_episode_steps) & ~terminated
         return self._pack(
-            observation=self.observe(),
             reward=reward.unsqueeze(-1),
             done=(terminated | truncated).unsqueeze(-1),
             terminated=terminated.unsqueeze(-1),
@@ -142,7 +144,10 @@ class BatchedEnv(EnvBase):
         )
 
     def _pack(self, **entries: Tensor) -> TensorDictBase:
-        return TensorDict(entries, batch_size=self.batch_size, device=self.device)
+        """The current observation with ``entries``."""
+        observation = self.observe()
+        parts = {"observation": observation} if isinstance(observation, Tensor) else observation
+        return TensorDict({**parts, **entries}, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         self.generator.manual_seed(0 if seed is None else seed)

@@ -29,7 +29,7 @@ def _control_tasks() -> dict[str, Callable[..., EnvBase]]:
 
 
 def list_tasks() -> list[str]:
-    """Every name that :func:`make_env` knows, besides ``"gym/<Id>"`` for any Gymnasium id.
+    """Every name that :func:`make_env` knows, besides ``"gym/<Id>"`` and ``"playground/<Name>"``.
 
     >>> "gridworld/two_walls" in list_tasks()
     True
@@ -51,16 +51,19 @@ def make_env(
 
     Args:
         task (str): a control task under the paper's name ("CartpoleBalance"), "gridworld/two_walls" (or
-            "two_walls"), "probe/constant", "bandit/bimodal", or "gym/<Id>" for any Gymnasium id.
+            "two_walls"), "probe/constant", "bandit/bimodal", "gym/<Id>" for any Gymnasium id, or
+            "playground/<Name>" for any MuJoCo Playground environment.
         num_envs (int): copies, at least 1; the batch size is ``[num_envs]``.
         device: where the environment's tensors live.
         seed (int): at least 0. The same seed repeats a run, another one differs.
         spread_episodes (bool): let the first episodes end at different times.
         max_episode_steps (int): steps after which an episode is truncated; by default the task's own limit.
-        kwargs: handed to the environment, such as ``initial_cells`` of :class:`GridWorld`.
+        kwargs: handed to the environment, such as ``backend="mjx"`` for a control task, or ``initial_cells`` of
+            :class:`GridWorld`.
 
     Raises:
         ValueError: if an argument is out of range or the task is unknown.
+        ImportError: if the task or back end needs an optional package that is not installed.
         TypeError: if ``num_envs``, ``seed`` or ``max_episode_steps`` is not an int.
 
     >>> env = make_env("two_walls", num_envs=8, seed=1)
@@ -84,6 +87,10 @@ def _builder(task: str) -> Callable[..., EnvBase]:
         from .gym import make_gym_env  # here, because it loads Gymnasium
 
         return partial(make_gym_env, name)
+    if family == "playground" and name:
+        from .playground import make_playground_env
+
+        return partial(make_playground_env, name)
     for known in (task, f"gridworld/{task}"):
         if known in TORCH_TASKS:
             return TORCH_TASKS[known]
@@ -92,7 +99,7 @@ def _builder(task: str) -> Callable[..., EnvBase]:
         return tasks[task]
     raise ValueError(
         f"unknown task {task!r}. {_suggestion(task, list(tasks))}Known: {', '.join(tasks)}, "
-        "and gym/<Id> for any Gymnasium id, such as gym/Pendulum-v1"
+        "gym/<Id> for any Gymnasium id, such as gym/Pendulum-v1, and playground/<Name> for any MuJoCo Playground one"
     )
 
 

@@ -13,6 +13,7 @@ from fpo_torchrl.envs.control.nursery import Nursery
 from fpo_torchrl.envs.control.task import ControlTask
 from fpo_torchrl.envs.physics import Physics, PhysicsError
 from fpo_torchrl.envs.physics.c import CPhysics
+from fpo_torchrl.envs.physics.mjx import MJXPhysics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from fpo_torchrl.envs.control.camera import Camera
     from fpo_torchrl.envs.control.sketch import Sketch
 
-_BACKENDS = {"c": CPhysics}
-_NURSERY_SIZE = 64
+_BACKENDS = ("c", "mjx")
 
 
 class ControlEnv(BatchedEnv):
@@ -37,11 +37,14 @@ class ControlEnv(BatchedEnv):
         seed (int): seed of the initial states. The same seed repeats a run.
         max_episode_steps (int): control steps after which an episode is truncated.
         spread_episodes (bool): give the copies different phases at the very first reset.
-        backend (str): physics back end; ``"c"`` is native MuJoCo on the CPU.
-        num_threads (int, optional): threads that step the physics; None means every core.
+        backend (str): physics back end; ``"c"`` is native MuJoCo on the CPU, in float64, ``"mjx"`` is MuJoCo in
+            JAX on ``device``, in float32, meant for GPUs. Where one step takes them from the same state differs
+            by less than 1e-5 in the median.
+        num_threads (int, optional): threads that step the physics of ``"c"``; None means every core.
 
     Raises:
         ValueError: for an unknown task or back end, a count below 1, or an action of the wrong shape.
+        ImportError: if ``backend`` is ``"mjx"`` and JAX is not installed.
         NonFiniteError: when stepping, if an action is not finite or the physics of a copy breaks down;
             it names copy and step.
 
@@ -64,7 +67,7 @@ class ControlEnv(BatchedEnv):
         num_threads: int | None = None,
     ) -> None:
         task = find_task(task)
-        physics = _make_physics(task, backend, num_envs, num_threads)
+        physics = _make_physics(task, backend, num_envs, device, num_threads)
         super().__init__(
             num_envs=num_envs,
             obs_dim=task.observe(physics.state).shape[-1],
@@ -76,7 +79,7 @@ class ControlEnv(BatchedEnv):
         )
         self.task, self.physics = task, physics
         self.control_dt = task.control_dt
-        self._nursery = Nursery(task, physics.sibling(min(num_envs, _NURSERY_SIZE)))
+        self._nursery = Nursery(task, physics.sibling(physics.draw_size))
         self._action_shape = torch.Size([num_envs, physics.control_dim])
         self._camera: Camera | Sketch | None = None
 
@@ -100,11 +103,11 @@ class ControlEnv(BatchedEnv):
             raise self._explain(error, action) from error
         reward = self.task.reward(self.physics.state, action)
         never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        return reward.to(self.device, torch.float32), never
+        return reward.to(self.device, torch.float32, copy=True), never
 
     def observe(self) -> Tensor:
         """The current observation ``[num_envs, obs_dim]``, a tensor that later steps do not overwrite."""
-        return self.task.observe(self.physics.state).to(self.device, torch.float32)
+        return self.task.observe(self.physics.state).to(self.device, torch.float32, copy=True)
 
     def task_state(self) -> dict[str, Tensor]:
         """The state of the physics, and of the episodes drawn ahead."""
@@ -146,7 +149,9 @@ class ControlEnv(BatchedEnv):
         )
 
 
-def _make_physics(task: ControlTask, backend: str, num_envs: int, num_threads: int | None) -> Physics:
+def _make_physics(
+    task: ControlTask, backend: str, num_envs: int, device: torch.device | str, num_threads: int | None
+) -> Physics:
     if backend not in _BACKENDS:
         raise ValueError(f"unknown physics backend {backend!r}{did_you_mean(backend, list(_BACKENDS))}")
     model = task.build_spec().compile()
@@ -156,4 +161,8 @@ def _make_physics(task: ControlTask, backend: str, num_envs: int, num_threads: i
             f"{task.name}: control_dt must be a multiple of the model's timestep, "
             f"got {task.control_dt} s and {model.opt.timestep} s"
         )
-    return _BACKENDS[backend](model, num_envs=num_envs, num_substeps=round(substeps), num_threads=num_threads)
+    if backend == "c":
+        return CPhysics(model, num_envs=num_envs, num_substeps=round(substeps), num_threads=num_threads)
+    if num_threads is not None:
+        raise ValueError(f"num_threads is a setting of backend='c', got num_threads={num_threads} with {backend!r}")
+    return MJXPhysics(model, num_envs=num_envs, num_substeps=round(substeps), device=device)

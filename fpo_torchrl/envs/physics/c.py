@@ -19,6 +19,7 @@ from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState
 _FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
 _CONTROL = mujoco.mjtState.mjSTATE_CTRL.value
 _MOCAP = mujoco.mjtState.mjSTATE_MOCAP_POS.value | mujoco.mjtState.mjSTATE_MOCAP_QUAT.value
+_MAX_DRAWN = 64  # keeps all threads busy
 
 
 class CPhysics:
@@ -73,7 +74,7 @@ class CPhysics:
     ) -> None:
         """Make every array that a step touches, once; ``state`` is a set of views of them."""
         self.model, self.num_envs, self.num_substeps, self.control_dim = model, num_envs, num_substeps, model.nu
-        self.device = torch.device("cpu")
+        self.device, self.draw_size = torch.device("cpu"), min(num_envs, _MAX_DRAWN)
         self._threads, self._data, self._models = threads, data, [model] * num_envs
         self._last_warnings = [thread_data.warning.lastinfo for thread_data in data]
         self._forget_warnings()

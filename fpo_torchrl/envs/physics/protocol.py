@@ -78,6 +78,8 @@ class Physics(Protocol):
 
     num_envs: int
     control_dim: int
+    draw_size: int
+    """How many initial states are best prepared at once."""
     device: torch.device
     state: PhysicsState
 
@@ -103,5 +105,5 @@ class Physics(Protocol):
         ...
 
     def sibling(self, num_envs: int) -> Self:
-        """Another batch of the same model, with ``num_envs`` copies, that shares the threads."""
+        """Another batch of the same model, with ``num_envs`` copies, that shares threads or compiled programs."""
         ...
