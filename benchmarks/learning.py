@@ -38,12 +38,11 @@ from fpo_torchrl.files import write_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.command import report
 
-GAMMA = {"ReacherEasy": 0.95, "ReacherHard": 0.95, "BallInCup": 0.95, "FingerSpin": 0.95}
-"""Discount of the control tasks that do not have 0.99."""
-PLAYGROUND = dict.fromkeys(("BallInCup", "FingerSpin"), ("advantage.gamma=0.95",))
-"""Overrides of the tasks that do not have the discount of the authors' recipe."""
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "fpo": (),
+    "fpo_clip": ("actor=flow_released", "loss=fpo_released"),
+    "fpopp": ("actor=flow_fpopp", "loss=fpopp"),
+    "dppo": ("actor=denoising", "loss=dppo"),
     "ppo": ("actor=gaussian", "loss=ppo"),
 }
 """The columns of the control table with the overrides of each."""
@@ -69,7 +68,7 @@ class Suite:
 
 
 SUITES = {
-    "control": Suite({task: (f"advantage.gamma={GAMMA.get(task, 0.99)}",) for task in CONTROL_TASKS}, ALGORITHMS),
+    "control": Suite(dict.fromkeys(CONTROL_TASKS, ()), ALGORITHMS),
     "gridworld": Suite(
         {"gridworld/two_walls": ()},
         {"fpo": ("experiment=gridworld",), "ppo": ("experiment=gridworld_ppo",)},
@@ -89,7 +88,7 @@ SUITES = {
         measure=measures.value_error,
     ),
     "gpu": Suite(
-        {task: PLAYGROUND.get(task, ()) for task in CONTROL_TASKS},
+        dict.fromkeys(CONTROL_TASKS, ()),
         {"fpo_playground": ("experiment=fpo_playground",), "ppo_paper": ("experiment=ppo",)},
     ),
 }

@@ -43,6 +43,7 @@ class RunConfig:
     final_eval_episodes: int = 32
     checkpoint_interval_frames: int | None = None  # null: as eval_interval_frames
     keep_checkpoints: int = 2
+    task_gamma: dict[str, float] = field(default_factory=dict)  # discounts by task, for presets that serve many
     env: Any = None
     actor: Any = None
     critic: Any = None

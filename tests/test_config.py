@@ -151,3 +151,18 @@ def test_a_setting_without_a_value_is_named(tmp_path):
     cfg = tiny.compose("actor/velocity_net=custom")
     with pytest.raises(MissingMandatoryValue, match=r"actor.velocity_net._target_"):
         start_run(cfg)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gamma"),
+    [
+        (["task=FingerSpin"], 0.95),
+        (["task=CheetahRun"], 0.99),
+        (["task=gym/Pendulum-v1"], 0.99),
+        (["task=FingerSpin", "advantage.gamma=0.5"], 0.5),
+        (["task=FingerSpin", "experiment=fpo_playground"], 0.95),
+        (["task=CheetahRun", "experiment=ppo"], 0.995),
+    ],
+)
+def test_a_task_has_the_discount_that_the_preset_gives_it(overrides, gamma):
+    assert tiny.compose(*overrides).advantage.gamma == gamma
