@@ -21,6 +21,7 @@ from fpo_torchrl.flow import (
     Solver,
     StartNoise,
     TimeSampler,
+    VelocityTarget,
 )
 from fpo_torchrl.functional import ACTION_REDUCTIONS, cfm_error
 from fpo_torchrl.modules.likelihood import FlowLikelihood
@@ -166,6 +167,20 @@ class FlowActor(FlowSampler):
         velocity = self._field([observation.unsqueeze(flow_action.ndim - 1) for observation in observations])(x_t, time)
         weight, reduction = (target or self.target).weight(time), action_reduction or self.action_reduction
         return cfm_error(velocity, self.path.velocity(noise, action), weight, reduction)
+
+    def prior_loss(self, tensordict: TensorDictBase) -> Tensor:
+        """Velocity error ``[*batch]`` of a policy that drew standard normal actions, before squashing, everywhere.
+
+        One fresh pair for each observation, at a time uniform over the whole flow. Making it smaller
+        draws the policy toward that prior in the direction that leaves out none of its actions, as a larger
+        entropy would.
+        """
+        observations = self.observations(tensordict)
+        like = tensordict.get(self.flow_action_key)
+        action, noise = torch.randn((2, *like.shape), device=like.device, dtype=like.dtype)
+        time = torch.rand((*like.shape[:-1], 1, 1), device=like.device, dtype=like.dtype)
+        pairs = self.pair_loss(observations, action, noise.unsqueeze(-2), time, target=VelocityTarget())
+        return pairs.squeeze(-1)
 
     def get_dist(self, tensordict: TensorDictBase) -> FlowLikelihood:
         """Likelihood surrogate of the stored action; the interface that TorchRL's PPO losses use."""

@@ -51,7 +51,7 @@ class FPOLoss(FlowPPOLoss):
     ``"loss_critic"``, and without gradient ``"ratio_mean"``, ``"ratio_min"``, ``"ratio_max"``, ``"ESS"`` (share
     of the batch), ``"clip_fraction"`` and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"``
     by the sign of the advantage, ``"cfm_loss_old"`` and ``"cfm_loss_new"`` before any clamp, and
-    ``"explained_variance"``; with ``cfm_coeff`` also ``"loss_cfm"``.
+    ``"explained_variance"``; with their coefficients also ``"loss_cfm"`` and ``"loss_prior"``.
 
     Args:
         actor_network: the :class:`FlowActor`; it holds CFM target and reduction, so that collection and
@@ -64,6 +64,8 @@ class FPOLoss(FlowPPOLoss):
         cfm_coeff (float): weight of the CFM loss itself, at least 0 (the published algorithm). A likelihood has mean
             gradient zero over the policy's own actions, so a baseline in the advantage costs nothing; the CFM loss
             has that only where the velocity is the mean velocity of those actions' paths. This term keeps it there.
+        prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm). It stands in
+            for the entropy bonus that a flow does not have.
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
             default the authors' 0.25, ``"l2"`` and True.
 
@@ -89,6 +91,7 @@ class FPOLoss(FlowPPOLoss):
         cfm_loss_clamp: Clamp | None = None,
         log_ratio_clamp: Clamp | None = None,
         cfm_coeff: float = 0.0,
+        prior_coeff: float = 0.0,
         critic_coeff: float | None = 0.25,
         loss_critic_type: str = "l2",
         normalize_advantage: bool = True,
@@ -114,8 +117,9 @@ class FPOLoss(FlowPPOLoss):
                 'ratio must be "per_action", "per_sample" or a number of groups that divides the actor\'s '
                 f"num_mc_samples={num_pairs}, got {ratio!r}"
             )
-        if cfm_coeff < 0:
-            raise ValueError(f"cfm_coeff must not be negative, got {cfm_coeff}")
+        for name, coefficient in {"cfm_coeff": cfm_coeff, "prior_coeff": prior_coeff}.items():
+            if coefficient < 0:
+                raise ValueError(f"{name} must not be negative, got {coefficient}")
         super().__init__(
             actor_network,
             critic if critic is not None else critic_network,
@@ -129,11 +133,12 @@ class FPOLoss(FlowPPOLoss):
         self.num_ratio_groups = groups
         self.cfm_loss_clamp = cfm_loss_clamp
         self.log_ratio_clamp = log_ratio_clamp
-        self.cfm_coeff = cfm_coeff
-        self.beside_ratio = ("cfm_loss_old", "cfm_loss_new", *(["loss_cfm"] if cfm_coeff else []))
+        self.cfm_coeff, self.prior_coeff = cfm_coeff, prior_coeff
+        pulls = {"loss_cfm": cfm_coeff, "loss_prior": prior_coeff}
+        self.beside_ratio = ("cfm_loss_old", "cfm_loss_new", *(name for name, coeff in pulls.items() if coeff))
 
     def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """``L_old - L_new`` per group of pairs ``[*batch, groups]``; ``"loss_cfm"``, and the mean of both losses."""
+        """``L_old - L_new`` per group of pairs ``[*batch, groups]``; the two pulls, and the mean of both losses."""
         new = self.actor_network.get_dist(tensordict).cfm_loss
         old = stored(tensordict, self.actor_network.cfm_loss_key, new, "the CFM loss of each (noise, time) pair")
         if self.num_ratio_groups > 1 and new.shape[-1] != self.actor_network.num_mc_samples:
@@ -144,6 +149,8 @@ class FPOLoss(FlowPPOLoss):
         beside = {"cfm_loss_old": old.mean(), "cfm_loss_new": new.detach().mean()}
         if self.cfm_coeff:
             beside["loss_cfm"] = self.cfm_coeff * new.mean(-1, keepdim=True)
+        if self.prior_coeff:
+            beside["loss_prior"] = self.prior_coeff * self.actor_network.prior_loss(tensordict).unsqueeze(-1)
         if self.cfm_loss_clamp is not None:
             old, new = self.cfm_loss_clamp(old), self.cfm_loss_clamp(new)
         log_ratio = fpo_log_ratio(old, new, self.num_ratio_groups)

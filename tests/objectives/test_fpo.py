@@ -19,9 +19,11 @@ from fpo_torchrl import (
     Clip,
     FlowActor,
     FPOLoss,
+    Heun,
     ObservationNormalizer,
     RandomNoise,
     UniformTime,
+    VelocityMLP,
     VelocityTarget,
 )
 
@@ -159,9 +161,50 @@ class TestPullOfTheCFMLoss:
         assert push(0.0) < -0.3  # more of the mean velocity raises the objective
         assert push(2.0) > 0.3
 
-    def test_a_negative_coefficient_is_refused(self, make_actor):
-        with pytest.raises(ValueError, match=r"cfm_coeff must not be negative, got -0\.1"):
-            FPOLoss(make_actor(), cfm_coeff=-0.1)
+    @pytest.mark.parametrize("name", ["cfm_coeff", "prior_coeff"])
+    def test_a_negative_coefficient_is_refused(self, make_actor, name):
+        with pytest.raises(ValueError, match=rf"{name} must not be negative, got -0\.1"):
+            FPOLoss(make_actor(), **{name: -0.1})
+
+
+class TestPullOfThePrior:
+    def test_it_is_the_error_of_the_velocity_for_standard_normal_actions(self):
+        """Without velocity the error is (action - noise)^2 of two standard normals, 2 in the mean; weighted by 0.3."""
+        loss, batch = by_hand([[0.0, 0.0]] * 20_000, [1.0] * 20_000, prior_coeff=0.3)
+        plain, _ = by_hand([[0.0, 0.0]] * 20_000, [1.0] * 20_000)
+        out = loss(batch)
+        assert out["loss_prior"].item() == pytest.approx(0.6, rel=0.05)
+        assert out["loss_objective"] == plain(batch)["loss_objective"]
+        assert "loss_prior" not in plain(batch)
+
+    def test_alone_it_makes_a_narrow_policy_standard_normal(self):
+        """The network starts at the flow to actions of almost no spread, v = -x / (1 - t)."""
+
+        class Narrow(nn.Module):
+            action_dim = 1
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = VelocityMLP(1, 1, hidden_sizes=(32, 32), output_scale=1.0)
+                self.start = nn.Parameter(torch.ones(1))
+
+            def forward(self, observation, x_t, time):
+                return self.net(observation, x_t, time) - self.start * x_t / (1 - 0.9 * time)
+
+        actor = FlowActor(Narrow(), Heun(10), squash="none")
+        loss = FPOLoss(actor, prior_coeff=1.0, normalize_advantage=False, functional=False)
+        optimizer = torch.optim.Adam(actor.parameters(), lr=1e-2)
+        with torch.no_grad():
+            batch = actor(TensorDict(observation=torch.zeros(1000, 1), batch_size=1000))
+        batch["advantage"] = torch.zeros(1000, 1)
+        assert batch["flow_action"].std() < 0.3
+        for _ in range(200):
+            optimizer.zero_grad()
+            loss(batch)["loss_prior"].backward()
+            optimizer.step()
+        action = actor(batch)["flow_action"]
+        assert action.mean().abs() < 0.15
+        assert action.std().item() == pytest.approx(1, abs=0.15)
 
 
 class TestByHand:
@@ -412,7 +455,13 @@ class TestCritic:
 class TestAsALossModule:
     @pytest.mark.parametrize(
         "kwargs",
-        [{}, {"critic_coeff": 0.0}, {"log_explained_variance": False}, {"ratio": "per_sample"}, {"cfm_coeff": 0.3}],
+        [
+            {},
+            {"critic_coeff": 0.0},
+            {"log_explained_variance": False},
+            {"ratio": "per_sample"},
+            {"cfm_coeff": 0.3, "prior_coeff": 0.1},
+        ],
     )
     def test_it_returns_exactly_its_out_keys(self, make_actor, make_critic, collect, kwargs):
         actor = make_actor()
