@@ -46,6 +46,21 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "ppo": ("actor=gaussian", "loss=ppo"),
 }
 """The columns of the control table with the overrides of each."""
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "fpo": (),
+    "pairs_1": ("actor.num_mc_samples=1",),
+    "pairs_4": ("actor.num_mc_samples=4",),
+    "pairs_16": ("actor.num_mc_samples=16",),
+    "pairs_independent": ("actor/pairs=independent",),
+    "target_velocity": ("actor/target=velocity",),
+    "target_action": ("actor/target=action",),
+    "ratio_per_sample": ("loss.ratio=per_sample",),
+    "region_clip": ("loss/trust_region=clip",),
+    "region_spo": ("loss/trust_region=spo",),
+    "normalizer_as_released": ("normalizer=as_released",),
+    "gae_per_minibatch": ("trainer.advantage_every=minibatch", "trainer.unroll_length=16"),
+}
+"""One factor of the default preset changed at a time."""
 STORED = ("config.yaml", "metrics.csv", "evaluation.json", "provenance.json", "measures.json")
 ENDED = ("finished", "diverged")
 """The states of a run that are not run again."""
@@ -69,6 +84,7 @@ class Suite:
 
 SUITES = {
     "control": Suite(dict.fromkeys(CONTROL_TASKS, ()), ALGORITHMS),
+    "ablation": Suite(dict.fromkeys(("CartpoleBalance", "ReacherEasy"), ()), ABLATIONS),
     "gridworld": Suite(
         {"gridworld/two_walls": ()},
         {"fpo": ("experiment=gridworld",), "ppo": ("experiment=gridworld_ppo",)},
@@ -235,7 +251,7 @@ def report_suite(name: str, out: Path) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     tasks = sorted({task for suite in SUITES.values() for task in suite.tasks})
-    labels = sorted({label for suite in SUITES.values() for label in suite.algorithms})
+    labels = list(dict.fromkeys(label for suite in SUITES.values() for label in suite.algorithms))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(SUITES), default=["control"], help="suites; default control")
     parser.add_argument("--tasks", nargs="+", choices=tasks, metavar="TASK", help=f"default all of {', '.join(tasks)}")
