@@ -68,8 +68,14 @@ def build(node: Any, path: str = "", **context: Any) -> Any:
 
 @functools.cache
 def signature(target: Any) -> Mapping[str, inspect.Parameter]:
-    """Parameters of a callable, with its annotations resolved."""
-    return inspect.signature(target, eval_str=False).parameters
+    """Parameters of a callable; of a class that passes keywords on to another one of this package, those of both."""
+    own = dict(inspect.signature(target).parameters)
+    rest = [name for name, parameter in own.items() if parameter.kind is parameter.VAR_KEYWORD]
+    base = target.__mro__[1] if inspect.isclass(target) else None
+    if base is None or not rest or not base.__module__.startswith("fpo_torchrl."):
+        return own
+    del own[rest[0]]
+    return own | {name: parameter for name, parameter in signature(base).items() if name not in own}
 
 
 @dataclass

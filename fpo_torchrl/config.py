@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
 import typing
@@ -142,11 +143,11 @@ def schema_type(annotation: Any) -> Any:
 
 def schema(target: Callable[..., Any], supplied: Collection[str] = ()) -> type:
     """A dataclass with the settings of ``target``: its parameters but the ``supplied`` ones."""
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        hints = typing.get_type_hints(function)
-    except (NameError, TypeError):
-        hints = {}
+    functions = [vars(cls).get("__init__") for cls in target.__mro__] if inspect.isclass(target) else [target]
+    hints: dict[str, Any] = {}
+    for function in reversed(functions):
+        with contextlib.suppress(NameError, TypeError):
+            hints |= typing.get_type_hints(function)
     fields: list[Any] = [("_target_", str, f"{target.__module__}.{target.__qualname__}")]
     for name, parameter in signature(target).items():
         if name in supplied or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

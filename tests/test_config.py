@@ -12,8 +12,9 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, ValidationError
 from torch import nn
 
+from fpo_torchrl import FlowActor
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.config import RunConfig, check_run, schema
+from fpo_torchrl.config import SUPPLIED, RunConfig, check_run, schema
 from fpo_torchrl.run import start_run
 from fpo_torchrl.train import main
 
@@ -66,6 +67,14 @@ class TestSchema:
     def test_other_names_are_refused(self, cfg, key):
         with pytest.raises(ConfigKeyError):
             cfg[key] = 1
+
+    def test_a_component_that_passes_keywords_on_has_the_settings_of_its_base_too(self):
+        cfg = OmegaConf.structured(schema(FlowActor, SUPPLIED["actor"]))
+        assert (cfg.num_mc_samples, cfg.squash) == (8, "tanh")
+        with pytest.raises(ValidationError):
+            cfg.squash = [1]
+        with pytest.raises(ConfigKeyError):
+            cfg["sampler_settings"] = 1
 
 
 class TestRunSettings:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import dispatch
-from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from fpo_torchrl.flow import (
@@ -25,7 +23,6 @@ from fpo_torchrl.flow import (
 )
 from fpo_torchrl.functional import ACTION_REDUCTIONS, cfm_error
 from fpo_torchrl.modules.likelihood import FlowLikelihood
-from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.modules.sampler import FlowSampler, explored
 
 
@@ -79,27 +76,9 @@ class FlowActor(FlowSampler):
         time_sampler: TimeSampler | None = None,
         pairs: PairSampler | None = None,
         path: LinearPath | None = None,
-        start_noise: StartNoise | None = None,
-        squash: Literal["tanh", "clip", "none"] = "tanh",
-        action_low: float | Tensor = -1.0,
-        action_high: float | Tensor = 1.0,
-        normalizer: ObservationNormalizer | None = None,
-        action_dim: int | None = None,
-        in_keys: Sequence[NestedKey] = ("observation",),
-        action_key: NestedKey = "action",
+        **sampler_settings: Any,
     ) -> None:
-        super().__init__(
-            velocity_net,
-            solver,
-            start_noise=start_noise,
-            squash=squash,
-            action_low=action_low,
-            action_high=action_high,
-            normalizer=normalizer,
-            action_dim=action_dim,
-            in_keys=in_keys,
-            action_key=action_key,
-        )
+        super().__init__(velocity_net, solver, **sampler_settings)
         if num_mc_samples < 0:
             raise ValueError(f"num_mc_samples must not be negative, got {num_mc_samples}")
         if action_noise_std < 0:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import dispatch
-from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from fpo_torchrl.flow import NoisyEuler, StartNoise
+from fpo_torchrl.flow import NoisyEuler
 from fpo_torchrl.functional import denoising_log_prob
 from fpo_torchrl.modules.likelihood import PathLikelihood
-from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.modules.sampler import FlowSampler
 
 
@@ -54,30 +51,12 @@ class DenoisingActor(FlowSampler):
         solver: NoisyEuler | None = None,
         *,
         num_final_steps: int | None = None,
-        start_noise: StartNoise | None = None,
-        squash: Literal["tanh", "clip", "none"] = "tanh",
-        action_low: float | Tensor = -1.0,
-        action_high: float | Tensor = 1.0,
-        normalizer: ObservationNormalizer | None = None,
-        action_dim: int | None = None,
-        in_keys: Sequence[NestedKey] = ("observation",),
-        action_key: NestedKey = "action",
+        **sampler_settings: Any,
     ) -> None:
         solver = solver if solver is not None else NoisyEuler()
         if not isinstance(solver, NoisyEuler):
             raise TypeError(f"the steps of {solver} have no Gaussian likelihood: DenoisingActor needs NoisyEuler")
-        super().__init__(
-            velocity_net,
-            solver,
-            start_noise=start_noise,
-            squash=squash,
-            action_low=action_low,
-            action_high=action_high,
-            normalizer=normalizer,
-            action_dim=action_dim,
-            in_keys=in_keys,
-            action_key=action_key,
-        )
+        super().__init__(velocity_net, solver, **sampler_settings)
         if num_final_steps is not None and not 1 <= num_final_steps <= solver.num_steps:
             raise ValueError(
                 f"num_final_steps must be between 1 and the solver's {solver.num_steps} steps, got {num_final_steps}"

@@ -48,11 +48,7 @@ class DenoisingMDPLoss(FlowPPOLoss):
         clip_epsilon: float | tuple[float, float] = 0.2,
         *,
         trust_region: TrustRegion | None = None,
-        critic_coeff: float | None = 0.25,
-        loss_critic_type: str = "l2",
-        normalize_advantage: bool = True,
-        entropy_bonus: bool = False,
-        **kwargs: Any,
+        **ppo_settings: Any,
     ) -> None:
         if not hasattr(actor_network, "denoising_log_prob_key"):
             raise TypeError(
@@ -65,11 +61,7 @@ class DenoisingMDPLoss(FlowPPOLoss):
             actor_network,
             critic_network,
             trust_region if trust_region is not None else Clip(clip_epsilon),
-            critic_coeff=critic_coeff,
-            loss_critic_type=loss_critic_type,
-            normalize_advantage=normalize_advantage,
-            entropy_bonus=entropy_bonus,
-            **kwargs,
+            **ppo_settings,
         )
 
     def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:

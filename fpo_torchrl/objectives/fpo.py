@@ -92,13 +92,9 @@ class FPOLoss(FlowPPOLoss):
         log_ratio_clamp: Clamp | None = None,
         cfm_coeff: float = 0.0,
         prior_coeff: float = 0.0,
-        critic_coeff: float | None = 0.25,
-        loss_critic_type: str = "l2",
-        normalize_advantage: bool = True,
-        entropy_bonus: bool = False,
         actor: FlowActor | None = None,
         critic: TensorDictModule | None = None,
-        **kwargs: Any,
+        **ppo_settings: Any,
     ) -> None:
         actor_network = actor if actor is not None else actor_network
         if actor_network is None or not hasattr(actor_network, "cfm_loss_key"):
@@ -124,11 +120,7 @@ class FPOLoss(FlowPPOLoss):
             actor_network,
             critic if critic is not None else critic_network,
             trust_region if trust_region is not None else Clip(clip_epsilon),
-            critic_coeff=critic_coeff,
-            loss_critic_type=loss_critic_type,
-            normalize_advantage=normalize_advantage,
-            entropy_bonus=entropy_bonus,
-            **kwargs,
+            **ppo_settings,
         )
         self.num_ratio_groups = groups
         self.cfm_loss_clamp = cfm_loss_clamp

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -16,7 +15,7 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict
 
 from fpo_torchrl import cli
-from fpo_torchrl.builders import build, build_agent
+from fpo_torchrl.builders import build, build_agent, signature
 from fpo_torchrl.config import COMPONENTS, SUPPLIED
 from fpo_torchrl.envs.probe import ProbeEnv
 from fpo_torchrl.envs.registry import list_tasks
@@ -96,7 +95,7 @@ def test_no_yaml_repeats_a_default_of_the_signature(group):
         names = [entry for entry in cfg.get("defaults", []) if isinstance(entry, str)] + [f"{path.stem}_schema"]
         targets = [COMPONENTS[group][name] for name in names if name in COMPONENTS[group]]
         for target in targets:
-            defaults = {name: p.default for name, p in inspect.signature(target).parameters.items()}
+            defaults = {name: p.default for name, p in signature(target).items()}
             assert not {key for key, value in settings.items() if key in defaults and defaults[key] == value}, path
 
 
@@ -112,7 +111,7 @@ def test_the_composed_defaults_are_those_of_the_signatures():
         if node is None:
             continue
         (target,) = [t for t in options.values() if node._target_ == f"{t.__module__}.{t.__qualname__}"]
-        for name, parameter in inspect.signature(target).parameters.items():
+        for name, parameter in signature(target).items():
             key = f"{group.replace('/', '.')}.{name}"
             if name not in node or OmegaConf.is_dict(node[name]) or OmegaConf.select(chosen, key) is not None:
                 continue
@@ -126,7 +125,7 @@ def test_the_composed_defaults_are_those_of_the_signatures():
 def test_what_is_passed_while_building_exists(group):
     """A name in SUPPLIED that no component has would be a typing error there."""
     for name in SUPPLIED[group] - {"functional"}:  # reaches TorchRL's losses as a further keyword
-        assert any(name in inspect.signature(target).parameters for target in COMPONENTS[group].values()), name
+        assert any(name in signature(target) for target in COMPONENTS[group].values()), name
 
 
 def test_the_help_names_every_task_and_exit_code():
