@@ -57,10 +57,17 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "ratio_per_sample": ("loss.ratio=per_sample",),
     "region_clip": ("loss/trust_region=clip",),
     "region_spo": ("loss/trust_region=spo",),
+    "region_spo_prior": (
+        "loss/trust_region=spo",
+        "loss.prior_coeff=0.05",
+        "actor/solver=heun",
+        "actor.solver.num_steps=5",
+    ),
+    "cfm_coeff": ("loss.cfm_coeff=0.3",),
     "normalizer_as_released": ("normalizer=as_released",),
     "gae_per_minibatch": ("trainer.advantage_every=minibatch", "trainer.unroll_length=16"),
 }
-"""One factor of the default preset changed at a time."""
+"""The default preset with one factor changed, or a few that belong together."""
 STORED = ("config.yaml", "metrics.csv", "evaluation.json", "provenance.json", "measures.json")
 ENDED = ("finished", "diverged")
 """The states of a run that are not run again."""
