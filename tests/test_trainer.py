@@ -185,9 +185,9 @@ class TestTraining:
         assert [metrics["frames"] for metrics in trainer] == [BATCH, 2 * BATCH, 3 * BATCH]
 
     def test_step_sizes_fall_linearly_to_zero(self, probe):
-        trainer = trainer_on(probe, lr=0.4, total_frames=4 * BATCH, anneal_lr=True)
+        trainer = trainer_on(probe, lr=0.04, total_frames=4 * BATCH, anneal_lr=True)
         rates = [[group["lr"] for group in trainer.optimizer.param_groups] for _ in trainer]
-        torch.testing.assert_close(torch.tensor(rates), torch.tensor([0.4, 0.3, 0.2, 0.1]).expand(2, -1).T)
+        torch.testing.assert_close(torch.tensor(rates), torch.tensor([0.04, 0.03, 0.02, 0.01]).expand(2, -1).T)
         before = weights(trainer)
         trainer.learn(next(iter(trainer.start())))  # at total_frames the step size is 0
         assert unchanged(trainer, before)
