@@ -45,6 +45,7 @@ def make_env(
     *,
     spread_episodes: bool = True,
     max_episode_steps: int | None = None,
+    backend: str | None = None,
     **kwargs: Any,
 ) -> EnvBase:
     """Build ``num_envs`` copies of a task as one TorchRL environment.
@@ -58,6 +59,7 @@ def make_env(
         seed (int): at least 0. The same seed repeats a run, another one differs.
         spread_episodes (bool): let the first episodes end at different times.
         max_episode_steps (int): steps after which an episode is truncated; by default the task's own limit.
+        backend (str): what steps the physics of a control task, ``"c"`` or ``"mjx"``; by default ``"c"``.
         kwargs: handed to the environment, such as ``backend="mjx"`` for a control task, or ``initial_cells`` of
             :class:`GridWorld`.
 
@@ -75,6 +77,8 @@ def make_env(
     if max_episode_steps is not None:
         _check_int("max_episode_steps", max_episode_steps, minimum=1)
         kwargs["max_episode_steps"] = max_episode_steps
+    if backend is not None:
+        kwargs["backend"] = backend
     build = _builder(task)
     return build(
         num_envs=num_envs, device=_checked_device(device), seed=seed, spread_episodes=spread_episodes, **kwargs
