@@ -16,12 +16,8 @@ All take turns in short rounds, so that other load on the machine hits them alik
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.metadata
 import importlib.util
-import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -31,9 +27,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import tensordict
 import torch
-import torchrl
 from mujoco.rollout import Rollout
 from torchrl.envs import EnvBase
 from torchrl.modules import RandomPolicy
@@ -41,6 +35,8 @@ from torchrl.modules import RandomPolicy
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
 from fpo_torchrl.envs.jax_bridge import jax_device, load_jax
 from fpo_torchrl.envs.physics.c import CPhysics, available_cores
+from fpo_torchrl.files import write_json
+from fpo_torchrl.provenance import origin
 from fpo_torchrl.trainer import make_collector
 
 _STEPS_PER_BATCH = 32
@@ -202,34 +198,6 @@ def memory_mb(task: str, num_envs: int) -> float:
     return round(float(output.split()[-1]), 1)
 
 
-def machine() -> dict:
-    """What the numbers depend on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    return {
-        "cpu": cpu,
-        "cores": available_cores(),
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchrl": torchrl.__version__,
-        "tensordict": tensordict.__version__,
-        "mujoco": mujoco.__version__,
-        **{name: importlib.metadata.version(name) for name in ("mujoco-mjx", "jax", "playground") if installed(name)},
-        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
-        "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def installed(package: str) -> bool:
-    try:
-        return bool(importlib.metadata.version(package))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=["c", "mjx"], default="c")
@@ -244,8 +212,7 @@ def main() -> None:
     out = args.out or Path("benchmarks/results") / f"env_speed{'' if args.backend == 'c' else '_mjx'}.json"
 
     report = {
-        "command": " ".join(sys.argv),
-        "machine": machine(),
+        **origin(args.device),
         "backend": args.backend,
         "device": args.device,
         "num_threads": args.num_threads if args.backend == "c" else None,
@@ -261,7 +228,7 @@ def main() -> None:
         report["memory_mb_of_1024_envs"] = {task: memory_mb(task, 1024) for task in args.tasks}
         print("memory of 1024 envs (MB):", report["memory_mb_of_1024_envs"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(out, report)
     print(f"wrote {out}")
 
 

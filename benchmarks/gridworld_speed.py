@@ -6,21 +6,16 @@ python benchmarks/gridworld_speed.py --out benchmarks/results/gridworld_speed.js
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
-import tensordict
 import torch
-import torchrl
 
 from fpo_torchrl.envs import GridWorld, gridworld_step
+from fpo_torchrl.files import write_json
+from fpo_torchrl.provenance import origin
 
 
 def steps_per_s(step: Callable[[], None], num_envs: int, num_steps: int, num_repeats: int) -> dict[str, float]:
@@ -64,14 +59,6 @@ def through_env(env: GridWorld, reset: bool) -> Callable[[], None]:
     return step
 
 
-def machine() -> dict[str, object]:
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-    return {"platform": platform.platform(), "cpu": cpu, "cores": os.cpu_count(), "load": os.getloadavg()[0]}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layout", default="two_walls")
@@ -89,15 +76,7 @@ def main() -> None:
         "env_step_and_maybe_reset": through_env(env, reset=True),
     }
     result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
-        "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchrl": torchrl.__version__,
-            "tensordict": tensordict.__version__,
-        },
+        **origin("cpu"),
         "layout": args.layout,
         "num_envs": args.num_envs,
         "num_threads": torch.get_num_threads(),
@@ -106,7 +85,7 @@ def main() -> None:
         },
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(args.out, result)
     for name, speed in result["steps_per_s"].items():
         print(f"{name:26s} {speed['median'] / 1e6:7.2f} M steps/s (best {speed['max'] / 1e6:.2f})")
     print(f"written to {args.out}")

@@ -29,7 +29,7 @@ from fpo_torchrl import (
     VelocityTarget,
 )
 from fpo_torchrl.files import write_json
-from fpo_torchrl.provenance import start
+from fpo_torchrl.provenance import origin
 
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "clip": ({}, {"trust_region": Clip(0.05)}),
@@ -82,7 +82,7 @@ def main() -> None:
         curves[name] = {seed: drift(*VARIANTS[name], seed, arguments.iterations) for seed in arguments.seeds}
         print(f"  {name:<30}", *(f"{spreads[-1]:6.2f}" for spreads in curves[name].values()), flush=True)
     if arguments.out is not None:
-        write_json(arguments.out, {**start("cpu", 0), "iterations": arguments.iterations, "spread": curves})
+        write_json(arguments.out, {**origin("cpu"), "iterations": arguments.iterations, "spread": curves})
 
 
 if __name__ == "__main__":

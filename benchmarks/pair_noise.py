@@ -2,9 +2,9 @@
 
     python benchmarks/pair_noise.py RUN_DIRECTORY --out benchmarks/results/pair_noise.json
 
-Takes the last checkpoint of a run, collects one batch, and draws the pairs of its first 1024 transitions again and
-again: the variance of the gradient over those draws, as a share of its variance from one such minibatch to the
-next, whose pairs are averaged out.
+Takes the last checkpoint of a run, collects a batch, and draws the pairs of 1024 of its transitions again and again:
+the variance of the gradient over those draws, as a share of its variance from one such minibatch to the next, whose
+pairs are averaged out.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measures import trained_agent
 from omegaconf import OmegaConf
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from fpo_torchrl import AntitheticPairs, IndependentPairs, NoiseTarget, VelocityTarget
-from fpo_torchrl.builders import build, build_agent
-from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.builders import build
 from fpo_torchrl.files import write_json
 from fpo_torchrl.modules import FlowActor
-from fpo_torchrl.provenance import start
+from fpo_torchrl.provenance import origin
 from fpo_torchrl.run import load_run_config
 from fpo_torchrl.trainer import make_collector
 
@@ -32,20 +32,18 @@ PAIRS = {"independent": IndependentPairs(), "antithetic": AntitheticPairs()}
 TARGETS = {"noise": NoiseTarget(), "velocity": VelocityTarget()}
 
 
-def collect(run_dir: Path) -> tuple[FlowActor, TensorDictBase]:
-    """The trained actor of a run, and transitions of its own with advantages, ``[frames]``."""
-    cfg = load_run_config(run_dir)
-    tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    torch.manual_seed(cfg.seed)
-    env = build(tree["env"], "env", task=cfg.task, num_envs=cfg.num_envs, device="cpu", seed=cfg.seed)
-    agent = build_agent(tree, env)
-    Checkpointer(run_dir, actor=agent.actor, critic=agent.critic).load()
+def collect(run_dir: Path, seed: int) -> tuple[FlowActor, TensorDictBase]:
+    """The trained actor of a run, and transitions of its own with advantages in random order, ``[frames]``."""
+    cfg, agent = trained_agent(run_dir)
+    torch.manual_seed(seed)
+    node = OmegaConf.to_container(cfg.env, resolve=True)
+    env = build(node, "env", task=cfg.task, num_envs=cfg.num_envs, device="cpu", seed=seed)
     batch = next(iter(make_collector(env, agent.actor, MINIBATCH * NUM_MINIBATCHES)))
     agent.advantage(batch)
     advantage = batch["advantage"]
     batch["advantage"] = (advantage - advantage.mean()) / advantage.std()
     assert isinstance(agent.actor, FlowActor)
-    return agent.actor, batch.reshape(-1)
+    return agent.actor, batch.reshape(-1)[torch.randperm(batch.numel())]
 
 
 def gradients(actor: FlowActor, batch: TensorDictBase, pairs: Any, target: Any, num_pairs: int, draws: int) -> Tensor:
@@ -60,30 +58,40 @@ def gradients(actor: FlowActor, batch: TensorDictBase, pairs: Any, target: Any, 
     return torch.stack(found)
 
 
+def over_minibatches(actor: FlowActor, batch: TensorDictBase, target: Any, draws: int) -> float:
+    """Variance of the gradient from one minibatch to the next, its pairs averaged out."""
+    means = [gradients(actor, part, AntitheticPairs(), target, 16, draws).mean(0) for part in batch.split(MINIBATCH)]
+    return torch.stack(means).var(0).sum().item()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="directory of a run of FPO, with its checkpoints")
     parser.add_argument("--pairs", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--draws", type=int, default=40)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one batch each; default 0 1 2")
     parser.add_argument("--out", type=Path, help="JSON file with the numbers")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    actor, batch = collect(arguments.run)
-    minibatches = batch.split(MINIBATCH)
+    batches = [collect(arguments.run, seed) for seed in arguments.seeds]
     rows = []
-    print("variance of the gradient over draws of the pairs / over minibatches")
+    print("variance of the gradient over draws of the pairs / over minibatches, for each batch")
     for target_name, target in TARGETS.items():
-        means = [gradients(actor, part, AntitheticPairs(), target, 16, arguments.draws).mean(0) for part in minibatches]
-        between = torch.stack(means).var(0).sum()
+        between = [over_minibatches(actor, batch, target, arguments.draws) for actor, batch in batches]
         for name, pairs in PAIRS.items():
             for num_pairs in arguments.pairs:
-                within = gradients(actor, minibatches[0], pairs, target, num_pairs, arguments.draws).var(0).sum()
-                rows.append({"target": target_name, "pairs": name, "num_pairs": num_pairs})
-                rows[-1]["share"] = (within / between).item()
-                print(f"  {target_name:<9} {name:<12} {num_pairs:>3} pairs  {rows[-1]['share']:.3f}", flush=True)
+                within = [
+                    gradients(actor, batch[:MINIBATCH], pairs, target, num_pairs, arguments.draws).var(0).sum().item()
+                    for actor, batch in batches
+                ]
+                shares = [one / other for one, other in zip(within, between, strict=True)]
+                rows.append({"target": target_name, "pairs": name, "num_pairs": num_pairs, "shares": shares})
+                print(
+                    f"  {target_name:<9} {name:<12} {num_pairs:>3} pairs ", *(f"{s:7.3f}" for s in shares), flush=True
+                )
     if arguments.out is not None:
         task = load_run_config(arguments.run).task
-        write_json(arguments.out, {**start("cpu", 0), "task": task, "draws": arguments.draws, "rows": rows})
+        write_json(arguments.out, {**origin("cpu"), "task": task, "draws": arguments.draws, "rows": rows})
 
 
 if __name__ == "__main__":

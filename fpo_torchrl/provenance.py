@@ -22,7 +22,7 @@ from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.files import write_json
 
 FILE = "provenance.json"
-PACKAGES = ("fpo-torchrl", "torch", "torchrl", "tensordict", "mujoco", "numpy")
+PACKAGES = ("fpo-torchrl", "torch", "torchrl", "tensordict", "mujoco", "numpy", "mujoco-mjx", "jax", "playground")
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def recorded(run_dir: Path, *, device: str, frames: Callable[[], int]) -> Iterat
         frames: how many frames were trained on so far.
     """
     content = {**read_provenance(run_dir), "status": "running", "frames": frames(), "error": None}
-    content["starts"] = [*content.get("starts", []), start(device, frames())]
+    content["starts"] = [*content.get("starts", []), {"from_frame": frames(), **origin(device)}]
     write_json(run_dir / FILE, content)
 
     def end(status: str, error: BaseException | None = None) -> None:
@@ -62,11 +62,10 @@ def read_provenance(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def start(device: str, from_frame: int) -> dict[str, Any]:
-    """One entry of ``starts``: date, command, machine and versions of this process."""
+def origin(device: str) -> dict[str, Any]:
+    """Date, command, machine, versions and commit of this process: what a number it writes depends on."""
     return {
         "date": now(),
-        "from_frame": from_frame,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "machine": machine(device),
         "versions": versions(),

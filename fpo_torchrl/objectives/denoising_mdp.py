@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fpo_torchrl.modules.denoising import DenoisingActor
 from fpo_torchrl.objectives.surrogate import FlowPPOLoss, stored
-from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
+from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
 
 class DenoisingMDPLoss(FlowPPOLoss):
@@ -55,12 +55,10 @@ class DenoisingMDPLoss(FlowPPOLoss):
                 f"DenoisingMDPLoss needs a DenoisingActor as actor_network, got {type(actor_network).__name__}; "
                 "for a FlowActor use FPOLoss"
             )
-        if trust_region is not None and clip_epsilon != 0.2:
-            raise ValueError(f"give the radius to the trust region: clip_epsilon={clip_epsilon} beside {trust_region}")
         super().__init__(
             actor_network,
             critic_network,
-            trust_region if trust_region is not None else Clip(clip_epsilon),
+            clip_or(trust_region, clip_epsilon, default=0.2),
             **ppo_settings,
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fpo_torchrl.functional import fpo_log_ratio, straight_through_clamp
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.objectives.surrogate import FlowPPOLoss, stored
-from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
+from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
 
 class Clamp:
@@ -102,8 +102,6 @@ class FPOLoss(FlowPPOLoss):
                 f"FPOLoss needs a FlowActor as actor_network, got {type(actor_network).__name__}; "
                 "for a Gaussian actor use torchrl.objectives.ClipPPOLoss"
             )
-        if trust_region is not None and clip_epsilon != 0.05:
-            raise ValueError(f"give the radius to the trust region: clip_epsilon={clip_epsilon} beside {trust_region}")
         num_pairs = actor_network.num_mc_samples
         groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio) if isinstance(ratio, str) else ratio
         if num_pairs < 1:
@@ -119,7 +117,7 @@ class FPOLoss(FlowPPOLoss):
         super().__init__(
             actor_network,
             critic if critic is not None else critic_network,
-            trust_region if trust_region is not None else Clip(clip_epsilon),
+            clip_or(trust_region, clip_epsilon, default=0.05),
             **ppo_settings,
         )
         self.num_ratio_groups = groups

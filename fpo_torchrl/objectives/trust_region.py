@@ -61,6 +61,13 @@ class Clip(TrustRegion):
         return ppo_objective(ratio, advantage, self.low, self.high)
 
 
+def clip_or(trust_region: TrustRegion | None, epsilon: float | tuple[float, float], default: float) -> TrustRegion:
+    """``trust_region``, else the clip of ``epsilon``; ``ValueError`` if both are chosen."""
+    if trust_region is not None and epsilon != default:
+        raise ValueError(f"give the radius to the trust region: clip_epsilon={epsilon} beside {trust_region}")
+    return trust_region if trust_region is not None else Clip(epsilon)
+
+
 class SPO(TrustRegion):
     """Simple policy optimization: beyond the band a quadratic penalty pulls the ratio back (FPO++ Eq. 11).
 
