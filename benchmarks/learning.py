@@ -40,8 +40,8 @@ from fpo_torchrl.report.command import report
 
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "fpo": (),
-    "fpo_clip": ("actor=flow_released", "loss=fpo_released"),
-    "fpopp": ("actor=flow_fpopp", "loss=fpopp"),
+    "fpo_clip": ("actor=flow_released", "loss=fpo_released", "trainer.redraw_pairs=false"),
+    "fpopp": ("actor=flow_fpopp", "loss=fpopp", "trainer.redraw_pairs=false"),
     "dppo": ("actor=denoising", "loss=dppo"),
     "ppo": ("actor=gaussian", "loss=ppo"),
 }
@@ -52,6 +52,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "pairs_4": ("actor.num_mc_samples=4",),
     "pairs_16": ("actor.num_mc_samples=16",),
     "pairs_independent": ("actor/pairs=independent",),
+    "pairs_kept": ("trainer.redraw_pairs=false",),
     "target_velocity": ("actor/target=velocity",),
     "target_action": ("actor/target=action",),
     "ratio_per_sample": ("loss.ratio=per_sample",),

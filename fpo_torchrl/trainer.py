@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torchrl.objectives import LossModule
 
 from fpo_torchrl.advantage import GAE
 from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.tracking import EpisodeTracker
@@ -43,6 +45,9 @@ class Trainer:
             ``"epoch"`` or ``"minibatch"`` (the released code; minibatches are then whole windows).
         unroll_length (int): length of those windows in steps, a divisor of the steps per batch; without effect
             unless ``advantage_every="minibatch"``.
+        redraw_pairs (bool): give a FlowActor's actions other (noise, time) pairs in each epoch, with the CFM losses of
+            the policy that collected, so that the epochs do not fit the noise of the same few; without effect for
+            other policies. The published algorithm keeps the pairs.
         anneal_lr (bool): lower the step sizes linearly to zero at ``total_frames``.
 
     Raises:
@@ -65,6 +70,7 @@ class Trainer:
         minibatch_size: int = 1024,
         advantage_every: Literal["batch", "epoch", "minibatch"] = "batch",
         unroll_length: int | None = None,
+        redraw_pairs: bool = False,
         anneal_lr: bool = False,
     ) -> None:
         num_envs = env.batch_size.numel()
@@ -93,6 +99,7 @@ class Trainer:
         self.total_frames, self.frames_per_batch = total_frames, frames_per_batch
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self.advantage_every, self.unroll_length = advantage_every, unroll_length
+        self.redraws_pairs = redraw_pairs and isinstance(actor, FlowActor)
         self.anneal_lr = anneal_lr
         self.initial_lrs = [group["lr"] for group in optimizer.param_groups]
         self.frames = 0
@@ -135,8 +142,12 @@ class Trainer:
                 group["lr"] = lr * max(0.0, 1 - self.frames / self.total_frames)
         if self.normalizer is not None and self.normalizer.as_released:
             self.normalizer.update(batch["observation"])
+        behaviour = copy.deepcopy(self.actor) if self.redraws_pairs else None
         history = []
         for epoch in range(self.num_epochs):
+            if behaviour is not None and epoch > 0:
+                with torch.no_grad():
+                    behaviour.redraw_pairs(batch)
             if self.advantage_every == "epoch" or (self.advantage_every == "batch" and epoch == 0):
                 self.advantage(batch)
             for minibatch in self._minibatches(batch):

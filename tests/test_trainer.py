@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -144,6 +145,30 @@ class TestWhatTheLossSees:
         trainer.learn(batch(trainer))
         first, *rest = [m["value_target"][m["observation"].flatten().argsort()] for m in trainer.loss.seen]
         return [targets.equal(first) for targets in rest]
+
+    def test_pairs_last_for_the_whole_batch(self, probe, batch):
+        first, *rest = self.noise_by_epoch(trainer_on(probe, lr=0.1, num_epochs=3), batch)
+        assert all(noise.equal(first) for noise in rest)
+
+    def test_redrawn_pairs_are_others_in_each_epoch(self, probe, batch):
+        epochs = self.noise_by_epoch(trainer_on(probe, lr=0.1, num_epochs=3, redraw_pairs=True), batch)
+        assert not torch.isin(epochs[1], epochs[0]).any()
+        assert not torch.isin(epochs[2], torch.stack(epochs[:2])).any()
+
+    def test_redrawn_pairs_hold_the_losses_of_the_policy_that_collected(self, probe, batch):
+        trainer = trainer_on(probe, lr=0.1, num_epochs=3, redraw_pairs=True)
+        collected = batch(trainer)
+        behaviour = copy.deepcopy(trainer.actor)
+        trainer.learn(collected)
+        for minibatch in trainer.loss.seen:
+            torch.testing.assert_close(minibatch["cfm_loss"], behaviour.cfm_loss(minibatch).detach())
+            assert not minibatch["cfm_loss"].allclose(trainer.actor.cfm_loss(minibatch))
+
+    @staticmethod
+    def noise_by_epoch(trainer: Trainer, batch) -> list[Tensor]:
+        """The noise of every transition's pairs in each epoch, in the order of the transitions."""
+        trainer.learn(batch(trainer))
+        return [m["flow_noise"][m["observation"].flatten().argsort()] for m in trainer.loss.seen]
 
     def test_windows_of_consecutive_steps_with_an_advantage_of_their_own(self, probe, batch):
         settings = {"advantage_every": "minibatch", "unroll_length": 3, "minibatch_size": 6}

@@ -109,13 +109,23 @@ class FlowActor(FlowSampler):
             flow_action = flow_action + self.action_noise_std * torch.randn_like(flow_action)
         self._write(tensordict, flow_action)
         if self.num_mc_samples:
-            shape = (*flow_action.shape[:-1], self.num_mc_samples, self.action_dim)
-            noise, time = self.pairs.sample(shape, self.time_sampler, like=flow_action)
-            cfm_loss = self.pair_loss(observations, flow_action, noise, time)
-            tensordict.set(self.flow_noise_key, noise)
-            tensordict.set(self.flow_time_key, time)
-            tensordict.set(self.cfm_loss_key, cfm_loss)
-            tensordict.set(self.log_prob_key, -cfm_loss.mean(-1))
+            self._write_pairs(tensordict, observations, flow_action)
+        return tensordict
+
+    def redraw_pairs(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Replace the pairs ``[*batch, mc]`` of the stored actions, with the CFM losses under these weights."""
+        return self._write_pairs(tensordict, self.observations(tensordict), tensordict.get(self.flow_action_key))
+
+    def _write_pairs(
+        self, tensordict: TensorDictBase, observations: list[Tensor], flow_action: Tensor
+    ) -> TensorDictBase:
+        shape = (*flow_action.shape[:-1], self.num_mc_samples, self.action_dim)
+        noise, time = self.pairs.sample(shape, self.time_sampler, like=flow_action)
+        cfm_loss = self.pair_loss(observations, flow_action, noise, time)
+        tensordict.set(self.flow_noise_key, noise)
+        tensordict.set(self.flow_time_key, time)
+        tensordict.set(self.cfm_loss_key, cfm_loss)
+        tensordict.set(self.log_prob_key, -cfm_loss.mean(-1))
         return tensordict
 
     def cfm_loss(self, tensordict: TensorDictBase) -> Tensor:
