@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -14,16 +15,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
+from fpo_torchrl.files import InUseError
+from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.trainer import NonFiniteError
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 """The errors of a file system that is full or cannot be written to."""
-EXIT_CONFIG, EXIT_CHECKPOINT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 4, 130
+EXIT_CONFIG, EXIT_CHECKPOINT, EXIT_DIVERGED, EXIT_IN_USE, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 3, 4, 5, 75, 130
+"""Exit codes; 75 is EX_TEMPFAIL of sysexits.h, try again."""
 
 
 @contextlib.contextmanager
 def friendly_errors() -> Iterator[None]:
-    """Turn the errors that users cause into messages; exits with 2 (config), 3 (files) or 4 (diverged)."""
+    """Turn the errors that users cause into messages; exits with 2 (config), 3 (files), 4 (diverged) or 5 (in use).
+
+    A run that stopped on a signal exits with 75, on Ctrl-C with 130: nothing is wrong, and it can go on.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets Hydra's own errors reach this place
     try:
         yield
@@ -33,6 +40,8 @@ def friendly_errors() -> Iterator[None]:
         fail(describe(error), EXIT_CONFIG)
     except CheckpointError as error:
         fail(str(error), EXIT_CHECKPOINT)
+    except InUseError as error:
+        fail(str(error), EXIT_IN_USE)
     except NonFiniteError as error:
         fail(str(error), EXIT_DIVERGED)
     except ValueError as error:
@@ -43,6 +52,12 @@ def friendly_errors() -> Iterator[None]:
         if error.errno not in UNWRITABLE:
             raise
         fail(f"could not write: {error}. The last checkpoint is intact; make room, then resume", EXIT_CHECKPOINT)
+    except Preempted as stopped:
+        print(
+            f"{stopped}: stopped, and nothing is lost; the same command goes on (fpo-train: with resume=auto)",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else EXIT_PREEMPTED)
     except KeyboardInterrupt:
         fail("interrupted; resume=<run directory> continues from its last checkpoint", EXIT_INTERRUPTED)
 

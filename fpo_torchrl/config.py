@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ class RunConfig:
     total_frames: int = MISSING
     num_threads: int | None = None  # of torch's arithmetic; null leaves torch's choice
     run_dir: str | None = None  # null: a new directory below runs/
-    resume: str | None = None  # directory of a run to continue
+    resume: str | None = None  # directory of a run to continue; auto: the run in run_dir, if there is one
     label: str | None = None  # the algorithm's name in reports; null: by the loss, FPO or PPO
     progress: bool = True
     render: bool = True
@@ -64,6 +64,12 @@ class LoggerConfig:
     project: str = "fpo_torchrl"  # of W&B
     offline: bool = True  # keep W&B off the network
 
+
+BOOKKEEPING = (
+    *("label", "run_dir", "resume", "progress", "render", "num_threads", "logger"),
+    *("keep_checkpoints", "checkpoint_interval_frames"),
+)
+"""Settings that leave the results of a run as they are."""
 
 COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "actor": {
@@ -170,6 +176,19 @@ def register_schemas() -> None:
     for group, options in COMPONENTS.items():
         for name, target in options.items():
             store.store(group=group, name=name, node=schema(target, SUPPLIED.get(group, ())))
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested dict of settings, by their full keys.
+
+    >>> dict(flatten({"optim": {"lr": 0.1}, "seed": 3}))
+    {'optim.lr': 0.1, 'seed': 3}
+    """
+    if not isinstance(tree, dict):
+        yield prefix, tree
+        return
+    for key, value in tree.items():
+        yield from flatten(value, f"{prefix}.{key}" if prefix else key)
 
 
 def check_run(cfg: RunConfig) -> None:

@@ -1,11 +1,54 @@
-"""Files that are whole or absent, whenever the process is killed."""
+"""Files that are whole or absent, whenever the process is killed, and locks that die with their holder."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+class InUseError(RuntimeError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a file that one process at a time may hold, until this one leaves or dies.
+
+    Args:
+        path: the file; it stays there when it is let go. wait: for another process that holds it.
+
+    Raises:
+        InUseError: if another process holds it and ``wait`` is false.
+    """
+    with path.open("a") as file:
+        patience = time.monotonic() + 0.5  # with is_held, which holds it for a moment
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > patience:
+                    raise InUseError(f"{path} is held by another process") from error
+                time.sleep(0.02)
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds a file that :func:`locked` is for."""
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -23,6 +23,7 @@ from fpo_torchrl.evaluation import Evaluation, evaluate, record
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.loggers import MetricsCSV, build_logger
 from fpo_torchrl.plots import draw_learning_curve
+from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import recorded
 from fpo_torchrl.trainer import Trainer
 
@@ -53,6 +54,7 @@ class Run:
             torch.set_num_threads(cfg.num_threads)
         torch.manual_seed(cfg.seed)
         self.cfg, self.run_dir = cfg, run_dir
+        self.stop = StopOnSignal()
         tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
         self.env = self._make_env(cfg.num_envs, cfg.seed)
         self.agent: Agent = build_agent(tree, self.env)
@@ -96,8 +98,12 @@ class Run:
             )
 
     def train(self) -> dict[str, Evaluation]:
-        """Train to the end, then evaluate, draw and record; returns the final evaluations by start noise."""
-        with recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
+        """Train to the end, then evaluate, draw and record; returns the final evaluations by start noise.
+
+        Raises:
+            Preempted: on SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, after the iteration and its checkpoint.
+        """
+        with self.stop, recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
             self._train()
             return self.finish()
 
@@ -122,8 +128,9 @@ class Run:
                     low, high = evaluation.interval
                     metrics |= {"eval_zero": evaluation.mean, "eval_zero_low": low, "eval_zero_high": high}
                 self.log(metrics)
-                if self._is_due(self.checkpoint_interval):
+                if self._is_due(self.checkpoint_interval) or self.stop.received is not None:
                     self.checkpointer.save(trainer.frames)
+                self.stop.check()
                 finished = f"{metrics['return']:.1f}" if metrics["episodes"] else "(no episode over yet)"
                 ratio = f", ratio {metrics['ratio']:.4f}" if "ratio" in metrics else ""
                 reward = f"reward per step {metrics['reward']:.3f}"
@@ -149,7 +156,10 @@ class Run:
 
     def finish(self) -> dict[str, Evaluation]:
         """Final evaluation, learning curve and rollout; prints what came out and where it is."""
-        evaluations = {noise: self.evaluate(noise, self.cfg.final_eval_episodes) for noise in ("random", "zero")}
+        evaluations = {}
+        for noise in ("random", "zero"):
+            evaluations[noise] = self.evaluate(noise, self.cfg.final_eval_episodes)
+            self.stop.check()
         report = {noise: evaluation.as_dict() for noise, evaluation in evaluations.items()}
         report["frames"] = self.trainer.frames
         write_json(self.run_dir / "evaluation.json", report)

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from fpo_torchrl.auto_resume import AUTO, ensure_trained
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import register_schemas
 from fpo_torchrl.run import resume_run, start_run
@@ -20,9 +21,11 @@ register_schemas()
 @hydra.main(version_base="1.3", config_path="pkg://fpo_torchrl.conf", config_name="config")
 def _train(cfg: DictConfig) -> float:
     job = HydraConfig.get()
+    sweep_dir = Path(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
+    if cfg.resume == AUTO:
+        return ensure_trained(cfg, sweep_dir)
     if cfg.resume is not None:
         return resume_run(list(job.overrides.task)).train()["random"].mean
-    sweep_dir = Path(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
     return start_run(cfg, sweep_dir=sweep_dir).train()["random"].mean
 
 
@@ -30,7 +33,7 @@ def main() -> None:
     """Train as the command line says."""
     arguments = sys.argv[1:]
     with friendly_errors():
-        resumes = any(argument.startswith("resume=") for argument in arguments)
+        resumes = any(a.startswith("resume=") and a != f"resume={AUTO}" for a in arguments)
         if resumes and not any(argument.startswith("-") for argument in arguments):
             resume_run(arguments).train()  # of the run's own config: nothing to compose
         else:

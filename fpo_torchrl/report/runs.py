@@ -14,14 +14,12 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.config import BOOKKEEPING, flatten
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import read_provenance
 
-BOOKKEEPING = (
-    *("seed", "label", "run_dir", "resume", "progress", "render", "num_threads", "logger"),
-    *("keep_checkpoints", "checkpoint_interval_frames"),
-)
-"""Settings that leave the results of a run as they are, and its seed."""
+UNCOMPARED = ("seed", *BOOKKEEPING)
+"""Settings in which the runs of a group may differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +210,7 @@ def label_of(settings: dict[str, Any]) -> str:
 
 def differing_settings(group: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """The settings in which runs of a group differ, with their values; what does not change a result is left out."""
-    flat = [dict(_flatten({k: v for k, v in run.settings.items() if k not in BOOKKEEPING})) for run in group]
+    flat = [dict(flatten({k: v for k, v in run.settings.items() if k not in UNCOMPARED})) for run in group]
     different = {}
     for key in sorted({key for settings in flat for key in settings}):
         values = [settings.get(key, "(absent)") for settings in flat]
@@ -220,11 +218,3 @@ def differing_settings(group: Sequence[RunRecord]) -> dict[str, list[Any]]:
         if len(distinct) > 1:
             different[key] = distinct
     return different
-
-
-def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(node, dict):
-        yield prefix, node
-        return
-    for key, value in node.items():
-        yield from _flatten(value, f"{prefix}.{key}" if prefix else key)

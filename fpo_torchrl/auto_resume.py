@@ -1,0 +1,83 @@
+"""``resume=auto``: the same command starts a run, goes on with it, or finds it finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.config import BOOKKEEPING, flatten
+from fpo_torchrl.files import InUseError, locked
+from fpo_torchrl.provenance import read_provenance
+from fpo_torchrl.run import Run, load_run_config
+
+AUTO = "auto"
+LOCK = ".lock"
+"""The file in its directory that a run holds while it trains."""
+
+
+def ensure_trained(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
+    """Start the run of ``cfg`` in its directory, go on from the newest checkpoint there, or leave a finished run alone.
+
+    Args:
+        cfg: the composed config, with ``run_dir`` unless it is one of a sweep. sweep_dir: then its directory.
+
+    Returns:
+        The mean return of the final evaluation, under random start noise.
+
+    Raises:
+        ConfigError: without a directory, or if it holds a run with other settings. InUseError: if another process
+            trains in it.
+    """
+    directory = cfg.run_dir or sweep_dir
+    if directory is None:
+        raise ConfigError("resume=auto goes on in a directory that you name: give run_dir=")
+    run_dir = Path(directory)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(run_dir / LOCK, wait=False):
+            cfg = settings_of(cfg, run_dir)
+            if is_finished(run_dir, cfg.total_frames):
+                print(f"{run_dir} holds the finished run already")
+                return json.loads((run_dir / "evaluation.json").read_text())["random"]["mean"]
+            has_checkpoint = any((run_dir / "checkpoints").glob("checkpoint-*"))
+            return Run(cfg, run_dir, resume=has_checkpoint).train()["random"].mean
+    except InUseError as error:
+        raise InUseError(f"run_dir={run_dir} is being trained in by another process") from error
+
+
+def settings_of(cfg: DictConfig, run_dir: Path) -> DictConfig:
+    """The saved config of the run in ``run_dir`` with the bookkeeping of ``cfg``; ``cfg`` itself if there is no run.
+
+    A setting that only one of them has is of another version of this package: the saved config counts.
+
+    Raises:
+        ConfigError: naming the settings that differ.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        return cfg
+    saved = load_run_config(run_dir)
+    there, here = (comparable(config) for config in (saved, cfg))
+    different = [key for key in there if key in here and there[key] != here[key]]
+    if different:
+        raise ConfigError(
+            f"run_dir={run_dir} holds a run with other settings: "
+            + ", ".join(f"{key}={there[key]} (not {here[key]})" for key in different)
+            + f". Choose another directory; resume={run_dir} with a changed value continues the run with it"
+        )
+    return OmegaConf.merge(saved, {key: cfg[key] for key in BOOKKEEPING})  # pyright: ignore[reportReturnType]
+
+
+def comparable(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that make a run what it is, by their full keys."""
+    tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    return dict(flatten({key: value for key, value in tree.items() if key not in BOOKKEEPING}))
+
+
+def is_finished(run_dir: Path, total_frames: int) -> bool:
+    """Whether the run in ``run_dir`` needs no more work to reach ``total_frames``."""
+    found = read_provenance(run_dir)
+    return found.get("status") == "finished" and found["frames"] >= total_frames

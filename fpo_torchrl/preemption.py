@@ -1,0 +1,71 @@
+"""Signals that ask a run to stop: it does so between two iterations, with a checkpoint of all it did."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+"""What schedulers send before they kill, and Ctrl-C."""
+
+
+class Preempted(BaseException):
+    """A run stopped on a signal and lost nothing: the same command with ``resume=auto`` goes on.
+
+    No ``Exception``, as ``KeyboardInterrupt`` is none: it is to stop a sweep too, not to count as a failed run.
+    """
+
+    def __init__(self, received: signal.Signals) -> None:
+        super().__init__(received.name)
+        self.signal = received
+
+
+class StopOnSignal:
+    """Takes note of the first signal, so that :meth:`check` can stop the run where it is safe.
+
+    As a context manager it handles signals inside, in the main thread; in another one it hears nothing. Further
+    signals change nothing, but a second Ctrl-C interrupts at once. If the run stops, the handler that was there before
+    is called on the way out: submitit's, which requeues the job. Signals that would kill the process on its way out
+    stay ignored.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        stops = isinstance(error, Preempted)
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_IGN if stops and handler is signal.SIG_DFL else handler)
+        if stops:
+            before = self._previous.get(error.signal)
+            if callable(before) and before is not signal.default_int_handler:
+                before(error.signal, None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.received is None:
+            self.received = signal.Signals(number)
+            with contextlib.suppress(OSError):  # print() could find its buffer in use
+                os.write(2, f"\n{self.received.name}: the run stops after this iteration\n".encode())
+
+    def check(self) -> None:
+        """Stop here if a signal came.
+
+        Raises:
+            Preempted: if one did.
+        """
+        if self.received is not None:
+            raise Preempted(self.received)

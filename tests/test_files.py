@@ -1,0 +1,50 @@
+"""Locks between threads and processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from fpo_torchrl.files import InUseError, is_held, locked
+
+
+class TestLocked:
+    def test_another_one_waits(self, tmp_path):
+        order = []
+
+        def second() -> None:
+            with locked(tmp_path / "lock"):
+                order.append("second")
+
+        with locked(tmp_path / "lock"):
+            thread = threading.Thread(target=second)
+            thread.start()
+            time.sleep(0.1)
+            order.append("first")
+        thread.join(10)
+        assert order == ["first", "second"]
+
+    def test_or_says_so(self, tmp_path):
+        with locked(tmp_path / "lock"), pytest.raises(InUseError, match="lock is held by another process"):  # noqa: SIM117
+            with locked(tmp_path / "lock", wait=False):
+                pass
+
+    def test_it_lets_go_when_its_holder_is_killed(self, tmp_path):
+        path = tmp_path / "lock"
+        code = f"import fcntl, time; f = open({str(path)!r}, 'a'); fcntl.flock(f, fcntl.LOCK_EX); time.sleep(60)"
+        holder = subprocess.Popen([sys.executable, "-c", code])
+        while not is_held(path):
+            time.sleep(0.01)
+        holder.kill()
+        holder.wait()
+        with locked(path, wait=False):
+            assert is_held(path)
+        assert not is_held(path)
+
+    def test_what_was_never_held_is_free(self, tmp_path):
+        assert not is_held(tmp_path / "lock")
+        assert not (tmp_path / "lock").exists()
