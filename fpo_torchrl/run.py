@@ -21,6 +21,7 @@ from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
 from fpo_torchrl.config import check_run
 from fpo_torchrl.evaluation import Evaluation, evaluate, record
 from fpo_torchrl.files import write_json, write_whole
+from fpo_torchrl.health import Watch
 from fpo_torchrl.loggers import MetricsCSV, build_logger
 from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
@@ -82,6 +83,7 @@ class Run:
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         self.metrics = MetricsCSV(run_dir / "metrics.csv")
         self.metrics.truncate(self.trainer.frames)
+        self.watch = Watch(self.metrics.rows)
 
     def _make_env(self, num_envs: int, seed: int, **overrides: Any):
         tree = {**OmegaConf.to_container(self.cfg.env, resolve=True), **overrides}  # pyright: ignore
@@ -128,6 +130,8 @@ class Run:
                     low, high = evaluation.interval
                     metrics |= {"eval_zero": evaluation.mean, "eval_zero_low": low, "eval_zero_high": high}
                 self.log(metrics)
+                for finding in self.watch.new(self.metrics.rows):
+                    bar.write(f"warning: {finding}")
                 if self._is_due(self.checkpoint_interval) or self.stop.received is not None:
                     self.checkpointer.save(trainer.frames)
                 self.stop.check()

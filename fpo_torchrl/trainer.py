@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.collectors import Collector
+from torchrl.data import Bounded, TensorSpec
 from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule
 
@@ -122,7 +123,7 @@ class Trainer:
                 "frames": self.frames,
                 "return": self.tracker.mean_return,
                 "episodes": self.tracker.num_episodes,
-                "reward": batch["next", "reward"].mean().item(),
+                **describe(batch, self.env.action_spec),
                 **metrics,
                 "collect_s": collected - started,
                 "update_s": finished - collected,
@@ -239,6 +240,22 @@ def summarize(history: list[TensorDictBase]) -> dict[str, float]:
         summary["first_clip_fraction"] = stacked["clip_fraction"][0]
     values = torch.stack(list(summary.values())).tolist()
     return dict(zip(summary, values, strict=True))
+
+
+def describe(batch: TensorDictBase, action_spec: TensorSpec) -> dict[str, float]:
+    """Mean reward of a batch ``[num_envs, time]``, spread of its raw advantages and of its actions, and saturation.
+
+    That is the share of the actions' entries within a thousandth of its range of a bound.
+    """
+    action: Tensor = batch["action"]
+    values = {"reward": batch["next", "reward"].mean(), "action_std": torch.std(action, (0, 1), correction=0).mean()}
+    if "advantage" in batch:
+        values["advantage_std"] = batch["advantage"].std(correction=0)
+    if isinstance(action_spec, Bounded):
+        low, high = (bound.unsqueeze(1) for bound in (action_spec.low, action_spec.high))
+        margin = 1e-3 * (high - low)
+        values["action_saturation"] = ((action <= low + margin) | (action >= high - margin)).float().mean()
+    return dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True))
 
 
 def check_finite(batch: TensorDictBase, *, first_frame: int = 0) -> None:

@@ -1,0 +1,44 @@
+"""``fpo-doctor``: what is wrong with a run, what that means and what to try."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.health import examine
+from fpo_torchrl.report.runs import RunRecord, read_run, run_directories
+
+
+def diagnose(run: RunRecord) -> tuple[str, list[str]]:
+    """How far a run came, and what is wrong with it: nothing, if the list is empty."""
+    state = f"{run.directory}: {run.status}, {run.frames} of {run.settings['total_frames']} frames"
+    if run.metrics:
+        last = run.metrics[-1]
+        state += f", return {last['return']:.4g}" if "return" in last else ", no episode over yet"
+    findings = [str(finding) for finding in examine(run.metrics)]
+    if run.status in ("diverged", "interrupted"):
+        findings.insert(0, f"{run.status}: {run.provenance.get('error')}")
+    return state, findings
+
+
+def main() -> None:
+    """Examine the runs that the command line names; exits with 1 if something is wrong with one of them."""
+    parser = argparse.ArgumentParser(
+        prog="fpo-doctor",
+        description="Check runs, finished or not: first ratio, CFM loss, clipping, advantages, start noise, "
+        "forgetting, saturation, gradients. Exits with 1 if something is wrong.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIRS", help="directories with runs at any depth")
+    sick = False
+    with friendly_errors():
+        for directory in run_directories(parser.parse_args().runs):
+            state, findings = diagnose(read_run(directory))
+            print("\n  ".join([state, *(findings or ["nothing found"])]))
+            sick |= bool(findings)
+    sys.exit(1 if sick else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Is a run well? One check per sickness, each over the rows of ``metrics.csv``; a finding says what to try."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+Rows = Sequence[Mapping[str, float]]
+WINDOW = 10
+"""Iterations that "now" means, where one of them is too noisy."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found: the numbers, what they mean and what to try."""
+
+    check: str
+    frames: int
+    seen: str
+    meaning: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.check} at frame {self.frames}: {self.seen}. {self.meaning}. Try: {self.advice}."
+
+
+def series(rows: Rows, name: str) -> list[float]:
+    """The finite values of a column, in order; empty if it is not there."""
+    return [row[name] for row in rows if name in row and math.isfinite(row[name])]
+
+
+def non_finite(rows: Rows) -> Finding | None:
+    """NaN or infinity in the newest row; a return is NaN until the first episode is over."""
+    row = rows[-1]
+    names = [name for name, value in row.items() if not (math.isfinite(value) or name == "return")]
+    if not names:
+        return None
+    return Finding(
+        "non-finite",
+        int(row["frames"]),
+        f"{', '.join(names)} is NaN or infinite",
+        "The update has left the numbers that arithmetic can hold",
+        "resume from the last checkpoint with a smaller optim.lr, or bound it with optim.max_grad_norm",
+    )
+
+
+def first_ratio(rows: Rows) -> Finding | None:
+    """A ratio of the first minibatch other than 1, when the policy is still the one that collected."""
+    errors = series(rows[-1:], "first_ratio_error")
+    if not errors or errors[0] <= 0.01:
+        return None
+    return Finding(
+        "first ratio",
+        int(rows[-1]["frames"]),
+        f"the first ratio of the update is off 1 by {errors[0]:.2g}",
+        "The update does not see the policy that collected: a network with dropout or batch statistics, a normaliser "
+        "updated in between (as normalizer=as_released does), or a log-probability at the edge of its precision",
+        "make the network deterministic; normalizer=running; for a Gaussian that saturates, a smaller initial spread",
+    )
+
+
+def cfm_growth(rows: Rows) -> Finding | None:
+    """A CFM loss three times what it was at the start."""
+    losses = series(rows, "cfm_loss_new")
+    if len(losses) < 2 * WINDOW:
+        return None
+    before, now = fmean(losses[:WINDOW]), fmean(losses[-WINDOW:])
+    if now <= 3 * before:
+        return None
+    return Finding(
+        "CFM loss",
+        int(rows[-1]["frames"]),
+        f"the loss is {now:.3g}, {now / before:.1f} times that of the start",
+        "Samples with negative advantages push the loss up without bound, and the flow loses the actions it had",
+        "loss/trust_region=aspo; loss.cfm_loss_clamp; a small loss.cfm_coeff, which pulls the flow to its own actions",
+    )
+
+
+def clipped_by_sign(rows: Rows) -> Finding | None:
+    """More than half of the ratios outside the trust region, on either side of the advantage."""
+    shares = {
+        sign: fmean(values[-WINDOW:])
+        for sign in ("positive", "negative")
+        if len(values := series(rows, f"clip_fraction_{sign}")) >= WINDOW
+    }
+    if max(shares.values(), default=0.0) <= 0.5:
+        return None
+    return Finding(
+        "clip fraction",
+        int(rows[-1]["frames"]),
+        " and ".join(f"{share:.0%} of the ratios under {sign} advantages" for sign, share in shares.items())
+        + " are outside the trust region",
+        "Most of the batch gives no gradient: the steps are larger than the region, or the ratio is mostly noise",
+        "a smaller optim.lr, fewer trainer.num_epochs, or more pairs per action (actor.num_mc_samples)",
+    )
+
+
+def advantage_spread(rows: Rows) -> Finding | None:
+    """Raw advantages that hardly differ, which normalising turns into noise."""
+    spreads = series(rows, "advantage_std")[-WINDOW:]
+    if len(spreads) < WINDOW or fmean(spreads) >= 1e-3:
+        return None
+    return Finding(
+        "advantage spread",
+        int(rows[-1]["frames"]),
+        f"the advantages have a standard deviation of {fmean(spreads):.2g} before they are normalised",
+        "All actions earn the same, so the update learns from rounding and the critic's errors",
+        "a look at the reward; advantage.reward_scale; loss.normalize_advantage=false",
+    )
+
+
+def noise_gap(rows: Rows) -> Finding | None:
+    """Zero start noise and random start noise that earn very different returns."""
+    both = [row for row in rows if "eval_zero" in row and math.isfinite(row.get("return", math.nan))]
+    if not both:
+        return None
+    zero, random = both[-1]["eval_zero"], both[-1]["return"]
+    if abs(zero - random) <= 0.5 * max(abs(value) for row in both for value in (row["eval_zero"], row["return"])):
+        return None
+    meaning, advice = (
+        ("The spread of the actions costs much of the return", "a longer run, or a smaller loss.prior_coeff")
+        if zero > random
+        else ("No single action stands for the policy: it has several modes", "an evaluation with noise=random")
+    )
+    return Finding(
+        "noise gap",
+        int(both[-1]["frames"]),
+        f"the return is {zero:.3g} from zero start noise and {random:.3g} from random start noise",
+        meaning,
+        advice,
+    )
+
+
+def drop_from_peak(rows: Rows) -> Finding | None:
+    """A return more than 30 % below its peak; where returns are negative, 30 % of the gain up to there."""
+    returns = series(rows, "return")
+    if len(returns) < 2 * WINDOW:
+        return None
+    means = [fmean(returns[i : i + WINDOW]) for i in range(len(returns) - WINDOW + 1)]
+    peak = max(means)
+    gained = peak - min(means[: means.index(peak) + 1])
+    scale = peak if min(means) >= 0 else gained
+    if scale == 0 or peak - means[-1] <= 0.3 * scale:
+        return None
+    return Finding(
+        "drop",
+        int(rows[-1]["frames"]),
+        f"the return is {means[-1]:.4g}, after a peak of {peak:.4g}",
+        "The policy forgets: the updates have become too large for it",
+        "trainer.anneal_lr=true, a smaller optim.lr or trust region; an older checkpoint if there is one "
+        "(keep_checkpoints keeps more)",
+    )
+
+
+def saturation(rows: Rows) -> Finding | None:
+    """More than half of the action's entries at their bounds."""
+    shares = series(rows, "action_saturation")[-WINDOW:]
+    if len(shares) < WINDOW or fmean(shares) <= 0.5:
+        return None
+    return Finding(
+        "saturation",
+        int(rows[-1]["frames"]),
+        f"{fmean(shares):.0%} of the actions are at a bound",
+        "The flow points far outside of what the environment takes, where different actions are the same one. Some "
+        "tasks are solved so (bang-bang control), on others learning stops",
+        "a smaller actor.velocity_net.output_scale; loss.prior_coeff, which pulls actions back to the middle",
+    )
+
+
+def action_spread(rows: Rows) -> Finding | None:
+    """Actions that differ a twentieth as much as at the start."""
+    spreads = series(rows, "action_std")
+    if len(spreads) < 2 * WINDOW:
+        return None
+    before, now = fmean(spreads[:WINDOW]), fmean(spreads[-WINDOW:])
+    if now >= 0.05 * before:
+        return None
+    return Finding(
+        "action spread",
+        int(rows[-1]["frames"]),
+        f"the actions have a standard deviation of {now:.2g}, after {before:.2g} at the start",
+        "The policy does the same everywhere and explores no more",
+        "loss.prior_coeff; a smaller optim.lr",
+    )
+
+
+def gradient_norm(rows: Rows) -> Finding | None:
+    """Gradients ten times as large as they usually were, of the actor or the critic."""
+    for name in ("actor", "critic"):
+        norms = series(rows, f"grad_norm_{name}")
+        if len(norms) < 2 * WINDOW:
+            continue
+        usual, now = median(norms[:-WINDOW]), fmean(norms[-WINDOW:])
+        if now > 10 * usual:
+            return Finding(
+                "gradient norm",
+                int(rows[-1]["frames"]),
+                f"the {name}'s gradient has norm {now:.3g}, where {usual:.3g} was usual",
+                "The loss has become steep, often the last sign before a collapse",
+                f"optim.{'' if name == 'actor' else 'critic_'}max_grad_norm, or a smaller step size",
+            )
+    return None
+
+
+CHECKS: tuple[Callable[[Rows], Finding | None], ...] = (
+    *(non_finite, first_ratio, cfm_growth, clipped_by_sign, advantage_spread, noise_gap),
+    *(drop_from_peak, saturation, action_spread, gradient_norm),
+)
+
+
+def examine(rows: Rows) -> list[Finding]:
+    """What the checks find at the last of ``rows``; nothing before the first."""
+    return [finding for check in CHECKS if (finding := check(rows)) is not None] if rows else []
+
+
+class Watch:
+    """Tells each finding once, as soon as it is there.
+
+    Args:
+        rows: those of an earlier part of the run, whose findings were told.
+    """
+
+    def __init__(self, rows: Rows = ()) -> None:
+        self.told = {finding.check for finding in examine(rows)}
+
+    def new(self, rows: Rows) -> list[Finding]:
+        """The findings at the last of ``rows`` that were not told yet."""
+        new = [finding for finding in examine(rows) if finding.check not in self.told]
+        self.told |= {finding.check for finding in new}
+        return new

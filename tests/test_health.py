@@ -1,0 +1,186 @@
+"""Each check finds the sickness it is for, in rows made by hand, and keeps quiet on a healthy run."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from tensordict import TensorDict
+from torchrl.data import Bounded, Unbounded
+
+from fpo_torchrl import doctor
+from fpo_torchrl.health import CHECKS, Watch, examine
+from fpo_torchrl.loggers import MetricsCSV, read_metrics
+from fpo_torchrl.run import start_run
+from fpo_torchrl.trainer import describe
+
+RESULTS = Path(__file__).parents[1] / "benchmarks/results"
+
+
+def run_of(length: int = 40, **columns: Callable[[int], float]) -> list[dict[str, float]]:
+    """A healthy run that learns, but for the columns given as functions of the iteration."""
+    healthy: dict[str, Callable[[int], float]] = {
+        "return": lambda i: 10.0 + i,
+        "first_ratio_error": lambda i: 1e-6,
+        "cfm_loss_new": lambda i: 0.5 + 0.01 * i,
+        "clip_fraction_positive": lambda i: 0.2,
+        "clip_fraction_negative": lambda i: 0.1,
+        "advantage_std": lambda i: 0.3,
+        "action_saturation": lambda i: 0.1,
+        "action_std": lambda i: 0.6,
+        "grad_norm_actor": lambda i: 0.1 + 0.01 * i,
+        "grad_norm_critic": lambda i: 1.0,
+        "eval_zero": lambda i: 12.0 + i,
+    }
+    return [
+        {"frames": 64.0 * (i + 1), **{name: of(i) for name, of in (healthy | columns).items()}} for i in range(length)
+    ]
+
+
+SICK = {
+    "non-finite": ({"loss_critic": lambda i: math.inf if i == 39 else 1.0}, "loss_critic is NaN or infinite"),
+    "first ratio": ({"first_ratio_error": lambda i: 0.25}, "off 1 by 0.25"),
+    "CFM loss": ({"cfm_loss_new": lambda i: 0.5 if i < 20 else 2.0}, "the loss is 2, 4.0 times that of the start"),
+    "clip fraction": ({"clip_fraction_negative": lambda i: 0.75}, "75% of the ratios under negative advantages"),
+    "advantage spread": ({"advantage_std": lambda i: 1e-5}, "standard deviation of 1e-05 before"),
+    "noise gap": ({"eval_zero": lambda i: 150.0}, "150 from zero start noise and 49 from random"),
+    "drop": (
+        {"return": lambda i: 100.0 if i < 20 else 60.0, "eval_zero": lambda i: 60.0},
+        "is 60, after a peak of 100",
+    ),
+    "saturation": ({"action_saturation": lambda i: 0.8}, "80% of the actions are at a bound"),
+    "action spread": ({"action_std": lambda i: 0.5 if i < 20 else 0.02}, "deviation of 0.02, after 0.5"),
+    "gradient norm": (
+        {"grad_norm_critic": lambda i: 1.0 if i < 30 else 20.0},
+        "critic's gradient has norm 20, where 1",
+    ),
+}
+
+
+class TestChecks:
+    def test_a_healthy_run_has_no_findings(self):
+        for length in (1, 5, 40):
+            assert examine(run_of(length)) == []
+        assert examine([]) == []
+
+    @pytest.mark.parametrize("check", SICK)
+    def test_a_sick_run_has_the_one_it_should(self, check):
+        columns, words = SICK[check]
+        (finding,) = examine(run_of(**columns))
+        assert (finding.check, finding.frames) == (check, 2560)
+        assert words in str(finding)
+        assert ". Try: " in str(finding)
+
+    def test_every_check_has_a_case(self):
+        assert len(SICK) == len(CHECKS)
+
+    def test_rows_that_lack_the_columns_are_no_finding(self):
+        assert examine([{"frames": 64.0 * i, "return": math.nan} for i in range(1, 40)]) == []
+
+    def test_falling_from_a_negative_peak(self):
+        def falling_to(last: float) -> list[str]:
+            rows = run_of(**{"return": lambda i: (-1000.0, -200.0, last, last)[i // 10], "eval_zero": lambda i: last})
+            return [finding.check for finding in examine(rows)]
+
+        assert falling_to(-500.0) == ["drop"]  # 300 of the 800 gained
+        assert falling_to(-400.0) == []  # 200 of them
+
+    def test_a_run_that_never_learned_has_not_dropped(self):
+        assert examine(run_of(**{"return": lambda i: -10.0 - i, "eval_zero": lambda i: -10.0 - i})) == []
+
+    @pytest.mark.parametrize("path", sorted(RESULTS.glob("control/*/fpo/*/metrics.csv")), ids=lambda p: p.parts[-4])
+    def test_recorded_runs_that_learned_show_nothing_serious(self, path):
+        found = {finding.check for finding in examine(read_metrics(path))}
+        assert found <= {"noise gap", "gradient norm", "drop"}
+
+
+class TestWatch:
+    def test_a_finding_is_told_once(self):
+        rows = run_of(**SICK["saturation"][0])
+        watch = Watch()
+        assert [finding.check for finding in watch.new(rows)] == ["saturation"]
+        assert watch.new(rows) == []
+
+    def test_a_resumed_run_does_not_repeat_it(self):
+        rows = run_of(**SICK["saturation"][0])
+        assert Watch(rows).new(rows) == []
+
+    def test_training_tells_it_as_it_happens(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+        start_run(tiny.compose(*tiny.CARTPOLE, "normalizer=as_released", f"run_dir={tmp_path}")).train()
+        printed = capsys.readouterr().out
+        assert printed.count("warning: first ratio at frame 64: the first ratio of the update is off 1 by ") == 1
+        assert "as normalizer=as_released does" in printed
+
+
+class TestDescribe:
+    def batch(self, action: list[list[float]]) -> TensorDict:
+        """One environment, one action a step."""
+        action = torch.tensor(action).unsqueeze(0)
+        steps = action.shape[1]
+        next = TensorDict(reward=torch.arange(float(steps)).reshape(1, steps, 1), batch_size=(1, steps))
+        return TensorDict(action=action, next=next, batch_size=(1, steps))
+
+    def test_by_hand(self):
+        batch = self.batch([[1.0, 0.0], [-2.0, 2.0], [1.0, 1.0], [0.0, 1.0]])
+        batch["advantage"] = torch.tensor([[[1.0], [3.0], [1.0], [3.0]]])
+        found = describe(batch, Bounded(torch.tensor([[-2.0, 0.0]]), torch.tensor([[1.0, 2.0]]), (1, 2)))
+        assert found["reward"] == 1.5
+        assert found["advantage_std"] == 1.0
+        assert found["action_saturation"] == 5 / 8  # 1, -2, 1 of the first entry, 0 and 2 of the second
+        assert found["action_std"] == pytest.approx((math.sqrt(1.5) + math.sqrt(0.5)) / 2)
+
+    def test_actions_without_bounds_are_never_saturated(self):
+        assert "action_saturation" not in describe(self.batch([[1.0], [2.0]]), Unbounded((1, 1)))
+
+    def test_the_trainer_reports_them(self):
+        (first, *_) = tiny.make_trainer(*tiny.CARTPOLE)
+        assert 0 < first["action_std"] <= 1
+        assert 0 <= first["action_saturation"] < 1
+        assert first["advantage_std"] > 0
+
+
+class TestDoctor:
+    @pytest.fixture
+    def command(self, monkeypatch, capsys):
+        def call(*arguments) -> tuple[int, str, str]:
+            monkeypatch.setattr(sys, "argv", ["fpo-doctor", *map(str, arguments)])
+            with pytest.raises(SystemExit) as stopped:
+                doctor.main()
+            return stopped.value.code, *capsys.readouterr()
+
+        return call
+
+    def run(self, directory: Path, rows: list[dict[str, float]], **provenance) -> Path:
+        directory.mkdir()
+        loss = "{_target_: fpo_torchrl.objectives.FPOLoss}"
+        (directory / "config.yaml").write_text(f"task: X\nseed: 0\ntotal_frames: 2560\nloss: {loss}\n")
+        (directory / "provenance.json").write_text(json.dumps({"status": "running", **provenance}))
+        metrics = MetricsCSV(directory / "metrics.csv")
+        for row in rows:
+            metrics.log(row)
+        return directory
+
+    def test_a_healthy_run(self, command, tmp_path):
+        run = self.run(tmp_path / "run", run_of())
+        assert command(run)[:2] == (0, f"{run}: unfinished, 2560 of 2560 frames, return 49\n  nothing found\n")
+
+    def test_findings_and_the_error_of_a_diverged_run(self, command, tmp_path):
+        self.run(tmp_path / "a", run_of(3), status="diverged", error="NonFiniteError: loss_critic became NaN")
+        self.run(tmp_path / "b", run_of(**SICK["drop"][0]))
+        code, out, _ = command(tmp_path)
+        assert code == 1
+        assert "a: diverged, 192 of 2560 frames, return 12\n  diverged: NonFiniteError: loss_critic became NaN" in out
+        assert "b: unfinished, 2560 of 2560 frames, return 60\n  drop at frame 2560: " in out
+
+    def test_no_run(self, command, tmp_path):
+        assert command(tmp_path)[0] == 0
+        code, _, err = command(tmp_path / "none")
+        assert code == 2
+        assert "none is not a directory: expected one with runs" in err
