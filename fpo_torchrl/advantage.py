@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
+from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
-from fpo_torchrl.functional import brax_advantage
+from fpo_torchrl.functional import brax_advantage, group_advantage
 
 
 class GAE:
@@ -89,3 +90,57 @@ class BraxGAE(GAE):
             self.gamma,
             self.lmbda,
         )
+
+
+class GroupAdvantage:
+    """Advantage of each action among a group drawn for the same observation: GRPO's, without a critic.
+
+    For actions that earn their reward at once, such as the samples of a pretrained generative model; the equation is
+    :func:`~fpo_torchrl.functional.group_advantage` (arXiv 2402.03300). Where trajectories arrive one by one in a
+    replay buffer, TorchRL's ``MCAdvantage`` gathers the groups.
+
+    Keys: reads the reward ``[*batch, group, 1]``; writes ``"advantage"`` of that shape. Train with
+    ``FPOLoss(actor, normalize_advantage=False)``: the advantages are normalised already, and normalising
+    them again would take the shift back.
+
+    Args:
+        non_negative (bool): shift each group by a constant so that its worst member has advantage 0. The actions
+            then are a weighted data set for flow matching, which takes no negative weights (FPO, arXiv 2507.21053,
+            appendix A.1.4).
+        reward_key: where the reward is.
+
+    Raises:
+        KeyError: in a batch without the reward. ValueError: for a reward of another shape, or groups of one.
+
+    >>> from tensordict import TensorDict
+    >>> reward = torch.tensor([[[0.0], [1.0], [1.0], [2.0]]])
+    >>> batch = TensorDict({"next": {"reward": reward}}, batch_size=(1, 4))
+    >>> GroupAdvantage()(batch)["advantage"].flatten()
+    tensor([-1.4142,  0.0000,  0.0000,  1.4142])
+    """
+
+    def __init__(self, *, non_negative: bool = False, reward_key: NestedKey = ("next", "reward")) -> None:
+        self.non_negative = non_negative
+        self.reward_key = reward_key
+
+    @torch.no_grad()
+    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
+        """Add the advantage to ``batch`` ``[*batch, group]``, in place."""
+        reward = batch.get(self.reward_key, None)
+        if reward is None:
+            raise KeyError(
+                f"the batch lacks {self.reward_key!r}; it holds {sorted(map(str, batch.keys(True, True)))}. Write the "
+                "reward of each action there, or give its reward_key"
+            )
+        expected = (*batch.batch_size, 1)
+        if not batch.batch_size or reward.shape != expected:
+            raise ValueError(
+                f"a group is the last dimension of the batch: expected batch_size [*batch, group] and a reward of that "
+                f"shape and 1, got batch_size {list(batch.batch_size)} and a reward {list(reward.shape)}"
+            )
+        if batch.batch_size[-1] < 2:
+            raise ValueError("a group of one action has no advantage over itself: draw at least 2 per observation")
+        advantage = group_advantage(reward)
+        if self.non_negative:
+            advantage = advantage - advantage.amin(-2, keepdim=True)
+        return batch.set("advantage", advantage)

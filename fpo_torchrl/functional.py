@@ -145,3 +145,12 @@ def brax_advantage(
     target = value + gae
     next_target = torch.cat([target[..., 1:, :], next_value[..., -1:, :]], -2)
     return (reward + discount * next_target - value) * keep, target
+
+
+def group_advantage(reward: Float[Tensor, "*batch group 1"]) -> Float[Tensor, "*batch group 1"]:
+    """How much better each member of a group did than the group, in its standard deviations; 0 where all did alike.
+
+    Source: GRPO, arXiv 2402.03300, section 4.1.2 (outcome supervision). The standard deviation is the population's.
+    """
+    spread = reward.std(-2, correction=0, keepdim=True)
+    return (reward - reward.mean(-2, keepdim=True)) / spread.clamp_min(1e-6)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import scipy.stats
 import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.objectives.value import GAE as TorchRLGAE
 
-from fpo_torchrl.advantage import GAE, BraxGAE
+from fpo_torchrl import FPOLoss
+from fpo_torchrl.advantage import GAE, BraxGAE, GroupAdvantage
 
 
 @pytest.fixture
@@ -120,3 +122,71 @@ class TestBraxGAE:
     def test_the_reward_scale_multiplies_rewards_only(self, critic):
         batch = BraxGAE(critic, gamma=0.5, lmbda=0.5, reward_scale=3.0)(rollouts())
         assert batch["advantage"][1, 1:].flatten().tolist() == [3 - 2.0, 3 + 6.0 / 2 - 5]
+
+
+def groups(reward: torch.Tensor) -> TensorDict:
+    """Actions in groups, of which only the reward matters."""
+    return TensorDict({"next": {"reward": reward}}, batch_size=reward.shape[:-1])
+
+
+class TestGroupAdvantage:
+    def test_by_hand(self):
+        # means 2 and 0; standard deviations sqrt((4 + 0 + 0 + 4) / 4) and 3
+        reward = torch.tensor([[0.0, 2.0, 2.0, 4.0], [-3.0, 3.0, -3.0, 3.0]]).unsqueeze(-1)
+        advantage = GroupAdvantage()(groups(reward))["advantage"].squeeze(-1)
+        expected = torch.tensor([[-(2**0.5), 0.0, 0.0, 2**0.5], [-1.0, 1.0, -1.0, 1.0]])
+        torch.testing.assert_close(advantage, expected)
+
+    def test_equals_scipys_z_score_along_the_group(self):
+        reward = torch.randn(3, 5, 7, 1, dtype=torch.float64)
+        advantage = GroupAdvantage()(groups(reward))["advantage"]
+        torch.testing.assert_close(advantage, torch.from_numpy(scipy.stats.zscore(reward.numpy(), axis=-2)))
+
+    def test_a_group_that_did_alike_teaches_nothing(self):
+        reward = torch.full((2, 1000, 1), 0.1)
+        reward[1, 0] = 0.2
+        alike, apart = GroupAdvantage()(groups(reward))["advantage"]
+        assert alike.abs().max() < 0.02
+        assert apart[0] > 30
+
+    def test_the_shift_makes_the_worst_of_each_group_zero_and_keeps_the_differences(self):
+        reward = torch.randn(6, 8, 1)
+        plain = GroupAdvantage()(groups(reward))["advantage"]
+        shifted = GroupAdvantage(non_negative=True)(groups(reward))["advantage"]
+        assert shifted.amin(-2).eq(0).all()
+        torch.testing.assert_close(shifted.diff(dim=-2), plain.diff(dim=-2))
+
+    def test_the_reward_may_be_kept_under_another_key(self):
+        batch = TensorDict(score=torch.tensor([[0.0], [1.0]]), batch_size=2)
+        assert GroupAdvantage(reward_key="score")(batch)["advantage"].flatten().tolist() == [-1.0, 1.0]
+
+    def test_it_trains_an_actor_without_a_critic_toward_the_reward(self, make_actor):
+        """Every action of one observation; the reward is the action's first coordinate."""
+        actor = make_actor()
+        loss = FPOLoss(actor, normalize_advantage=False)
+        optimizer = torch.optim.Adam(loss.parameters(), lr=3e-3)
+        means = []
+        for _ in range(15):
+            with torch.no_grad():
+                batch = actor(TensorDict(observation=torch.zeros(256, 3), batch_size=256))
+            means.append(batch["action"][:, 0].mean().item())
+            batch["next", "reward"] = batch["action"][:, :1]
+            batch = GroupAdvantage()(batch)
+            for _ in range(4):
+                optimizer.zero_grad()
+                loss(batch)["loss_objective"].backward()
+                optimizer.step()
+        assert means[-1] > means[0] + 0.2
+
+    @pytest.mark.parametrize(
+        ("batch", "error", "message"),
+        [
+            (TensorDict(reward=torch.zeros(4, 1), batch_size=4), KeyError, r"lacks \('next', 'reward'\).*reward_key"),
+            (groups(torch.zeros(4, 1, 1)), ValueError, "draw at least 2"),
+            (TensorDict(next=TensorDict(reward=torch.zeros(4)), batch_size=4), ValueError, r"a reward \[4\]"),
+            (TensorDict(next=TensorDict(reward=torch.zeros(4, 1))), ValueError, r"batch_size \[\]"),
+        ],
+    )
+    def test_a_batch_that_is_no_group_is_refused(self, batch, error, message):
+        with pytest.raises(error, match=message):
+            GroupAdvantage()(batch)
