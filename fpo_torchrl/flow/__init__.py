@@ -1,5 +1,6 @@
-"""The flow itself: path, times, (noise, time) pairs, start noise, targets and solvers. Imports torch only."""
+"""The flow itself: path, times, (noise, time) pairs, start noise, targets, solvers, exact flows. Imports torch only."""
 
+from fpo_torchrl.flow.marginal import MarginalFlow
 from fpo_torchrl.flow.noise import FixedNoise, RandomNoise, StartNoise, ZeroNoise
 from fpo_torchrl.flow.pairs import AntitheticPairs, IndependentPairs, PairSampler
 from fpo_torchrl.flow.path import LinearPath
@@ -20,6 +21,7 @@ __all__ = [
     "IndependentPairs",
     "LinearPath",
     "LogitNormalTime",
+    "MarginalFlow",
     "Midpoint",
     "NoiseTarget",
     "NoisyEuler",
