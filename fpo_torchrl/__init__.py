@@ -28,7 +28,7 @@ from fpo_torchrl.flow import (
     VelocityTarget,
     ZeroNoise,
 )
-from fpo_torchrl.modules import DenoisingActor, FlowActor, ObservationNormalizer, ValueMLP, VelocityMLP
+from fpo_torchrl.modules import DenoisingActor, FlowActor, FlowPolicy, ObservationNormalizer, ValueMLP, VelocityMLP
 from fpo_torchrl.objectives import ASPO, SPO, CFMLoss, Clamp, Clip, DenoisingMDPLoss, FPOLoss
 
 __version__ = "0.1.0"
@@ -50,6 +50,7 @@ __all__ = [
     "FPOLoss",
     "FixedNoise",
     "FlowActor",
+    "FlowPolicy",
     "GridTime",
     "Heun",
     "IndependentPairs",

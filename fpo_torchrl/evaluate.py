@@ -10,15 +10,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fpo_torchrl.builders import ConfigError, build, build_agent
-from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import COMPONENTS
 from fpo_torchrl.evaluation import START_NOISES, evaluate, record
 from fpo_torchrl.files import write_json
 from fpo_torchrl.flow import Solver
 from fpo_torchrl.modules.sampler import FlowSampler
-from fpo_torchrl.run import EVALUATION_SEED, load_run_config
+from fpo_torchrl.run import EVALUATION_SEED
+from fpo_torchrl.trained import load_policy, task_env
 
 SOLVERS = COMPONENTS["actor/solver"]
 
@@ -73,23 +73,15 @@ def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | N
 
 def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     """Evaluate every combination of solver, steps and noise; prints a table and returns its rows."""
-    run_cfg = load_run_config(run_dir)
     for noise in as_list(cfg.noise):
         if noise not in START_NOISES:
             raise ConfigError(f"noise: unknown start noise {noise!r}, known are {', '.join(START_NOISES)}")
     if cfg.episodes < 1:
         raise ConfigError(f"episodes={cfg.episodes} is out of range: it must be at least 1")
-    tree: Any = OmegaConf.to_container(run_cfg, resolve=True)
-
-    def make_env(num_envs: int) -> Any:
-        node = {**tree["env"], "spread_episodes": False}
-        return build(node, "env", task=run_cfg.task, num_envs=num_envs, device=cfg.device or run_cfg.device, seed=0)
-
-    env = make_env(cfg.episodes)
-    actor = build_agent(tree, env).actor
-    path = Checkpointer(run_dir, actor=actor).load(cfg.checkpoint)
+    policy = load_policy(run_dir, num_envs=cfg.episodes, device=cfg.device, checkpoint=cfg.checkpoint)
+    actor, env, task = policy.actor, policy.env, policy.cfg.task
     solvers = [solver_of(actor, *pair) for pair in itertools.product(as_list(cfg.solvers), as_list(cfg.steps))]
-    print(f"{run_cfg.task}, {path}")
+    print(f"{task}, {policy.checkpoint}")
     print(f"  {'solver':<42} {'noise':<7} {'return':>9}   {'95 % interval':<20} {f'ms for {cfg.episodes} actions':>18}")
     rows = []
     for solver, noise in itertools.product(solvers, as_list(cfg.noise)):
@@ -100,9 +92,9 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         interval = f"[{low:.1f}, {high:.1f}]"
         print(f"  {label:<42} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.policy_s * 1e3:>18.3f}")
         if cfg.render is not None and len(rows) == 1:
-            seed = cfg.seed + EVALUATION_SEED
-            recorded = record(actor, make_env(1), cfg.render, noise=noise, solver=solver, seed=seed)
-            print(f"  recorded {recorded}" if recorded is not None else f"  {run_cfg.task} cannot draw itself")
+            one, seed = task_env(policy.cfg, 1, cfg.device), cfg.seed + EVALUATION_SEED
+            recorded = record(actor, one, cfg.render, noise=noise, solver=solver, seed=seed)
+            print(f"  recorded {recorded}" if recorded is not None else f"  {task} cannot draw itself")
     if cfg.output is not None:
         write_json(Path(cfg.output), rows)
     return rows

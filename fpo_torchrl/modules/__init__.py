@@ -4,6 +4,7 @@ from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.denoising import DenoisingActor
 from fpo_torchrl.modules.likelihood import FlowLikelihood, PathLikelihood
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
+from fpo_torchrl.modules.policy import FlowPolicy
 from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.modules.velocity import (
     CosSinTimeEmbedding,
@@ -18,6 +19,7 @@ __all__ = [
     "DenoisingActor",
     "FlowActor",
     "FlowLikelihood",
+    "FlowPolicy",
     "FlowSampler",
     "FourierTimeEmbedding",
     "IdentityTimeEmbedding",

@@ -142,8 +142,14 @@ class FlowSampler(TensorDictModuleBase):
 
     def observations(self, tensordict: TensorDictBase) -> list[Tensor]:
         """The inputs of ``velocity_net`` under ``in_keys``, normalised."""
-        observations = [tensordict.get(key) for key in self.in_keys]
-        return observations if self.normalizer is None else [self.normalizer(observations[0])]
+        return self._normalized([tensordict.get(key) for key in self.in_keys])
+
+    def act(self, observations: Sequence[Tensor], noise: Tensor) -> Tensor:
+        """The action ``[*batch, act]`` that the solver carries ``noise`` ``[*batch, act]`` to, of plain tensors.
+
+        ``observations`` are those under ``in_keys``, before normalisation, with the same ``*batch``.
+        """
+        return self._squashed(self.solver(self._field(self._normalized(observations)), noise))
 
     def unsquash(self, action: Tensor) -> Tensor:
         """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
@@ -151,6 +157,9 @@ class FlowSampler(TensorDictModuleBase):
             return action
         unit = (action - self._centre) / self._half_range
         return torch.atanh(unit.clamp(-0.999, 0.999)) if self.squash == "tanh" else unit
+
+    def _normalized(self, observations: Sequence[Tensor]) -> list[Tensor]:
+        return [*observations] if self.normalizer is None else [self.normalizer(observations[0])]
 
     def _flow(self, tensordict: TensorDictBase, observations: list[Tensor]) -> list[Tensor]:
         """The points ``[*batch, act]`` that the flow passes, from noise to the action before squashing."""

@@ -1,0 +1,111 @@
+"""``fpo-export``: the policy of a run as one file that runs without this package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fpo_torchrl
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.evaluate import SOLVERS, solver_of
+from fpo_torchrl.flow import FixedNoise, StartNoise, ZeroNoise
+from fpo_torchrl.modules import FlowPolicy, FlowSampler
+from fpo_torchrl.trained import TrainedPolicy, load_policy
+
+from .formats import FORMATS
+from .write import export_policy
+
+NOISES: dict[str, StartNoise | None] = {"zero": ZeroNoise(), "fixed": FixedNoise(), "input": None}
+NUM_COPIES, NUM_STEPS = 100, 10
+"""The environment's copies and steps that give the observations on which file and actor are compared."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    deterministic = [name for name, solver in SOLVERS.items() if type(solver().without_noise()) is solver]
+    parser = argparse.ArgumentParser(
+        prog="fpo-export",
+        description="Write a run's policy as one file, from raw observation to action: normaliser, flow and squashing. "
+        "The file is compared with the policy before it is kept.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="directory of a run of a flow policy")
+    parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
+    parser.add_argument("--solver", choices=deterministic, help="default: the one it was trained with, without noise")
+    parser.add_argument("--steps", type=int, help="number of solver steps; default: as in training")
+    parser.add_argument(
+        "--noise",
+        choices=NOISES,
+        default="zero",
+        help="start noise of the flow: zero or one fixed draw make a deterministic policy, input makes the noise a "
+        "second input; default: %(default)s",
+    )
+    parser.add_argument("--checkpoint", help="path of a checkpoint; default: the newest of the run")
+    parser.add_argument("--out", type=Path, help="file to write; default: policy.<suffix> in the run's directory")
+    return parser
+
+
+def example_inputs(policy: TrainedPolicy, *, with_noise: bool) -> dict[str, Tensor]:
+    """Observations ``[batch, size]`` of random actions in the policy's task, and start noise for each."""
+    actor = policy.actor
+    torch.manual_seed(0)
+    batch = policy.env.rollout(NUM_STEPS, break_when_any_done=False).reshape(-1)
+    inputs = {str(key): batch[key] for key in actor.in_keys}
+    return inputs | ({"noise": torch.randn(len(batch), actor.action_dim)} if with_noise else {})
+
+
+def export_run(
+    run_dir: Path,
+    out: Path | None = None,
+    *,
+    format: str = "onnx",
+    solver: str | None = None,
+    steps: int | None = None,
+    noise: str = "zero",
+    checkpoint: str | None = None,
+) -> Path:
+    """Export the policy of a run and say what was written; returns its path.
+
+    Raises:
+        ConfigError: for wrong settings, a run of a Gaussian, or an export that does not agree with the policy.
+        CheckpointError: if the run cannot be read.
+    """
+    trained = load_policy(run_dir, num_envs=NUM_COPIES, device="cpu", checkpoint=checkpoint)
+    actor = trained.actor
+    if not isinstance(actor, FlowSampler):
+        raise ConfigError(f"{run_dir} trained a Gaussian; fpo-export writes flow policies")
+    policy = FlowPolicy(actor, solver=solver_of(actor, solver, steps), start_noise=NOISES[noise]).eval()
+    inputs = example_inputs(trained, with_noise=noise == "input")
+    metadata: dict[str, Any] = {
+        "task": trained.cfg.task,
+        "checkpoint": trained.checkpoint.name,
+        "solver": repr(policy.actor.solver),
+        "noise": noise,
+        "inputs": {name: list(value.shape[1:]) for name, value in inputs.items()},
+        "fpo_torchrl": fpo_torchrl.__version__,
+    }
+    path = out if out is not None else run_dir / f"policy{FORMATS[format].suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    error = export_policy(policy, inputs, path, format=format, metadata=metadata)
+    num_observations = NUM_COPIES * NUM_STEPS
+    print(f"{trained.cfg.task}, {trained.checkpoint}")
+    print(f"  {policy.actor.solver}, {noise} noise; inputs {', '.join(inputs)}")
+    print(f"  differs from the actor by at most {error:.1e} on {num_observations} observations")
+    print(f"  {path} ({path.stat().st_size / 1024:.0f} KiB)")
+    return path
+
+
+def main() -> None:
+    """Export as the command line says."""
+    arguments = parser().parse_args()
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("run", "out")}
+    with friendly_errors():
+        export_run(arguments.run, arguments.out, **settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The policy that a run trained, restored from its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from tensordict.nn import TensorDictModule
+from torchrl.envs import EnvBase
+
+from fpo_torchrl.builders import build, build_agent
+from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.run import load_run_config
+
+
+@dataclass
+class TrainedPolicy:
+    """The actor of a run with the weights of ``checkpoint``, and the task it was trained on.
+
+    ``env`` is a batch of the task whose episodes are not spread, as an evaluation needs it.
+    """
+
+    cfg: DictConfig
+    actor: TensorDictModule
+    env: EnvBase
+    checkpoint: Path
+
+
+def load_policy(
+    run_dir: str | Path, *, num_envs: int = 1, device: str | None = None, checkpoint: str | None = None
+) -> TrainedPolicy:
+    """Restore the policy of a run.
+
+    Args:
+        run_dir: the run's directory.
+        num_envs (int): size of the environment batch.
+        device: default the one it was trained on.
+        checkpoint: path of a checkpoint; default the newest of the run.
+
+    Raises:
+        CheckpointError: if the directory is no run's, or its checkpoint cannot be read. ConfigError: if its
+            environment cannot be built here.
+    """
+    cfg = load_run_config(run_dir)
+    env = task_env(cfg, num_envs, device)
+    tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    actor = build_agent(tree, env).actor
+    return TrainedPolicy(cfg, actor, env, Checkpointer(run_dir, actor=actor).load(checkpoint))
+
+
+def task_env(cfg: DictConfig, num_envs: int, device: str | None = None) -> EnvBase:
+    """The environment of a run's config, with whole episodes from the start."""
+    node: Any = {**OmegaConf.to_container(cfg.env, resolve=True), "spread_episodes": False}  # pyright: ignore
+    return build(node, "env", task=cfg.task, num_envs=num_envs, device=device or cfg.device, seed=0)
