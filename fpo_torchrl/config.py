@@ -90,6 +90,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
         "rk4": flow.RK4,
         "sde": flow.EulerMaruyama,
         "noisy_euler": flow.NoisyEuler,
+        "random_steps": flow.RandomSteps,
     },
     "actor/time_sampler": {
         "grid": flow.GridTime,

@@ -85,6 +85,41 @@ class Euler(Solver):
         return x + dt * velocity(x, time)
 
 
+class RandomSteps(Euler):
+    """Euler's method with another number of steps in each call, drawn uniformly; one draw serves the whole batch.
+
+    A policy trained with it meets every discretisation of its flow, so that it may be sampled with any of them later.
+
+    Args:
+        num_steps (int): most steps of a call, at least 1.
+        min_steps (int): fewest steps of a call, between 1 and ``num_steps``.
+
+    Raises:
+        ValueError: if a number is not whole or out of range.
+    """
+
+    def __init__(self, num_steps: int = 20, min_steps: int = 1) -> None:
+        super().__init__(num_steps)
+        if not 1 <= min_steps <= num_steps or min_steps != int(min_steps):
+            raise ValueError(f"min_steps must be a whole number from 1 to num_steps={num_steps}, got {min_steps}")
+        self.min_steps = int(min_steps)
+
+    def points(self, velocity: VelocityField, x: Tensor) -> list[Tensor]:
+        """Every point on the way from ``x`` at time 0 to time 1: one more than the number of steps drawn."""
+        return self.with_steps(int(torch.randint(self.min_steps, self.num_steps + 1, ()))).points(velocity, x)
+
+    def with_steps(self, num_steps: int) -> Solver:
+        """Euler's method with a fixed number of steps."""
+        return Euler(num_steps)
+
+    def without_noise(self) -> Solver:
+        """Euler's method with ``num_steps`` steps."""
+        return Euler(self.num_steps)
+
+    def __repr__(self) -> str:
+        return f"RandomSteps(num_steps={self.num_steps}, min_steps={self.min_steps})"
+
+
 class NoisyEuler(Euler):
     """Euler's method with Gaussian noise of one size added to each step, the last included.
 

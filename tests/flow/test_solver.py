@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
 
 import pytest
 import torch
 
-from fpo_torchrl import RK4, Euler, EulerMaruyama, GridTime, Heun, Midpoint, NoisyEuler
+from fpo_torchrl import RK4, Euler, EulerMaruyama, GridTime, Heun, Midpoint, NoisyEuler, RandomSteps
 
 DETERMINISTIC = [Euler, Midpoint, Heun, RK4]
 
@@ -153,3 +154,20 @@ def test_noisy_euler_adds_independent_noise_to_every_step():
 def test_noisy_euler_without_noise_is_refused(noise_std):
     with pytest.raises(ValueError, match=f"noise_std must be positive, got {noise_std}; without noise use Euler"):
         NoisyEuler(noise_std=noise_std)
+
+
+def test_random_steps_are_uniform_and_each_call_is_euler():
+    """Of dx/dt = x, n Euler steps lead from 1 to (1 + 1/n)^n, which tells n."""
+    solver, steps_by_end = RandomSteps(5, min_steps=2), {round((1 + 1 / n) ** n, 5): n for n in range(1, 7)}
+    ends = [solver(lambda x, t: x, torch.ones(1, dtype=torch.float64)).item() for _ in range(2000)]
+    counts = Counter(steps_by_end[round(end, 5)] for end in ends)
+    assert sorted(counts) == [2, 3, 4, 5]
+    assert min(counts.values()) > 400  # of 500 expected
+    assert repr(solver.without_noise()) == "Euler(num_steps=5)"
+    assert repr(solver.with_steps(9)) == "Euler(num_steps=9)"
+
+
+@pytest.mark.parametrize("min_steps", [0, 6, 1.5])
+def test_a_range_of_steps_that_makes_no_sense_is_refused(min_steps):
+    with pytest.raises(ValueError, match=f"min_steps must be a whole number from 1 to num_steps=5, got {min_steps}"):
+        RandomSteps(5, min_steps=min_steps)
