@@ -7,6 +7,8 @@ trained apart, gives the chosen digit. A second classifier, which the reward nev
 Needs scikit-learn: ``pip install 'fpo-torchrl[examples]'``.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import argparse
