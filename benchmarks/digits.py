@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--digit", type=int, choices=range(10), default=3, help="what to reinforce; default 3")
     parser.add_argument("--updates", type=int, default=NUM_UPDATES, help=f"default {NUM_UPDATES}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("digits"), help="directory for pictures and digits.json")
+    parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="directory for pictures and numbers")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
