@@ -31,6 +31,10 @@ from fpo_torchrl.flow import (
 )
 from fpo_torchrl.modules import DenoisingActor, FlowActor, FlowPolicy, ObservationNormalizer, ValueMLP, VelocityMLP
 from fpo_torchrl.objectives import ASPO, SPO, CFMLoss, Clamp, Clip, DenoisingMDPLoss, FPOLoss
+from fpo_torchrl.torchrl_configs import register
+
+register()
+del register
 
 __version__ = "0.1.0"
 
