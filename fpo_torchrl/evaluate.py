@@ -14,9 +14,9 @@ from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import COMPONENTS
 from fpo_torchrl.evaluation import START_NOISES, evaluate, record
-from fpo_torchrl.files import write_json
 from fpo_torchrl.flow import Solver
 from fpo_torchrl.modules.sampler import FlowSampler
+from fpo_torchrl.report.samplers import WRITERS, draw_samplers, writer_of
 from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import load_policy, task_env
 
@@ -32,7 +32,8 @@ USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of
   device=cpu             default: the device it was trained on
   checkpoint=PATH        default: the newest of the run
   render=PATH.gif        also record an episode with the first combination
-  output=PATH.json       also write the numbers to a file
+  output=[T.csv,T.md]    also write the numbers to files, as {", ".join(WRITERS)}
+  plot=PATH.png          also draw return and latency over the steps of a flow policy
 """
 
 
@@ -48,12 +49,13 @@ class EvalConfig:
     device: str | None = None
     checkpoint: str | None = None
     render: str | None = None
-    output: str | None = None
+    output: Any = field(default_factory=list)
+    plot: str | None = None
 
 
 def as_list(value: Any) -> list[Any]:
     """A single value, or a list of them, as a list."""
-    return list(value) if OmegaConf.is_list(value) else [value]
+    return list(value) if OmegaConf.is_list(value) or isinstance(value, list) else [value]
 
 
 def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | None:
@@ -71,6 +73,14 @@ def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | N
         raise ConfigError(f"steps: {error}") from error
 
 
+def sampler_columns(solver: Solver | None) -> dict[str, Any]:
+    """What tables and pictures say of a solver: its name, its steps, and velocity evaluations for an action."""
+    if solver is None:
+        return {"name": "Gaussian", "steps": 0, "evaluations": 0}
+    evaluations = solver.num_steps * solver.stages
+    return {"name": type(solver).__name__, "steps": solver.num_steps, "evaluations": evaluations}
+
+
 def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     """Evaluate every combination of solver, steps and noise; prints a table and returns its rows."""
     for noise in as_list(cfg.noise):
@@ -78,16 +88,20 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
             raise ConfigError(f"noise: unknown start noise {noise!r}, known are {', '.join(START_NOISES)}")
     if cfg.episodes < 1:
         raise ConfigError(f"episodes={cfg.episodes} is out of range: it must be at least 1")
+    writers = {Path(path): writer_of(path) for path in as_list(cfg.output)}
     policy = load_policy(run_dir, num_envs=cfg.episodes, device=cfg.device, checkpoint=cfg.checkpoint)
     actor, env, task = policy.actor, policy.env, policy.cfg.task
+    if cfg.plot is not None and not isinstance(actor, FlowSampler):
+        raise ConfigError("plot draws the samplers of a flow policy; this run trained a Gaussian")
     solvers = [solver_of(actor, *pair) for pair in itertools.product(as_list(cfg.solvers), as_list(cfg.steps))]
     print(f"{task}, {policy.checkpoint}")
     print(f"  {'solver':<42} {'noise':<7} {'return':>9}   {'95 % interval':<20} {f'ms for {cfg.episodes} actions':>18}")
     rows = []
     for solver, noise in itertools.product(solvers, as_list(cfg.noise)):
         result = evaluate(actor, env, noise=noise, solver=solver, seed=cfg.seed + EVALUATION_SEED)
-        label = repr(solver if solver is not None else getattr(actor, "solver", "Gaussian"))
-        rows.append({"solver": label, "noise": noise, **result.as_dict()})
+        used = solver if solver is not None else getattr(actor, "solver", None)
+        label = repr(used) if used is not None else "Gaussian"
+        rows.append({"solver": label, **sampler_columns(used), "noise": noise, **result.as_dict()})
         low, high = result.interval
         interval = f"[{low:.1f}, {high:.1f}]"
         print(f"  {label:<42} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.policy_s * 1e3:>18.3f}")
@@ -95,8 +109,11 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
             one, seed = task_env(policy.cfg, 1, cfg.device), cfg.seed + EVALUATION_SEED
             recorded = record(actor, one, cfg.render, noise=noise, solver=solver, seed=seed)
             print(f"  recorded {recorded}" if recorded is not None else f"  {task} cannot draw itself")
-    if cfg.output is not None:
-        write_json(Path(cfg.output), rows)
+    for path, write in writers.items():
+        write(path, rows)
+        print(f"  {path}")
+    if cfg.plot is not None:
+        print(f"  {draw_samplers(rows, cfg.plot, title=task)}")
     return rows
 
 

@@ -1,10 +1,36 @@
-"""The picture of a run: what it earned, and how far its updates went."""
+"""What all pictures share, and that of a run: what it earned, and how far its updates went."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fpo_torchrl.loggers import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+"""Of Okabe and Ito, which colour-blind readers tell apart."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure that needs no display; sizes in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Axes) -> None:
+    """The look that all axes share."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9)
 
 
 def draw_learning_curve(metrics: str | Path, path: str | Path, *, title: str) -> Path:
@@ -13,12 +39,8 @@ def draw_learning_curve(metrics: str | Path, path: str | Path, *, title: str) ->
     Args:
         metrics: the CSV file. path: where to write the PNG. title: above the picture.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = read_metrics(metrics)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 3.6)
     returns, ratios = figure.subplots(1, 2)
 
     def curve(axes, name: str, **style) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import resource
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from PIL import Image
 
 from fpo_torchrl import EulerMaruyama, FlowActor, VelocityMLP, evaluate, train
 from fpo_torchrl.cli import friendly_errors
@@ -150,6 +152,24 @@ class TestFpoEval:
             assert row["solver"] in out
             assert len(row["returns"]) == 2
 
+    def test_tables_and_a_picture(self, command, run_dir, tmp_path):
+        paths = [tmp_path / name for name in ("table.csv", "table.md", "table.json", "samplers.png")]
+        settings = ("solvers=[euler,rk4]", "steps=[1,3]", "episodes=2", f"output=[{','.join(map(str, paths[:3]))}]")
+        code, out, _ = command(evaluate.main, run_dir, *settings, f"plot={paths[3]}")
+        assert code == 0
+        assert all(str(path) in out for path in paths)
+        rows = list(csv.DictReader(paths[0].open()))
+        assert [(row["name"], row["steps"], row["evaluations"]) for row in rows[::2]] == [
+            *(("Euler", "1", "1"), ("Euler", "3", "3"), ("RK4", "1", "4"), ("RK4", "3", "12"))
+        ]
+        returns = [row["returns"] for row in json.loads(paths[2].read_text())]
+        assert [float(row["mean"]) for row in rows] == pytest.approx([sum(it) / 2 for it in returns])
+        lines = paths[1].read_text().splitlines()
+        assert len(lines) == 2 + len(rows)
+        assert lines[2].startswith(f"| Euler | 1 | random | {float(rows[0]['mean']):.1f} | [")
+        with Image.open(paths[3]) as picture:
+            assert min(picture.size) > 300
+
     def test_by_default_the_newest_checkpoint_and_its_own_solver(self, command, run_dir):
         code, out, _ = command(evaluate.main, run_dir, "episodes=2")
         assert code == 0
@@ -198,6 +218,7 @@ class TestFpoEval:
             (["noise=pink"], 2, "noise: unknown start noise 'pink', known are random, zero, fixed"),
             (["solvers=[euler,dopri]"], 2, "unknown solver 'dopri', known are euler, heun, midpoint, rk4, sde"),
             (["steps=0"], 2, "steps: num_steps"),
+            (["output=table.txt"], 2, "output=table.txt must end in .json, .csv, .md"),
             (["episodes=0"], 2, "episodes=0 is out of range"),
             (["episodes=few"], 2, "episodes"),
             (["step=3"], 2, "step"),
@@ -223,6 +244,9 @@ class TestFpoEval:
         code, _, err = command(evaluate.main, tmp_path, "solvers=heun")
         assert code == 2
         assert "this run trained a Gaussian" in err
+        code, _, err = command(evaluate.main, tmp_path, "plot=samplers.png")
+        assert code == 2
+        assert "plot draws the samplers of a flow policy" in err
         code, out, _ = command(evaluate.main, tmp_path, "episodes=2")
         assert code == 0
         assert "Gaussian" in out

@@ -18,8 +18,9 @@ from PIL import Image
 
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.loggers import MetricsCSV
+from fpo_torchrl.plots import COLOURS
 from fpo_torchrl.report import command, statistics
-from fpo_torchrl.report.figures import COLOURS, draw_curves
+from fpo_torchrl.report.figures import draw_curves
 from fpo_torchrl.report.runs import Results, differing_settings, read_results, read_run
 from fpo_torchrl.report.statistics import (
     estimate,

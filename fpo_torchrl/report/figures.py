@@ -1,4 +1,4 @@
-"""The pictures of a report. Colours are those of Okabe and Ito, which colour-blind readers tell apart."""
+"""The pictures of a report."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+
+from fpo_torchrl.plots import COLOURS, new_figure, tidy
 
 from .runs import Results
 from .statistics import Estimate, estimate, mean_curve, profile
 from .tables import plural
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLES = ("-", "--", "-.", ":")
 CURVES = {
     "random": ("return", "return of training episodes"),
@@ -26,27 +26,12 @@ CURVES = {
 MAX_COLUMNS = 4
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure that needs no display; sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def styles(labels: list[str]) -> dict[str, dict[str, Any]]:
     """Colour and line of each algorithm, the same in every picture."""
     return {
         label: {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS) % len(STYLES)]}
         for i, label in enumerate(labels)
     }
-
-
-def tidy(axes: Axes) -> None:
-    """The look that all axes share."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
 
 
 def draw_curves(results: Results, path: Path, *, max_return: float) -> None:

@@ -1,0 +1,91 @@
+"""What ``fpo-eval`` leaves behind: a table and a picture of one policy under many samplers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.files import write_json, write_whole
+from fpo_torchrl.plots import COLOURS, new_figure, tidy
+
+Rows = Sequence[Mapping[str, Any]]
+COLUMNS = ("name", "steps", "evaluations", "noise", "mean", "low", "high", "policy_s")
+"""Of a CSV: the sampler, velocity evaluations for an action, return with its interval, seconds for a policy call."""
+LINES = {"random": "-", "zero": "--", "fixed": ":"}
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    """One line for each sampler, without the returns of single episodes."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_whole(path, text.getvalue())
+
+
+def write_markdown(path: Path, rows: Rows) -> None:
+    """The same as a table in Markdown, rounded."""
+    lines = ["| solver | steps | start noise | return | 95 % interval | ms for a call |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        interval = f"[{row['low']:.1f}, {row['high']:.1f}]"
+        cells = (
+            row["name"],
+            row["steps"],
+            row["noise"],
+            f"{row['mean']:.1f}",
+            interval,
+            f"{1e3 * row['policy_s']:.2f}",
+        )
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+WRITERS: dict[str, Callable[[Path, Rows], None]] = {
+    ".json": lambda path, rows: write_json(path, [*rows]),
+    ".csv": write_csv,
+    ".md": write_markdown,
+}
+
+
+def writer_of(path: str | Path) -> Callable[[Path, Rows], None]:
+    """What writes a table of the kind that the ending of ``path`` names; ``ConfigError`` for another ending."""
+    suffix = Path(path).suffix
+    if suffix not in WRITERS:
+        raise ConfigError(f"output={path} must end in {', '.join(WRITERS)}")
+    return WRITERS[suffix]
+
+
+def draw_samplers(rows: Rows, path: str | Path, *, title: str) -> Path:
+    """Draw return and latency over the number of steps, a line for each solver and start noise.
+
+    Args:
+        rows: of ``fpo-eval``, all of a flow policy. path: where to write the PNG. title: above the picture.
+    """
+    figure = new_figure(9, 3.8)
+    returns, latency = figure.subplots(1, 2)
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    ordered = sorted(rows, key=lambda row: (names.index(row["name"]), row["noise"], row["steps"]))
+    for (name, noise), group in groupby(ordered, key=lambda row: (row["name"], row["noise"])):
+        line = [*group]
+        steps, look = [row["steps"] for row in line], {"color": COLOURS[names.index(name)], "linestyle": LINES[noise]}
+        returns.plot(steps, [row["mean"] for row in line], marker="o", markersize=3.5, label=f"{name}, {noise}", **look)
+        low, high = [row["low"] for row in line], [row["high"] for row in line]
+        returns.fill_between(steps, low, high, color=look["color"], alpha=0.1, linewidth=0)
+        latency.plot(steps, [1e3 * row["policy_s"] for row in line], marker="o", markersize=3.5, **look)
+    returns.set(ylabel="return of an episode")
+    latency.set(ylabel="milliseconds for a policy call", yscale="log")
+    for axes in (returns, latency):
+        axes.set(xlabel="solver steps", xscale="log")
+        steps = sorted({row["steps"] for row in rows})
+        axes.set_xticks(steps, [str(it) for it in steps])
+        axes.minorticks_off()
+        tidy(axes)
+    figure.legend(loc="outside right center", fontsize=8, title="solver, start noise", title_fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    return Path(path)
