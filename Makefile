@@ -1,5 +1,6 @@
 # make train   trains FPO on a MuJoCo task on this machine's CPU; ARGS="task=PointMass seed=1" passes overrides
 # make test    runs the tests
+# make gridworld   trains FPO and a Gaussian on GridWorld and draws both; LAYOUT=cshape chooses another of its worlds
 # make check   runs linter, formatter and type checker
 # Each command creates .venv and installs what it needs first.
 
@@ -7,11 +8,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+LAYOUT ?= two_walls
 
-.PHONY: train test check install clean
+.PHONY: train gridworld test check install clean
 
 train: install
 	$(BIN)/fpo-train $(ARGS)
+
+# Both at once, one on each core; what the Gaussian prints is shown if it fails.
+gridworld: install
+	@out=runs/gridworld_$$(date +%Y-%m-%d_%H-%M-%S); mkdir -p $$out; \
+	$(BIN)/fpo-train experiment=gridworld_ppo task=gridworld/$(LAYOUT) $(ARGS) run_dir=$$out/ppo progress=false \
+		>$$out/ppo.log 2>&1 & gaussian=$$!; \
+	$(BIN)/fpo-train experiment=gridworld task=gridworld/$(LAYOUT) $(ARGS) run_dir=$$out/fpo && \
+	{ wait $$gaussian || { cat $$out/ppo.log; exit 1; }; } && \
+	$(BIN)/fpo-gridworld $$out/fpo $$out/ppo --out $$out
 
 test: install
 	$(BIN)/pytest $(ARGS)

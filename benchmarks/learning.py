@@ -3,6 +3,7 @@
     python benchmarks/learning.py                                          the control tasks, two runs at a time
     python benchmarks/learning.py --tasks ReacherEasy --seeds 5 6 --jobs 1
     python benchmarks/learning.py --only gridworld bandit probes
+    python benchmarks/learning.py --only samplers samplers_control --seeds 0 1 2
     python benchmarks/learning.py --only gpu --device cuda --jobs 1        the authors' recipe
 
 Stop it whenever you like, with Ctrl-C or by pulling the plug: the same command goes on. Finished runs are skipped,
@@ -69,6 +70,15 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "gae_per_minibatch": ("trainer.advantage_every=minibatch", "trainer.unroll_length=16"),
 }
 """The default preset with one factor changed, or a few that belong together."""
+SAMPLERS: dict[str, tuple[str, ...]] = {
+    "euler": ("actor/solver=euler", "actor.solver.num_steps=10"),
+    "heun": ("actor/solver=heun", "actor.solver.num_steps=5"),
+    "midpoint": ("actor/solver=midpoint", "actor.solver.num_steps=5"),
+    "rk4": ("actor/solver=rk4", "actor.solver.num_steps=3"),
+    "sde": ("actor/solver=sde", "actor.solver.num_steps=10"),
+    "random_steps": ("actor/solver=random_steps", "actor.solver.num_steps=20"),
+}
+"""What FPO samples its actions with while it trains, at about ten velocity evaluations for each."""
 STORED = ("config.yaml", "metrics.csv", "evaluation.json", "provenance.json", "measures.json")
 ENDED = ("finished", "diverged")
 """The states of a run that are not run again."""
@@ -95,10 +105,18 @@ SUITES = {
     "ablation": Suite(dict.fromkeys(("CartpoleBalance", "ReacherEasy"), ()), ABLATIONS),
     "gridworld": Suite(
         {"gridworld/two_walls": ()},
-        {"fpo": ("experiment=gridworld",), "ppo": ("experiment=gridworld_ppo",)},
+        {
+            "fpo": ("experiment=gridworld",),
+            "ppo": ("experiment=gridworld_ppo",),
+            "ppo_fixed_std": ("experiment=gridworld_ppo", "actor.std=0.707"),
+        },
         max_return=20.0,
-        measure=measures.saddle,
+        measure=measures.gridworld,
     ),
+    "samplers": Suite(
+        {"gridworld/two_walls": ("experiment=gridworld",)}, SAMPLERS, max_return=20.0, measure=measures.gridworld
+    ),
+    "samplers_control": Suite({"ReacherEasy": ()}, SAMPLERS),
     "bandit": Suite(
         {"bandit/bimodal": ()},
         {"fpo": ("experiment=bandit",), "ppo": ("experiment=bandit_ppo",)},

@@ -132,6 +132,13 @@ class FlowSampler(TensorDictModuleBase):
         """Draw an action for each observation and write it with what an update needs."""
         return self._write(tensordict, self._flow(tensordict, self.observations(tensordict))[-1])
 
+    def flow_points(self, tensordict: TensorDictBase) -> list[Tensor]:
+        """Draw an action for each observation and return the points ``[*batch, act]`` that its flow passes.
+
+        The first is the noise, the last the action before squashing.
+        """
+        return self._flow(tensordict, self.observations(tensordict))
+
     def for_inference(self, *, solver: Solver | None = None, start_noise: StartNoise | None = None) -> Self:
         """A view of this actor, on the same weights, that writes the action only; it may sample in another way."""
         actor = copy.copy(self)

@@ -233,6 +233,14 @@ class TestStartNoise:
         torch.testing.assert_close(actor.cfm_loss(td), td["cfm_loss"])
 
 
+def test_the_points_of_the_flow_lead_from_the_noise_to_the_action():
+    actor = FlowActor(ConstantVelocity(1.0, -2.0), Euler(4), start_noise=ZeroNoise(), squash="tanh")
+    points = torch.stack(actor.flow_points(observations(3)))
+    expected = torch.linspace(0, 1, 5)[:, None, None] * torch.tensor([1.0, -2.0])
+    torch.testing.assert_close(points, expected.expand(5, 3, 2))
+    torch.testing.assert_close(actor(observations(3))["flow_action"], points[-1])
+
+
 class TestSquash:
     """A strong constant velocity pushes the flow far out on one side or the other."""
 
