@@ -64,7 +64,9 @@ class AgentOptimizer(torch.optim.Adam):
         loss.backward()
         norms = {}
         for (name, limit), group in zip(self.limits.items(), self.param_groups, strict=True):
-            norm = nn.utils.clip_grad_norm_(group["params"], limit if limit is not None else float("inf"))
+            norm = nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
+            if limit is not None:
+                nn.utils.clip_grads_with_norm_(group["params"], limit, norm)
             norms[f"grad_norm_{name}"] = norm
         self.step()
         return norms
