@@ -103,7 +103,7 @@ def test_type_parameters_are_read_by_an_older_python(tmp_path, monkeypatch):
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "rollouts.py").write_text(
-        "from __future__ import annotations\nfrom typing import Protocol\n"
+        '"""Words."""\n\nfrom __future__ import annotations\nfrom typing import Protocol\n'
         "class Agent[TActionInfo](Protocol):\n    pass\n"
         "class Struct[TActionInfo]:\n    def rollout[TActionInfo](self, agent: Agent[TActionInfo]) -> int:\n"
         "        return 3\nOfInt = Struct[int]\n"

@@ -55,7 +55,7 @@ def make_trainer(*overrides: str) -> Trainer:
     """The trainer of ``fpo-train`` with these arguments, without its run directory."""
     cfg = compose(*overrides)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    env = build(tree["env"], "env", task=cfg.task, num_envs=cfg.num_envs, device="cpu", seed=cfg.seed)
+    env = build(tree["env"], "env", task=cfg.task, num_envs=cfg.num_envs, device=cfg.device, seed=cfg.seed)
     return build(tree["trainer"], "trainer", env=env, total_frames=cfg.total_frames, **vars(build_agent(tree, env)))
 
 

@@ -23,7 +23,7 @@ OLD_TYPE_PARAMETERS = {
     r"^(class \w+)\[(\w+)\]\(Protocol\)": r"\1(Protocol[\2])",
     r"^(class \w+)\[(\w+)\]": r"\1(__import__('typing').Generic[\2])",
     r"(def \w+)\[\w+\]\(": r"\1(",
-    r"\A(from __future__ import annotations)": r"\1\nTActionInfo = __import__('typing').TypeVar('TActionInfo')",
+    r"^(from __future__ import annotations)": r"\1\nTActionInfo = __import__('typing').TypeVar('TActionInfo')",
 }
 
 

@@ -179,7 +179,7 @@ class Suite:
         overrides = [f"task={self.args.task}", *self.device, *self.update_sizes()]
         trainer = self.trainer(PRESETS["ours"], *self.update_sizes())
         batch = random_batch(trainer)
-        pairs = [trainer.actor.flow_noise_key, trainer.actor.flow_time_key, trainer.actor.cfm_loss_key]
+        pairs = [*trainer.actor.pair_keys, trainer.actor.cfm_loss_key]
         return {
             "frames": batch.numel(),
             "peak_mb": {name: peak_mb(name, overrides) for name in (*PRESETS, "plain")},

@@ -1,5 +1,6 @@
 """The flow itself: path, times, (noise, time) pairs, start noise, targets, solvers, exact flows. Imports torch only."""
 
+from fpo_torchrl.flow.draws import Draws, SeededDraws, TorchDraws
 from fpo_torchrl.flow.marginal import MarginalFlow
 from fpo_torchrl.flow.noise import FixedNoise, RandomNoise, StartNoise, ZeroNoise
 from fpo_torchrl.flow.pairs import AntitheticPairs, IndependentPairs, PairSampler
@@ -13,6 +14,7 @@ __all__ = [
     "ActionTarget",
     "AntitheticPairs",
     "BetaTime",
+    "Draws",
     "Euler",
     "EulerMaruyama",
     "FixedNoise",
@@ -29,9 +31,11 @@ __all__ = [
     "RandomNoise",
     "RandomSteps",
     "RegressionTarget",
+    "SeededDraws",
     "Solver",
     "StartNoise",
     "TimeSampler",
+    "TorchDraws",
     "UniformTime",
     "VelocityTarget",
     "ZeroNoise",

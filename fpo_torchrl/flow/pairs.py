@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fpo_torchrl.flow.draws import Draws, TorchDraws
 from fpo_torchrl.flow.time import TimeSampler
 
 
@@ -19,8 +20,13 @@ class PairSampler(ABC):
     """
 
     @abstractmethod
-    def sample(self, shape: Sequence[int], times: TimeSampler, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise ``[*batch, mc, act]``, which is ``shape``, and times ``[*batch, mc, 1]``, in the dtype of ``like``."""
+    def sample(
+        self, shape: Sequence[int], times: TimeSampler, like: Tensor, draws: Draws | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Noise ``[*batch, mc, act]``, which is ``shape``, and times ``[*batch, mc, 1]``, in the dtype of ``like``.
+
+        The numbers come from ``draws``, by default torch's generator.
+        """
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -29,10 +35,12 @@ class PairSampler(ABC):
 class IndependentPairs(PairSampler):
     """Every pair on its own, as in the FPO paper and its released code."""
 
-    def sample(self, shape: Sequence[int], times: TimeSampler, like: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, shape: Sequence[int], times: TimeSampler, like: Tensor, draws: Draws | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Noise ``[*batch, mc, act]`` and times ``[*batch, mc, 1]``."""
-        noise = torch.randn(tuple(shape), device=like.device, dtype=like.dtype)
-        return noise, times.sample((*shape[:-1], 1), like=like)
+        draws = draws or TorchDraws(like)
+        return draws.normal(shape), times.sample((*shape[:-1], 1), like=like, draws=draws)
 
 
 class AntitheticPairs(PairSampler):
@@ -45,11 +53,14 @@ class AntitheticPairs(PairSampler):
     2013, sections 8.2 and 8.4).
     """
 
-    def sample(self, shape: Sequence[int], times: TimeSampler, like: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, shape: Sequence[int], times: TimeSampler, like: Tensor, draws: Draws | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Noise ``[*batch, mc, act]`` and times ``[*batch, mc, 1]``."""
         *batch, num_pairs, action_dim = shape
         half = (*batch, (num_pairs + 1) // 2)
-        noise = torch.randn((*half, action_dim), device=like.device, dtype=like.dtype)
-        time = times.sample_stratified((*half, 1), like=like)
+        draws = draws or TorchDraws(like)
+        noise = draws.normal((*half, action_dim))
+        time = times.sample_stratified((*half, 1), like=like, draws=draws)
         noise = torch.stack([noise, -noise], -2).flatten(-3, -2)
         return noise[..., :num_pairs, :], time.repeat_interleave(2, -2)[..., :num_pairs, :]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fpo_torchrl.flow.draws import Draws, TorchDraws
+
 
 class TimeSampler(ABC):
     """Base class: a distribution on [0, 1], given by its :meth:`quantile` function."""
@@ -16,17 +18,18 @@ class TimeSampler(ABC):
     def quantile(self, unit: Tensor) -> Tensor:
         """The inverse of the distribution function at ``unit``, numbers in [0, 1) of any shape."""
 
-    def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Independent times of ``shape`` on the device and in the dtype of ``like``."""
-        return self.quantile(torch.rand(tuple(shape), device=like.device, dtype=like.dtype))
+    def sample(self, shape: Sequence[int], like: Tensor, draws: Draws | None = None) -> Tensor:
+        """Independent times of ``shape``, like ``like``, from ``draws``, by default torch's generator."""
+        return self.quantile((draws or TorchDraws(like)).uniform(shape))
 
-    def sample_stratified(self, shape: Sequence[int], like: Tensor) -> Tensor:
+    def sample_stratified(self, shape: Sequence[int], like: Tensor, draws: Draws | None = None) -> Tensor:
         """As :meth:`sample`, but spread evenly over dimension -2: one time from each of ``shape[-2]`` equal shares.
 
         The shares are in random order. Each time alone has the same distribution as before; an average over the
         dimension varies less.
         """
-        share, within = torch.rand((2, *shape), device=like.device, dtype=like.dtype)
+        draws = draws or TorchDraws(like)
+        share, within = draws.uniform(shape), draws.uniform(shape)
         return self.quantile((share.argsort(-2) + within) / shape[-2])
 
 

@@ -10,12 +10,14 @@ from tensordict.nn import dispatch
 from torch import Tensor, nn
 
 from fpo_torchrl.flow import (
+    Draws,
     GridTime,
     IndependentPairs,
     LinearPath,
     NoiseTarget,
     PairSampler,
     RegressionTarget,
+    SeededDraws,
     Solver,
     StartNoise,
     TimeSampler,
@@ -53,6 +55,8 @@ class FlowActor(FlowSampler):
         target, action_reduction, time_sampler, path: the CFM loss: what is regressed, how the squared error is
             reduced over action dimensions (``"mean"``, ``"sum"``, ``"sqrt"``), and where on the path.
         pairs: how the pairs of an action are drawn: independent, or antithetic, which costs the same and varies less.
+        noise_storage: ``"stored"`` keeps noise and time; ``"seed"`` keeps in their place ``"flow_seed"`` ``[*batch]``,
+            8 bytes an action, and computes the same pairs from it whenever they are needed.
 
     Raises:
         ValueError: for a setting out of range. KeyError: in :meth:`cfm_loss`, without the flow keys.
@@ -76,6 +80,7 @@ class FlowActor(FlowSampler):
         time_sampler: TimeSampler | None = None,
         pairs: PairSampler | None = None,
         path: LinearPath | None = None,
+        noise_storage: Literal["stored", "seed"] = "stored",
         **sampler_settings: Any,
     ) -> None:
         super().__init__(velocity_net, solver, **sampler_settings)
@@ -87,6 +92,8 @@ class FlowActor(FlowSampler):
             raise ValueError(
                 f"action_reduction must be one of {', '.join(ACTION_REDUCTIONS)}, got {action_reduction!r}"
             )
+        if noise_storage not in ("stored", "seed"):
+            raise ValueError(f'noise_storage must be "stored" or "seed", got {noise_storage!r}')
         self.num_mc_samples = num_mc_samples
         self.action_noise_std = action_noise_std
         self.target = target if target is not None else NoiseTarget()
@@ -96,9 +103,12 @@ class FlowActor(FlowSampler):
         self.path = path if path is not None else LinearPath()
         self.flow_noise_key = self._beside("flow_noise")
         self.flow_time_key = self._beside("flow_time")
+        self.flow_seed_key = self._beside("flow_seed")
         self.cfm_loss_key = self._beside("cfm_loss")
+        self.seeded = noise_storage == "seed"
+        self.pair_keys = [self.flow_seed_key] if self.seeded else [self.flow_noise_key, self.flow_time_key]
         if num_mc_samples:
-            self._also_writes(self.flow_action_key, self.flow_noise_key, self.flow_time_key, self.cfm_loss_key)
+            self._also_writes(self.flow_action_key, *self.pair_keys, self.cfm_loss_key)
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -119,26 +129,43 @@ class FlowActor(FlowSampler):
     def _write_pairs(
         self, tensordict: TensorDictBase, observations: list[Tensor], flow_action: Tensor
     ) -> TensorDictBase:
-        shape = (*flow_action.shape[:-1], self.num_mc_samples, self.action_dim)
-        noise, time = self.pairs.sample(shape, self.time_sampler, like=flow_action)
+        noise, time = self._new_pairs(tensordict, flow_action)
         cfm_loss = self.pair_loss(observations, flow_action, noise, time)
-        tensordict.set(self.flow_noise_key, noise)
-        tensordict.set(self.flow_time_key, time)
         tensordict.set(self.cfm_loss_key, cfm_loss)
         tensordict.set(self.log_prob_key, -cfm_loss.mean(-1))
         return tensordict
 
     def cfm_loss(self, tensordict: TensorDictBase) -> Tensor:
         """CFM loss ``[*batch, mc]`` of the stored action at its stored pairs, under the current weights."""
-        keys = [self.flow_action_key, self.flow_noise_key, self.flow_time_key]
-        flow_action, noise, time = (tensordict.get(key, None) for key in keys)
-        if flow_action is None or noise is None or time is None:
-            missing = [key for key in keys if tensordict.get(key, None) is None]
+        missing = [key for key in (self.flow_action_key, *self.pair_keys) if tensordict.get(key, None) is None]
+        if missing:
             raise KeyError(
                 f"the batch lacks {missing}, which FlowActor writes at collection. Collect with num_mc_samples of at "
                 "least 1, and keep these keys when you select entries from the batch"
             )
+        flow_action = tensordict.get(self.flow_action_key)
+        noise, time = self._old_pairs(tensordict, flow_action)
         return self.pair_loss(self.observations(tensordict), flow_action, noise, time)
+
+    def _new_pairs(self, tensordict: TensorDictBase, flow_action: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs for ``flow_action``, with what :meth:`_old_pairs` needs written into ``tensordict``."""
+        if self.seeded:
+            tensordict.set(self.flow_seed_key, SeededDraws.random_seeds(flow_action.shape[:-1], flow_action.device))
+            return self._old_pairs(tensordict, flow_action)
+        noise, time = self._sample_pairs(flow_action)
+        tensordict.set(self.flow_noise_key, noise)
+        tensordict.set(self.flow_time_key, time)
+        return noise, time
+
+    def _old_pairs(self, tensordict: TensorDictBase, flow_action: Tensor) -> tuple[Tensor, Tensor]:
+        """The pairs that :meth:`_new_pairs` drew for ``flow_action``, in any order and part of the batch."""
+        if self.seeded:
+            return self._sample_pairs(flow_action, SeededDraws(tensordict.get(self.flow_seed_key), flow_action.dtype))
+        return tensordict.get(self.flow_noise_key), tensordict.get(self.flow_time_key)
+
+    def _sample_pairs(self, flow_action: Tensor, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
+        shape = (*flow_action.shape[:-1], self.num_mc_samples, self.action_dim)
+        return self.pairs.sample(shape, self.time_sampler, like=flow_action, draws=draws)
 
     def pair_loss(
         self,
