@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, make_dataclass
+from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 from hydra.core.config_store import ConfigStore
@@ -171,8 +174,9 @@ def schema(target: Callable[..., Any], supplied: Collection[str] = ()) -> type:
 
 
 def register_schemas() -> None:
-    """Make every component known to Hydra."""
+    """Make every component known to Hydra, as the options of ``fpo-train``."""
     store = ConfigStore.instance()
+    forget_namesakes(store)
     store.store(name="run_schema", node=RunConfig)
     for group, options in COMPONENTS.items():
         for name, target in options.items():
@@ -190,6 +194,18 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         return
     for key, value in tree.items():
         yield from flatten(value, f"{prefix}.{key}" if prefix else key)
+
+
+def forget_namesakes(store: ConfigStore) -> None:
+    """Remove what is stored under the name of a file in ``conf/``, such as the ``loss: fpo`` of TorchRL's recipes.
+
+    Hydra would merge the two (its "automatic schema matching").
+    """
+    root = Path(str(resources.files("fpo_torchrl.conf")))
+    for path in root.rglob("*.yaml"):
+        *groups, name = path.relative_to(root).parts
+        options = functools.reduce(lambda node, group: node.get(group, {}), groups, store.repo)
+        options.pop(name, None)
 
 
 def check_run(cfg: RunConfig) -> None:

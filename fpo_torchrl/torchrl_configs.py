@@ -16,7 +16,6 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object, instantiate
 from tensordict import TensorDict
-from torch import nn
 from torchrl.collectors import BaseCollector
 from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer
@@ -85,7 +84,7 @@ def make_flow_actor(
 
 def velocity_mlp(network: Mapping[str, Any] | None, num_parts: int) -> VelocityMLP:
     """A velocity network of the sizes of a Gaussian's ``mlp`` node, whose output has ``num_parts`` per action entry."""
-    sizes = {name: (network or {}).get(name) for name in ("in_features", "out_features", "num_cells")}
+    sizes: dict[str, Any] = {name: (network or {}).get(name) for name in ("in_features", "out_features", "num_cells")}
     missing = [name for name, size in sizes.items() if size is None]
     if missing:
         raise ConfigError(
@@ -112,7 +111,7 @@ def make_trainer(*, collector: Any, loss_module: LossModule, **settings: Any) ->
     """
     if getattr(loss_module, "functional", False):
         raise ConfigError("trainer fpo shares the loss's actor with the collector, which needs loss.functional=false")
-    actor: nn.Module = loss_module.actor_network
+    actor: Any = loss_module.actor_network
     if isinstance(collector, BaseCollector):
         collector.update_policy_weights_(TensorDict.from_module(actor))
     else:

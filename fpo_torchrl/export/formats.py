@@ -89,12 +89,13 @@ class Onnx(Format):
                 dynamic_shapes=_free_batch(inputs),
                 verbose=False,
             )
+        assert program is not None  # as the exporter built on torch.export returns it
         program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
         program.save(path, external_data=False)
 
     def read(self, path: Path) -> Callable[..., Tensor]:
         """The function in the file, run by onnxruntime on the CPU."""
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports] - of the extra "export"
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         names = [entry.name for entry in session.get_inputs()]

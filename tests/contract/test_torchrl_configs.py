@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import subprocess
 import sys
@@ -12,23 +13,34 @@ from typing import Any
 import hydra
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torchrl.collectors import Collector
+from torchrl.trainers.algorithms import configs
 from torchrl.trainers.algorithms.configs import PPOTrainerConfig
 from torchrl.trainers.algorithms.ppo import PPOTrainer
 
 from fpo_torchrl import FlowActor, FPOLoss, Heun, VelocityMLP, make_env
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.torchrl_configs import make_flow_actor, make_loss, make_trainer
+from fpo_torchrl.config import register_schemas
+from fpo_torchrl.torchrl_configs import make_flow_actor, make_loss, make_trainer, register
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 RECIPE = Path(__file__).parents[2] / "examples" / "torchrl_trainer"
 SOURCE = os.environ.get("TORCHRL_SOURCE")
 TINY = ("total_frames=128", "collector.frames_per_batch=64", "replay_buffer.batch_size=32", "trainer.num_epochs=1")
+
+
+@pytest.fixture(autouse=True)
+def options(monkeypatch):
+    """TorchRL's options and ours, also where those of ``fpo-train`` were registered in this process."""
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
+    importlib.reload(configs)
+    register()
 
 
 def recipe(*overrides: str) -> DictConfig:
@@ -111,6 +123,16 @@ def test_settings_of_the_classes_are_settings_of_the_options():
     loss = instantiate(cfg.loss)
     assert (loss.num_ratio_groups, loss.clip_epsilon) == (4, 0.1)
     assert cfg.trainer.gamma == 0.9
+
+
+def test_they_do_not_disturb_the_options_of_fpo_train():
+    """Where both have an option of one name, ``fpo-train`` means its file."""
+    register_schemas()
+    with initialize_config_module("fpo_torchrl.conf", version_base="1.3"):
+        for loss, target in (("fpo", "FPOLoss"), ("ppo", "ClipPPOLoss")):
+            cfg = compose("config", [f"loss={loss}", "logger=wandb"])
+            assert cfg.loss._target_.endswith(f".{target}")
+            assert cfg.logger.kind == "wandb"
 
 
 class TestFlowActorOption:
