@@ -15,29 +15,24 @@ of other machines add up, and the report on it is SUITE/report.md.
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
 import shutil
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import measures
 import torch
 
-from fpo_torchrl.cli import EXIT_INTERRUPTED, friendly_errors
+from fpo_torchrl.auto_resume import LOCK
+from fpo_torchrl.cli import EXIT_INTERRUPTED, EXIT_PREEMPTED, friendly_errors
 from fpo_torchrl.envs.control import CONTROL_TASKS
 from fpo_torchrl.envs.probe import PROBES
-from fpo_torchrl.files import write_json
+from fpo_torchrl.files import locked, write_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.command import report
+from fpo_torchrl.sweep.workers import Workers, log_of
 
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "fpo": (),
@@ -145,6 +140,9 @@ class Job:
     label: str
     seed: int
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     @property
     def path(self) -> Path:
         """Its directory, below the one of all runs."""
@@ -162,11 +160,11 @@ class Benchmark:
 
     Args:
         work: where runs are made. out: where they are stored.
-        common: overrides of every run.
+        common: overrides of every run. workers: who makes them.
     """
 
-    def __init__(self, work: Path, out: Path, common: list[str]) -> None:
-        self.work, self.out, self.common = work, out, common
+    def __init__(self, work: Path, out: Path, common: list[str], workers: Workers) -> None:
+        self.work, self.out, self.common, self.workers = work, out, common, workers
         self.measuring = threading.Lock()  # torch's random numbers are shared between threads
 
     def is_stored(self, job: Job) -> bool:
@@ -176,46 +174,22 @@ class Benchmark:
     def run(self, job: Job) -> str:
         """Start, resume or skip a run until it has ended, and store it; returns its status, or how it failed."""
         directory = self.work / job.path
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with locked(directory.with_suffix(".lock")) as lock:
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(directory / LOCK):
+            pass  # waits for a run that a killed benchmark left behind
+        with locked(directory.with_suffix(".lock")):
             if self.is_stored(job):
                 return read_provenance(self.out / job.path)["status"]
             code = 0
             if read_provenance(directory).get("status") not in ENDED:
-                code = self.train(job, directory, lock)
+                code = self.workers.train([*job.overrides(), *self.common, "render=false"], directory)
             status = read_provenance(directory).get("status")
             if status == "finished" and (measure := SUITES[job.suite].measure) is not None:
                 with self.measuring:
                     write_json(directory / "measures.json", measure(directory))
-            if status is not None and code != EXIT_INTERRUPTED:
+            if status is not None and code not in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
                 store(directory, self.out / job.path)
-        return status if status in ENDED else f"failed with exit code {code}: {directory.with_suffix('.log')}"
-
-    def train(self, job: Job, directory: Path, lock: IO[str]) -> int:
-        """``fpo-train`` in a process of its own, from the last checkpoint if there is one; returns its exit code."""
-        arguments = [*job.overrides(), *self.common, "progress=false", "render=false", f"run_dir={directory}"]
-        if any((directory / "checkpoints").glob("checkpoint-*")):
-            arguments = [f"resume={directory}"]
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
-        command = [Path(sys.executable).with_name("fpo-train"), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with directory.with_suffix(".log").open("a") as log:
-            return subprocess.run(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, pass_fds=[lock.fileno()]
-            ).returncode
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[IO[str]]:
-    """Hold a file that one process at a time may hold, after waiting for the one that does.
-
-    A child process that is passed the file goes on holding it after this one was killed. So a benchmark that is started
-    again waits for the runs that the killed one left behind.
-    """
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+        return status if status in ENDED else f"failed with exit code {code}: {log_of(directory)}"
 
 
 def store(directory: Path, target: Path) -> None:
@@ -241,29 +215,6 @@ def select(arguments: argparse.Namespace) -> list[Job]:
         for label in SUITES[name].algorithms
         if arguments.algorithms is None or label in arguments.algorithms
     ]
-
-
-def run_all(benchmark: Benchmark, jobs: list[Job], num_workers: int) -> dict[Job, str]:
-    """Run the jobs, some at a time, and say how each ended and how long the others will take."""
-    waiting = [job for job in jobs if not benchmark.is_stored(job)]
-    print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them are stored already", flush=True)
-    started, statuses = time.monotonic(), {}
-    with ThreadPoolExecutor(num_workers) as pool:
-        futures = {pool.submit(benchmark.run, job): job for job in waiting}
-        try:
-            for done, future in enumerate(as_completed(futures), 1):
-                job = futures[future]
-                error = future.exception()
-                statuses[job] = future.result() if error is None else f"failed: {type(error).__name__}: {error}"
-                left_s = (time.monotonic() - started) / done * (len(waiting) - done)
-                left = time.strftime("%H:%M:%S", time.gmtime(left_s % 86400))
-                days = f"{int(left_s // 86400)} d " if left_s >= 86400 else ""
-                print(f"[{done}/{len(waiting)}] {job.path}: {statuses[job]}; about {days}{left} left", flush=True)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            print("stopping; the same command goes on from here", flush=True)
-            raise
-    return statuses
 
 
 def report_suite(name: str, out: Path) -> None:
@@ -303,11 +254,12 @@ def main() -> None:
     if arguments.frames is not None:
         common.append(f"total_frames={arguments.frames}")
     jobs = select(arguments)
-    try:
-        statuses = run_all(Benchmark(arguments.work, arguments.out, common), jobs, arguments.jobs)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    workers = Workers(arguments.jobs, num_threads=1)
+    benchmark = Benchmark(arguments.work, arguments.out, common, workers)
+    waiting = [job for job in jobs if not benchmark.is_stored(job)]
+    print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them are stored already", flush=True)
     with friendly_errors():
+        statuses = workers.run_all(waiting, benchmark.run)
         for name in dict.fromkeys(job.suite for job in jobs):
             report_suite(name, arguments.out)
     failed = [job for job, status in statuses.items() if status not in ENDED]

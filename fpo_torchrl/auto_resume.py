@@ -42,7 +42,7 @@ def ensure_trained(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
             cfg = settings_of(cfg, run_dir)
             if is_finished(run_dir, cfg.total_frames):
                 print(f"{run_dir} holds the finished run already")
-                return json.loads((run_dir / "evaluation.json").read_text())["random"]["mean"]
+                return final_return(run_dir)
             has_checkpoint = any((run_dir / "checkpoints").glob("checkpoint-*"))
             return Run(cfg, run_dir, resume=has_checkpoint).train()["random"].mean
     except InUseError as error:
@@ -75,6 +75,11 @@ def comparable(cfg: DictConfig) -> dict[str, Any]:
     """The settings that make a run what it is, by their full keys."""
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     return dict(flatten({key: value for key, value in tree.items() if key not in BOOKKEEPING}))
+
+
+def final_return(run_dir: Path) -> float:
+    """The mean return of a finished run's final evaluation, under random start noise."""
+    return json.loads((run_dir / "evaluation.json").read_text())["random"]["mean"]
 
 
 def is_finished(run_dir: Path, total_frames: int) -> bool:

@@ -254,14 +254,14 @@ def load_agent(run_dir: str | Path) -> tuple[DictConfig, Agent]:
     return cfg, agent
 
 
-def start_run(cfg: DictConfig, *, sweep_dir: Path | None = None) -> Run:
+def start_run(cfg: DictConfig) -> Run:
     """A new run of ``cfg``, in the directory it names or in a new one."""
     if cfg.run_dir is not None and not cfg.run_dir.strip():
         raise ConfigError(f"run_dir={cfg.run_dir!r} is empty: give a directory")
-    run_dir = Path(cfg.run_dir) if cfg.run_dir is not None else sweep_dir
-    if run_dir is None:
+    if cfg.run_dir is None:
         with new_run_dir(cfg) as new:
             return Run(cfg, new)
+    run_dir = Path(cfg.run_dir)
     if (run_dir / "metrics.csv").exists():
         raise ConfigError(f"run_dir={run_dir} holds a run already: resume={run_dir} continues it, or choose another")
     return Run(cfg, run_dir)

@@ -22,11 +22,11 @@ register_schemas()
 def _train(cfg: DictConfig) -> float:
     job = HydraConfig.get()
     sweep_dir = Path(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
-    if cfg.resume == AUTO:
+    if cfg.resume == AUTO or (cfg.resume is None and sweep_dir is not None):
         return ensure_trained(cfg, sweep_dir)
     if cfg.resume is not None:
         return resume_run(list(job.overrides.task)).train()["random"].mean
-    return start_run(cfg, sweep_dir=sweep_dir).train()["random"].mean
+    return start_run(cfg).train()["random"].mean
 
 
 def main() -> None:

@@ -6,19 +6,17 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
 
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import read_provenance
+from fpo_torchrl.sweep import workers
+from fpo_torchrl.sweep.workers import Workers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -34,10 +32,10 @@ TINY = learning.Suite(
 TIMES = ("collect_s", "update_s", "frames_per_s")
 
 
-def run_benchmark(directory: Path, start: Callable[..., Any] | None, *arguments: str) -> None:
+def run_benchmark(directory: Path, child: type | None, *arguments: str) -> None:
     """The benchmark of a tiny suite in ``directory``, in a process group of its own; called by ``tiny.start``.
 
-    ``start`` stands in for ``subprocess.run`` of fpo-train.
+    ``child`` stands in for ``subprocess.Popen`` of fpo-train.
     """
     os.setpgrp()
     os.chdir(directory)
@@ -45,22 +43,10 @@ def run_benchmark(directory: Path, start: Callable[..., Any] | None, *arguments:
     os.dup2(output, 1)
     os.dup2(output, 2)
     learning.SUITES["tiny"] = TINY
-    if start is not None:
-        learning.subprocess.run = start
+    if child is not None:
+        workers.Popen = child
     sys.argv = ["learning.py", "--only", "tiny", "--seeds", "0", *arguments]
     learning.main()
-
-
-def fork_fpo_train(command: list[str], *, stdout: Any, **kwargs: Any) -> subprocess.CompletedProcess:
-    """fpo-train in a process that has imported the package already, killed with its benchmark as on a power cut."""
-    process = tiny.start(fpo_train_in_group, Path(stdout.name), os.getpgrp(), *command[1:])
-    process.join()
-    return subprocess.CompletedProcess(command, process.exitcode or 0)
-
-
-def fpo_train_in_group(log: Path, group: int, *overrides: str) -> None:
-    os.setpgid(0, group)
-    tiny.fpo_train(log, *overrides)
 
 
 class TestKilled:
@@ -68,7 +54,7 @@ class TestKilled:
     def story(self, tmp_path_factory):
         """Directories of a benchmark that went straight, and of one that was killed with its run and started again."""
         straight, killed = (tmp_path_factory.mktemp(name) for name in ("straight", "killed"))
-        first = tiny.start(run_benchmark, killed, fork_fpo_train, "--algorithms", "fpo")
+        first = tiny.start(run_benchmark, killed, tiny.Child, "--algorithms", "fpo")
         other = tiny.start(run_benchmark, straight, None, "--algorithms", "fpo")
         checkpoints = killed / "runs/benchmark/tiny/gridworld-two_walls/fpo/seed0/checkpoints"
         deadline = time.monotonic() + 120
@@ -79,7 +65,7 @@ class TestKilled:
         os.killpg(first.pid, signal.SIGKILL)
         first.join()
         assert not (killed / "benchmarks").exists()
-        second = tiny.start(run_benchmark, killed, fork_fpo_train)
+        second = tiny.start(run_benchmark, killed, tiny.Child)
         for process in (other, second):
             process.join(150)
             assert process.exitcode == 0, (killed / "log").read_text() + (straight / "log").read_text()
@@ -130,47 +116,21 @@ class TestKilled:
         assert self.stored(story[1], "fpo").stat().st_mtime_ns == before
 
 
-class TestLock:
-    def test_another_process_waits(self, tmp_path):
-        order = []
-
-        def second() -> None:
-            with learning.locked(tmp_path / "lock"):
-                order.append("second")
-
-        with learning.locked(tmp_path / "lock"):
-            thread = threading.Thread(target=second)
-            thread.start()
-            time.sleep(0.1)
-            order.append("first")
-        thread.join(10)
-        assert order == ["first", "second"]
-
-    def test_a_run_whose_benchmark_was_killed_is_waited_for(self, tmp_path):
-        """The run holds the file of the benchmark that started it, and so outlives it."""
-        with learning.locked(tmp_path / "lock") as lock:
-            run = subprocess.Popen(["sleep", "0.5"], pass_fds=[lock.fileno()])
-        waiting = time.monotonic()
-        with learning.locked(tmp_path / "lock"):
-            assert time.monotonic() - waiting > 0.3
-        assert run.wait() == 0
-
-
 class TestOneJob:
     JOB = learning.Job("tiny", "gridworld/two_walls", "fpo", 3)
 
     @pytest.fixture
     def benchmark(self, tmp_path, monkeypatch):
         monkeypatch.setitem(learning.SUITES, "tiny", TINY)
-        return learning.Benchmark(tmp_path / "work", tmp_path / "out", [])
+        return learning.Benchmark(tmp_path / "work", tmp_path / "out", ["num_threads=1"], Workers())
 
     @staticmethod
     def ends(status: str, code: int):
         """Stands in for fpo-train: a run that ends so."""
 
-        def train(self, job, directory, lock) -> int:
+        def train(self, overrides, directory) -> int:
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / "config.yaml").write_text(f"seed: {job.seed}\n")
+            (directory / "config.yaml").write_text("seed: 3\n")
             (directory / "provenance.json").write_text(json.dumps({"status": status}))
             return code
 
@@ -178,75 +138,60 @@ class TestOneJob:
 
     @pytest.mark.parametrize(("status", "code"), [("finished", 0), ("diverged", 4)])
     def test_a_run_that_ended_is_stored_and_left_alone(self, benchmark, monkeypatch, status, code):
-        monkeypatch.setattr(learning.Benchmark, "train", self.ends(status, code))
+        monkeypatch.setattr(Workers, "train", self.ends(status, code))
         assert benchmark.run(self.JOB) == status
-        monkeypatch.setattr(learning.Benchmark, "train", None)
+        monkeypatch.setattr(Workers, "train", None)
         assert benchmark.run(self.JOB) == status
         assert read_provenance(benchmark.out / self.JOB.path) == {"status": status}
 
     def test_a_run_killed_by_the_system_is_shown_and_tried_again(self, benchmark, monkeypatch):
-        monkeypatch.setattr(learning.Benchmark, "train", self.ends("running", -9))
+        monkeypatch.setattr(Workers, "train", self.ends("running", -9))
         assert re.fullmatch("failed with exit code -9: .*seed3.log", benchmark.run(self.JOB))
         assert read_provenance(benchmark.out / self.JOB.path) == {"status": "running"}
-        monkeypatch.setattr(learning.Benchmark, "train", self.ends("finished", 0))
+        monkeypatch.setattr(Workers, "train", self.ends("finished", 0))
         assert benchmark.run(self.JOB) == "finished"
         assert read_provenance(benchmark.out / self.JOB.path) == {"status": "finished"}
 
     def test_a_run_that_the_user_stopped_is_not_stored(self, benchmark, monkeypatch):
-        monkeypatch.setattr(learning.Benchmark, "train", self.ends("interrupted", 130))
+        monkeypatch.setattr(Workers, "train", self.ends("interrupted", 130))
         assert benchmark.run(self.JOB).startswith("failed with exit code 130")
         assert not (benchmark.out / self.JOB.path).exists()
 
     def test_a_finished_run_that_was_not_stored_is_stored(self, benchmark, monkeypatch):
-        self.ends("finished", 0)(benchmark, self.JOB, benchmark.work / self.JOB.path, None)
+        self.ends("finished", 0)(None, [], benchmark.work / self.JOB.path)
         (benchmark.out / self.JOB.path).with_suffix(".partial").mkdir(parents=True)  # killed while it stored
-        monkeypatch.setattr(learning.Benchmark, "train", None)
+        monkeypatch.setattr(Workers, "train", None)
         assert benchmark.run(self.JOB) == "finished"
         assert json.loads((benchmark.out / self.JOB.path / "measures.json").read_text()) == {"answer": 42.0}
         assert not list(benchmark.out.rglob("*.partial"))
 
     def test_a_wrong_setting_leaves_nothing_to_store(self, benchmark, monkeypatch):
-        monkeypatch.setattr(learning.Benchmark, "train", lambda *arguments: 2)
+        monkeypatch.setattr(Workers, "train", lambda *arguments: 2)
         assert benchmark.run(self.JOB).startswith("failed with exit code 2")
         assert not benchmark.out.exists()
 
-    @pytest.mark.parametrize("has_checkpoint", [True, False])
-    def test_a_broken_run_goes_on_only_from_a_checkpoint(self, benchmark, monkeypatch, has_checkpoint):
-        directory = benchmark.work / self.JOB.path
-        directory.mkdir(parents=True)
-        (directory / "metrics.csv").write_text("frames\n64\n")
-        if has_checkpoint:
-            (directory / "checkpoints").mkdir()
-            (directory / "checkpoints" / "checkpoint-000000000064.torchrl").write_text("")
-        commands = []
-
-        def fpo_train(command, **kwargs):
-            commands.append(command)
-            return subprocess.CompletedProcess(command, 1)
-
-        monkeypatch.setattr(learning.subprocess, "run", fpo_train)
+    def test_what_a_run_is_told(self, benchmark, monkeypatch):
+        calls = []
+        monkeypatch.setattr(Workers, "train", lambda *arguments: calls.append(arguments[1:]) or 1)
         benchmark.run(self.JOB)
-        ((_, *arguments),) = commands
-        if has_checkpoint:
-            assert arguments == [f"resume={directory}"]
-        else:
-            assert {"task=gridworld/two_walls", "label=fpo", "seed=3", f"run_dir={directory}"} < set(arguments)
-            assert not (directory / "metrics.csv").exists()
+        ((overrides, directory),) = calls
+        assert directory == benchmark.work / self.JOB.path
+        assert {"task=gridworld/two_walls", "label=fpo", "seed=3", "num_threads=1", "render=false"} < set(overrides)
 
     def test_an_error_in_one_job_does_not_stop_the_others(self, benchmark, monkeypatch, capsys):
         jobs = [learning.Job("tiny", "gridworld/two_walls", "fpo", seed) for seed in range(3)]
 
-        def train(self, job, directory, lock) -> int:
-            if job.seed == 1:
+        def train(self, overrides, directory) -> int:
+            if "seed=1" in overrides:
                 raise OSError(28, "No space left on device")
-            return TestOneJob.ends("finished", 0)(self, job, directory, lock)
+            return TestOneJob.ends("finished", 0)(self, overrides, directory)
 
-        monkeypatch.setattr(learning.Benchmark, "train", train)
-        statuses = learning.run_all(benchmark, jobs, 1)
+        monkeypatch.setattr(Workers, "train", train)
+        statuses = benchmark.workers.run_all(jobs, benchmark.run)
         assert [statuses[job] for job in jobs][::2] == ["finished", "finished"]
         assert statuses[jobs[1]] == "failed: OSError: [Errno 28] No space left on device"
         printed = capsys.readouterr().out
-        assert printed.startswith("3 runs, 0 of them are stored already\n[1/3] tiny/gridworld-two_walls/fpo/seed0: fin")
+        assert printed.startswith("[1/3] tiny/gridworld-two_walls/fpo/seed0: fin")
         assert "about 00:00:00 left" in printed
 
 

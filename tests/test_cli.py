@@ -61,7 +61,8 @@ class TestFpoTrain:
     def test_a_sweep_makes_a_run_directory_for_each_job(self, command, tmp_path, monkeypatch):
         monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
         monkeypatch.chdir(tmp_path)
-        code, out, _ = command(train.main, "-m", *tiny.BANDIT, "total_frames=64", "seed=0,1", "hydra.sweep.dir=sweep")
+        arguments = ("-m", *tiny.BANDIT, "total_frames=64", "seed=0,1", "hydra.sweep.dir=sweep")
+        code, out, _ = command(train.main, *arguments)
         assert code == 0
         for seed in (0, 1):
             assert f"seed: {seed}\n" in Path(f"sweep/{seed}/config.yaml").read_text()
@@ -71,6 +72,9 @@ class TestFpoTrain:
         losses = [read_metrics(f"sweep/{seed}/metrics.csv")[0]["loss_critic"] for seed in (0, 1)]
         assert losses[0] != losses[1]
         assert not [path for path in Path().rglob("*") if path.name == "multirun.yaml" and path.parent != Path("sweep")]
+        code, out, _ = command(train.main, *arguments)  # again: there is nothing left to do
+        assert code == 0
+        assert out.count("holds the finished run already") == 2
 
     def test_a_checkpoint_that_is_missing_exits_with_3(self, command, tmp_path):
         code, _, err = command(train.main, f"resume={tmp_path}")

@@ -7,16 +7,19 @@ import functools
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from fpo_torchrl import VelocityMLP
 from fpo_torchrl.builders import build, build_agent
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.config import COMPONENTS, register_schemas
@@ -70,8 +73,6 @@ def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
 
 def fpo_train(log: Path, *overrides: str) -> None:
     """``fpo-train`` with its output in a file and without the picture, to be called by :func:`start`."""
-    import torch
-
     from fpo_torchrl import run, train
 
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
@@ -81,6 +82,42 @@ def fpo_train(log: Path, *overrides: str) -> None:
     run.draw_learning_curve = lambda *args, **kwargs: None
     sys.argv = ["fpo-train", *overrides]
     train.main()
+
+
+class Child:
+    """Stands in for ``subprocess.Popen`` of ``fpo-train``: forked from a process that has imported the package.
+
+    It is in the process group of its parent, so that one signal kills both, as a power cut would.
+    """
+
+    def __init__(self, command: list[str], *, stdout: Any, **kwargs: Any) -> None:
+        module = command.index("fpo_torchrl.train")
+        self.process = start(_fpo_train_in_group, Path(stdout.name), os.getpgrp(), *command[module + 1 :])
+
+    def wait(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+
+def _fpo_train_in_group(log: Path, group: int, *overrides: str) -> None:
+    os.setpgid(0, group)
+    fpo_train(log, *overrides)
+
+
+class SlowVelocityMLP(VelocityMLP):
+    """A network whose policy takes 20 ms to answer, for a run that lasts without keeping the machine busy."""
+
+    def __init__(self, obs_dim: int, action_dim: int) -> None:
+        super().__init__(obs_dim, action_dim, hidden_sizes=(8,))
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            time.sleep(0.02)
+        return super().forward(*args, **kwargs)
 
 
 class Captured:

@@ -1,0 +1,139 @@
+"""The runs of a sweep: overrides of ``fpo-train``, each with a directory that follows from its resolved config."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from fpo_torchrl.auto_resume import LOCK, comparable
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.config import check_run, register_schemas
+from fpo_torchrl.files import locked, write_json
+
+FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a sweep: where it is below the sweep's directory, and what ``fpo-train`` is told."""
+
+    path: str
+    task: str
+    label: str
+    seed: int
+    total_frames: int
+    overrides: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.label} seed {self.seed} ({self.path})"
+
+
+class Sweep:
+    """The runs in a directory, kept in its ``manifest.json``.
+
+    Args:
+        directory: of the sweep; created by :meth:`add`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def entries(self) -> list[Entry]:
+        """Every run, in the order in which they were added.
+
+        Raises:
+            ConfigError: if there is no sweep in the directory.
+        """
+        path = self.directory / FILE
+        if not path.is_file():
+            raise ConfigError(f"{self.directory} holds no sweep: fpo-sweep run {self.directory} seed=0,1,2 makes one")
+        return [
+            Entry(**{**entry, "overrides": tuple(entry["overrides"])}) for entry in json.loads(path.read_text())["runs"]
+        ]
+
+    def add(self, points: Sequence[Sequence[str]]) -> list[Entry]:
+        """Add the runs with these overrides, those that are not there yet; returns the runs of ``points``.
+
+        Raises:
+            ConfigError, HydraException: for a wrong setting, before anything is written.
+        """
+        varied = varied_keys(points)
+        with composer() as composed:
+            found = list(dict.fromkeys(entry_of(point, varied, composed(point)) for point in points))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with locked(self.directory / LOCK):
+            there = self.entries() if (self.directory / FILE).exists() else []
+            known = {entry.path: entry for entry in there}
+            new = [entry for entry in found if entry.path not in known]
+            write_json(self.directory / FILE, {"runs": [asdict(entry) for entry in [*there, *new]]})
+        return [known.get(entry.path, entry) for entry in found]
+
+    def run_dir(self, entry: Entry) -> Path:
+        """Where a run is."""
+        return self.directory / entry.path
+
+
+@contextmanager
+def composer() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
+    """A function from overrides to the config that ``fpo-train`` composes of them."""
+    register_schemas()
+    with initialize_config_module("fpo_torchrl.conf", version_base="1.3"):
+
+        def composed(overrides: Sequence[str]) -> DictConfig:
+            cfg = compose("config", [*overrides])
+            check_run(cfg)  # pyright: ignore[reportArgumentType]
+            return cfg
+
+        yield composed
+
+
+def entry_of(overrides: Sequence[str], varied: Sequence[str], cfg: DictConfig) -> Entry:
+    """The run of ``cfg``, in a directory named after the hash of all that decides its results, and its seed.
+
+    Without a label of its own it is called by its values of the ``varied`` settings, as reports tell them apart.
+    """
+    settings = comparable(cfg)
+    del settings["seed"]
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+    label = cfg.label
+    if label is None and varied:
+        label = " ".join(override for override in overrides if key_of(override) in varied).replace("'", "")
+        overrides = [*overrides, f"label='{label}'"]
+    return Entry(f"{key}/seed{cfg.seed}", cfg.task, label or "", cfg.seed, cfg.total_frames, tuple(overrides))
+
+
+def varied_keys(points: Sequence[Sequence[str]]) -> list[str]:
+    """The settings, beside task and seed, in which points differ."""
+    first, *others = (set(point) for point in points)
+    shared = first.intersection(*others)
+    varied = dict.fromkeys(key_of(override) for point in points for override in point if override not in shared)
+    return [key for key in varied if key not in ("task", "seed")]
+
+
+def key_of(override: str) -> str:
+    """The setting that an override is of."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def grid(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of overrides as Hydra's ``-m`` takes them: ``seed=0,1``, ``optim.lr=choice(1e-3,1e-4)``.
+
+    >>> grid(["task=PointMass", "seed=0,1"])
+    [['task=PointMass', 'seed=0'], ['task=PointMass', 'seed=1']]
+    """
+    choices = []
+    for override in OverridesParser.create().parse_overrides([*overrides]):
+        if override.is_sweep_override():
+            choices.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([override.input_line])
+    return [list(point) for point in itertools.product(*choices)]

@@ -1,0 +1,267 @@
+"""A search with Optuna: any number of processes work on one study, and a trial is a mean over seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
+
+from fpo_torchrl.auto_resume import LOCK, final_return, is_finished
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.files import is_held, locked, write_json
+from fpo_torchrl.loggers import read_metrics
+from fpo_torchrl.preemption import Preempted
+from fpo_torchrl.provenance import read_provenance
+from fpo_torchrl.sweep.manifest import Entry, Sweep
+from fpo_torchrl.sweep.workers import Workers, has_diverged, log_of
+
+FILE = "search.json"
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What is searched: overrides as ``fpo-train -m`` takes them, some with values to choose from, and the seeds."""
+
+    overrides: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """What there is to choose from."""
+        parsed = OverridesParser.create().parse_overrides([*self.overrides])
+        return {str(o.get_key_element()): distribution(o) for o in parsed if o.is_sweep_override()}
+
+    def points(self, params: dict[str, Any]) -> list[list[str]]:
+        """The overrides of each seed's run with these values."""
+        parsed = OverridesParser.create().parse_overrides([*self.overrides])
+        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+        chosen = [f"{key}={value}" for key, value in params.items()]
+        label = " ".join(chosen).replace("'", "")
+        return [[*fixed, *chosen, f"label='{label}'", f"seed={seed}"] for seed in self.seeds]
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """What Optuna calls the values of an override: ``choice(a,b)``, ``range(1,9)``, ``tag(log,interval(1e-5,1e-2))``.
+
+    An interval between two ``int`` has whole numbers; the tag ``log`` spreads it evenly over orders of magnitude.
+    """
+    values = override.value()
+    if isinstance(values, IntervalSweep) and values.start is not None and values.end is not None:
+        kind = IntDistribution if isinstance(values.start, int) and isinstance(values.end, int) else FloatDistribution
+        return kind(values.start, values.end, log="log" in values.tags)
+    if isinstance(values, RangeSweep) and isinstance(values.start, int) and isinstance(values.stop, int):
+        step = int(values.step)
+        return IntDistribution(values.start, values.start + (values.stop - 1 - values.start) // step * step, step=step)
+    return CategoricalDistribution([*override.sweep_string_iterator()])
+
+
+class Search:
+    """An Optuna study in a directory, with the runs of its trials beside it.
+
+    The objective is the mean over seeds of the final return. A trial that is stopped or killed is put back with the
+    same values, and so goes on from its checkpoints; one with a run that diverged or failed is recorded as failed.
+
+    Args:
+        directory: of the search; runs, study and tables are in it.
+        space: what is searched; None: as before.
+        storage: URL of a database for the study; default a journal in the directory, for processes that share it.
+        pruner: stops trials that are behind; default Optuna's median pruner.
+
+    Raises:
+        ConfigError: without a space, or with another one than before. ImportError: without Optuna.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        space: SearchSpace | None = None,
+        *,
+        storage: str | None = None,
+        pruner: optuna.pruners.BasePruner | None = None,
+    ) -> None:
+        self.sweep = Sweep(directory)
+        self.directory = directory
+        self.space = self._same_space(space)
+        self.distributions = self.space.distributions()
+        self.workers = Workers(len(self.space.seeds))
+        journal = directory / "study.log"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(constant_liar=True)  # other processes' trials are not drawn again
+        self.study = optuna.create_study(
+            storage=storage or JournalStorage(JournalFileBackend(str(journal))),
+            study_name=directory.resolve().name,
+            sampler=sampler,
+            pruner=pruner or optuna.pruners.MedianPruner(),
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+    def _same_space(self, space: SearchSpace | None) -> SearchSpace:
+        path = self.directory / FILE
+        if not path.is_file():
+            if space is None or not space.distributions():
+                raise ConfigError(
+                    f"{self.directory} holds no search: give settings to choose from, such as "
+                    "optim.lr=choice(1e-3,1e-4) or optim.lr=tag(log,interval(1e-5,1e-2))"
+                )
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_json(path, asdict(space))
+            return space
+        before = SearchSpace(**{name: tuple(value) for name, value in json.loads(path.read_text()).items()})
+        if space is not None and space != before:
+            raise ConfigError(
+                f"{self.directory} holds a search for {' '.join(before.overrides)} over the seeds {before.seeds}: "
+                "choose another directory for other settings"
+            )
+        return before
+
+    def run(self, num_trials: int) -> None:
+        """Work on trials until the study has ``num_trials``, those of other processes included.
+
+        Raises:
+            Preempted: on a signal, after the trial was put back.
+        """
+        (self.directory / "trials").mkdir(exist_ok=True)
+        while True:
+            with contextlib.ExitStack() as held:
+                with locked(self.directory / LOCK):
+                    self._put_back_abandoned()
+                    self.write_table()
+                    if sum(trial.state != TrialState.WAITING for trial in self.trials()) >= num_trials:
+                        return self.draw()
+                    trial = self.study.ask(self.distributions)
+                    held.enter_context(locked(self._claim(trial.number), wait=False))
+                self._run_trial(trial)
+
+    def trials(self) -> list[FrozenTrial]:
+        """The trials without those that were put back."""
+        every = self.study.get_trials()
+        continued = {trial.user_attrs.get("continues") for trial in every}
+        return [trial for trial in every if trial.number not in continued]
+
+    def _claim(self, number: int) -> Path:
+        return self.directory / "trials" / f"{number}.lock"
+
+    def _put_back_abandoned(self) -> None:
+        """Put the trials back whose process was killed."""
+        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+            if not is_held(self._claim(trial.number)):
+                self._put_back(trial)
+
+    def _put_back(self, trial: Trial | FrozenTrial) -> None:
+        self.study.enqueue_trial(trial.params, user_attrs={"continues": trial.number})
+        self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _run_trial(self, trial: Trial) -> None:
+        entries = self.sweep.add(self.space.points(trial.params))
+        run_dirs = [self.sweep.run_dir(entry) for entry in entries]
+        reported: set[int] = set()
+        behind = False
+
+        def is_behind() -> bool:
+            nonlocal behind
+            for frames, value in intermediate_values(run_dirs, entries[0].total_frames).items():
+                if frames not in reported:
+                    reported.add(frames)
+                    trial.report(value, frames)
+            behind = behind or trial.should_prune()
+            return behind
+
+        try:
+            self.workers.run_all(entries, self._train, stop_when=is_behind)
+        except Preempted:
+            self._put_back(trial)
+            raise
+        errors = [error for entry in entries if (error := self._error(entry)) is not None]
+        if not errors:
+            self.study.tell(trial, fmean(final_return(run_dir) for run_dir in run_dirs))
+        elif behind:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            trial.set_user_attr("error", "; ".join(errors))
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def _error(self, entry: Entry) -> str | None:
+        """Why a run is not done; None if it is."""
+        run_dir = self.sweep.run_dir(entry)
+        if is_finished(run_dir, entry.total_frames):
+            return None
+        return read_provenance(run_dir).get("error") or f"see {log_of(run_dir)}"
+
+    def _train(self, entry: Entry) -> str:
+        """Train one run, or wait for another trial of the same values that does."""
+        run_dir = self.sweep.run_dir(entry)
+        while self.workers.stop.received is None:
+            if is_finished(run_dir, entry.total_frames):
+                return "done"
+            if has_diverged(run_dir) or self.workers.train_alone(entry.overrides, run_dir) is not None:
+                return self._error(entry) or "done"
+            time.sleep(1)
+        return "stopped"
+
+    def summary(self) -> str:
+        """How many trials ended how, and the best of them."""
+        counts = Counter(trial.state.name.lower() for trial in self.trials())
+        lines = [f"{sum(counts.values())} trials: " + ", ".join(f"{n} {state}" for state, n in counts.items())]
+        if counts["complete"]:
+            best = self.study.best_trial
+            values = " ".join(f"{name}={value}" for name, value in best.params.items())
+            lines.append(f"best: mean return {best.value:.4g} of trial {best.number}, {values}")
+        return "\n".join([*lines, f"  {self.directory / 'trials.csv'}"])
+
+    def write_table(self) -> None:
+        """Write ``trials.csv``."""
+        names = list(self.distributions)
+        partial = self.directory / "trials.partial"
+        with partial.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["number", "state", "value", *names, "error"])
+            for trial in self.trials():
+                params = [trial.params.get(name) for name in names]
+                writer.writerow([trial.number, trial.state.name, trial.value, *params, trial.user_attrs.get("error")])
+        partial.rename(self.directory / "trials.csv")
+
+    def draw(self) -> None:
+        """Write ``history.png`` and ``slice.png``, values over trials and over settings, once there is a value."""
+        if not any(trial.state == TrialState.COMPLETE for trial in self.study.get_trials()):
+            return
+        for name, plot in {"history": plot_optimization_history, "slice": plot_slice}.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is experimental, and that one value makes no axis
+                figure = np.ravel(plot(self.study))[0].figure
+            figure.savefig(self.directory / f"{name}.png", bbox_inches="tight")
+            plt.close(figure)
+
+
+def intermediate_values(run_dirs: Sequence[Path], total_frames: int) -> dict[int, float]:
+    """The mean return in training over runs, at each tenth of their frames that all of them have reached."""
+    curves = []
+    for path in (run_dir / "metrics.csv" for run_dir in run_dirs):
+        rows = read_metrics(path) if path.is_file() else []
+        curves.append([(row["frames"], row["return"]) for row in rows if "return" in row])
+    values = {}
+    for tenth in range(1, 11):
+        frames = total_frames * tenth // 10
+        reached = [next((value for at, value in curve if at >= frames), None) for curve in curves]
+        if None not in reached:
+            values[frames] = fmean(reached)
+    return values

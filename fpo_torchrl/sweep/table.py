@@ -1,0 +1,77 @@
+"""The state of a sweep as a table of text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fpo_torchrl.auto_resume import final_return
+from fpo_torchrl.loggers import read_metrics
+from fpo_torchrl.sweep.manifest import Entry, Sweep
+from fpo_torchrl.sweep.workers import duration, state_of
+
+STATES = ("done", "running", "waiting", "failed")
+HEADER = ("run", "seed", "state", "frames", "return", "left")
+
+
+@dataclass(frozen=True)
+class Row:
+    """How far one run is; ``mean_return`` is the final evaluation's once it is done, None before any episode is."""
+
+    entry: Entry
+    state: str
+    frames: int
+    mean_return: float | None
+    left_s: float | None
+
+    def cells(self) -> list[str]:
+        """The row as text."""
+        entry = self.entry
+        return [
+            f"{entry.path.partition('/')[0]} {entry.task} {entry.label}".rstrip(),
+            str(entry.seed),
+            self.state,
+            f"{self.frames}/{entry.total_frames}",
+            "" if self.mean_return is None else f"{self.mean_return:.4g}",
+            "" if self.left_s is None or self.state in ("done", "failed") else duration(self.left_s),
+        ]
+
+
+def row_of(sweep: Sweep, entry: Entry) -> Row:
+    """Read how far a run is from the files in its directory."""
+    run_dir = sweep.run_dir(entry)
+    state = state_of(run_dir, entry.total_frames)
+    metrics = read_metrics(run_dir / "metrics.csv") if (run_dir / "metrics.csv").is_file() else []
+    frames = int(metrics[-1]["frames"]) if metrics else 0
+    mean_return = metrics[-1].get("return") if metrics else None
+    if state == "done":
+        mean_return = final_return(run_dir)
+    spent = sum(row["collect_s"] + row["update_s"] for row in metrics)
+    left = spent / frames * max(0, entry.total_frames - frames) if frames else None
+    return Row(entry, state, frames, mean_return, left)
+
+
+def status_table(rows: Sequence[Row]) -> str:
+    """The rows under a header, then their counts and how long all of them will take at this pace."""
+    lines = [list(HEADER), *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    counts = Counter(row.state for row in rows)
+    summary = f"{len(rows)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STATES)
+    left = time_left(rows)
+    return "\n".join([*text, summary + (f"; about {duration(left)} left" if left else "")])
+
+
+def time_left(rows: Sequence[Row]) -> float | None:
+    """Seconds until the waiting and running ones are done at the pace of those that have begun, as many at a time.
+
+    None while nothing is running. Evaluations and starting up are not in it.
+    """
+    pace = [row.left_s / (row.entry.total_frames - row.frames) for row in rows if row.left_s]
+    running = sum(row.state == "running" for row in rows)
+    if not pace or not running:
+        return None
+    per_frame = sum(pace) / len(pace)
+    frames = sum(row.entry.total_frames - row.frames for row in rows if row.state in ("waiting", "running"))
+    return per_frame * frames / running

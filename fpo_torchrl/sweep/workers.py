@@ -1,0 +1,149 @@
+"""Runs trained in processes of their own, some at a time, and what state they are in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from subprocess import STDOUT, Popen
+from typing import TypeVar
+
+from fpo_torchrl.auto_resume import LOCK, is_finished
+from fpo_torchrl.cli import EXIT_PREEMPTED
+from fpo_torchrl.files import InUseError, is_held, locked
+from fpo_torchrl.preemption import StopOnSignal
+from fpo_torchrl.provenance import read_provenance
+
+Job = TypeVar("Job")
+
+
+class Workers:
+    """Trains runs, at most ``num_workers`` at a time.
+
+    A signal stops all of them as it would stop each: the runs leave a checkpoint, and :meth:`run_all` raises
+    ``Preempted``. Whatever was killed, the same calls go on from there.
+
+    Args:
+        num_workers (int): processes at a time.
+        num_threads (int): of torch in each; default its share of the cores.
+    """
+
+    def __init__(self, num_workers: int = 1, *, num_threads: int | None = None) -> None:
+        self.num_workers = num_workers
+        self.num_threads = num_threads or max(1, (os.cpu_count() or 1) // num_workers)
+        self.stop = StopOnSignal()
+        self._children: set[Popen] = set()
+        self._told: set[Popen] = set()
+
+    def train_alone(self, overrides: Sequence[str], run_dir: Path) -> int | None:
+        """:meth:`train`, unless another process looks after the run already: then None."""
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(claim_of(run_dir), wait=False):
+                return None if is_held(run_dir / LOCK) else self.train(overrides, run_dir)
+        except InUseError:
+            return None
+
+    def train(self, overrides: Sequence[str], run_dir: Path) -> int:
+        """``fpo-train`` until the run has ended, from its newest checkpoint if there is one; returns the exit code.
+
+        What it prints goes to the file of :func:`log_of`.
+        """
+        if self.stop.received is not None:
+            return EXIT_PREEMPTED
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "fpo_torchrl.train", *overrides, *in_directory(run_dir)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.num_threads)}
+        with log_of(run_dir).open("a") as log:
+            child = Popen(command, stdout=log, stderr=STDOUT, env=environment)
+        self._children.add(child)
+        try:
+            return child.wait()
+        finally:
+            self._children.discard(child)
+
+    def run_all(
+        self, jobs: Sequence[Job], run: Callable[[Job], str], *, stop_when: Callable[[], bool] = lambda: False
+    ) -> dict[Job, str]:
+        """Call ``run`` for each job, which may call :meth:`train`, and print what it returns and how long is left.
+
+        An exception in one job does not stop the others. As soon as ``stop_when`` says so, the runs are stopped.
+
+        Raises:
+            Preempted: on a signal, after the runs have stopped.
+        """
+        started, results = time.monotonic(), {}
+        with self.stop, ThreadPoolExecutor(self.num_workers) as pool:
+            futures: dict[Future[str], Job] = {pool.submit(run, job): job for job in jobs}
+            waiting = set(futures)
+            while waiting:
+                ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in (future for future in ended if not future.cancelled()):
+                    error = future.exception()
+                    result = future.result() if error is None else f"failed: {type(error).__name__}: {error}"
+                    results[futures[future]] = result
+                    left = (time.monotonic() - started) / len(results) * (len(jobs) - len(results))
+                    where = f"[{len(results)}/{len(jobs)}] {futures[future]}"
+                    print(f"{where}: {result}; about {duration(left)} left", flush=True)
+                if self.stop.received is not None or stop_when():
+                    self._stop_children(waiting)
+            self.stop.check()
+        return results
+
+    def _stop_children(self, waiting: set[Future[str]]) -> None:
+        for future in waiting:
+            future.cancel()
+        for child in self._children - self._told:
+            self._told.add(child)
+            child.send_signal(signal.SIGTERM)  # of Ctrl-C they would take a second one to mean "at once"
+
+
+def in_directory(run_dir: Path) -> list[str]:
+    """The arguments of ``fpo-train`` that make it start or go on in a directory, without a progress bar."""
+    quoted = str(run_dir).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"run_dir='{quoted}'", "resume=auto", "progress=false"]
+
+
+def log_of(run_dir: Path) -> Path:
+    """The file, beside its directory, with what a run has printed."""
+    return run_dir.with_name(f"{run_dir.name}.log")
+
+
+def claim_of(run_dir: Path) -> Path:
+    """The file that the process which looks after a run holds."""
+    return run_dir.with_name(f"{run_dir.name}.lock")
+
+
+def state_of(run_dir: Path, total_frames: int) -> str:
+    """What there is to do about a run: "done", "running", "failed" (diverged, or ended by an error), or "waiting".
+
+    A run that was stopped or killed is waiting for someone to go on with it.
+    """
+    if is_finished(run_dir, total_frames):
+        return "done"
+    if is_held(run_dir / LOCK) or is_held(claim_of(run_dir)):
+        return "running"
+    found = read_provenance(run_dir)
+    stopped = str(found.get("error")).startswith(("Preempted", "KeyboardInterrupt"))
+    crashed = found.get("status") == "interrupted" and not stopped
+    never_began = not found and log_of(run_dir).is_file()
+    return "failed" if crashed or never_began or found.get("status") == "diverged" else "waiting"
+
+
+def has_diverged(run_dir: Path) -> bool:
+    """Whether a run ended with a NaN, as it would if it went on."""
+    return read_provenance(run_dir).get("status") == "diverged"
+
+
+def duration(seconds: float) -> str:
+    """A length of time as hours, minutes and seconds, with days before them if need be.
+
+    >>> duration(90061)
+    '1 d 01:01:01'
+    """
+    days, rest = divmod(int(seconds), 86400)
+    return (f"{days} d " if days else "") + time.strftime("%H:%M:%S", time.gmtime(rest))

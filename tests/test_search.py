@@ -1,0 +1,240 @@
+"""A search: what it chooses from, what a trial is worth, and that stopped, killed and failed trials are survived."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+optuna = pytest.importorskip("optuna")
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.preemption import SIGNALS, Preempted
+from fpo_torchrl.sweep import command, workers
+from fpo_torchrl.sweep.search import Search, SearchSpace, distribution, intermediate_values
+
+SPACE = SearchSpace(("experiment=bandit", "total_frames=1000", "optim.lr=choice(0.1,0.2,0.3)"), (0, 1))
+
+
+class Child:
+    """Stands in for fpo-train: a run of a hundred frames an iteration whose return is its step size, plus its seed."""
+
+    status = "finished"
+    rows = 10
+
+    def __init__(self, command: list[str], **kwargs) -> None:
+        settings = dict(argument.partition("=")[::2] for argument in command[3:])
+        lr, seed = float(settings["optim.lr"]), int(settings["seed"])
+        directory = Path(settings["run_dir"].strip("'"))
+        directory.mkdir(parents=True, exist_ok=True)
+        rows = [f"{100 * (i + 1)},{lr * (i + 1) / 10}\n" for i in range(self.rows)]
+        (directory / "metrics.csv").write_text("frames,return\n" + "".join(rows))
+        if self.status == "finished":
+            (directory / "evaluation.json").write_text(json.dumps({"random": {"mean": lr + seed}}))
+        error = None if self.status == "finished" else "NonFiniteError: loss_critic became NaN"
+        content = {"status": self.status, "frames": 100 * self.rows, "error": error}
+        (directory / "provenance.json").write_text(json.dumps(content))
+
+    def wait(self) -> int:
+        return 0 if self.status == "finished" else 4
+
+
+@pytest.fixture(autouse=True)
+def child(monkeypatch):
+    monkeypatch.setattr(workers, "Popen", Child)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def read_trials(directory: Path) -> list[dict[str, str]]:
+    with (directory / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_there_is_to_choose_from():
+    expected = {
+        "a=choice(x,y)": CategoricalDistribution(["x", "y"]),
+        "a=1,[2,3]": CategoricalDistribution(["1", "[2,3]"]),
+        "a=range(1,10,4)": IntDistribution(1, 9, step=4),
+        "a=range(1,9,4)": IntDistribution(1, 5, step=4),
+        "a=interval(0.5,2)": FloatDistribution(0.5, 2.0),
+        "a=int(interval(2,8))": IntDistribution(2, 8),
+        "a=tag(log,interval(1e-5,1e-2))": FloatDistribution(1e-5, 1e-2, log=True),
+    }
+    parser = OverridesParser.create()
+    assert {text: distribution(parser.parse_override(text)) for text in expected} == expected
+
+
+def test_a_trial_is_worth_the_mean_over_seeds(tmp_path):
+    search = Search(tmp_path, SPACE)
+    search.run(3)
+    for trial in search.trials():
+        assert trial.value == pytest.approx(float(trial.params["optim.lr"]) + 0.5)
+        assert sorted(trial.intermediate_values) == list(range(100, 1001, 100))
+        assert trial.intermediate_values[500] == pytest.approx(float(trial.params["optim.lr"]) / 2)
+    table = read_trials(tmp_path)
+    assert [row["number"] for row in table] == ["0", "1", "2"]
+    assert {row["state"] for row in table} == {"COMPLETE"}
+    best = max(table, key=lambda row: float(row["value"]))
+    assert f"optim.lr={best['optim.lr']}" in search.summary()
+    assert search.summary().startswith("3 trials: 3 complete\nbest: mean return ")
+    for name in ("history.png", "slice.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_its_runs_can_be_reported(tmp_path):
+    search = Search(tmp_path, SPACE)
+    search.run(1)
+    (trial,) = search.trials()
+    assert [(entry.label, entry.seed) for entry in search.sweep.entries()] == [
+        (f"optim.lr={trial.params['optim.lr']}", seed) for seed in (0, 1)
+    ]
+
+
+def test_more_trials_later_without_saying_what_again(tmp_path):
+    Search(tmp_path, SPACE).run(1)
+    search = Search(tmp_path)
+    search.run(2)
+    assert len(search.trials()) == 2
+
+
+def test_another_question_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no search: give settings to choose from"):
+        Search(tmp_path)
+    with pytest.raises(ConfigError, match="holds no search: give settings to choose from"):
+        Search(tmp_path, SearchSpace(("experiment=bandit",), (0,)))
+    Search(tmp_path, SPACE)
+    with pytest.raises(ConfigError, match=r"over the seeds \(0, 1\): choose another directory"):
+        Search(tmp_path, SearchSpace(SPACE.overrides, (0, 1, 2)))
+
+
+def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    search = Search(tmp_path, SPACE)
+    monkeypatch.setattr(Child, "status", "diverged")
+    search.run(1)
+    monkeypatch.setattr(Child, "status", "finished")
+    (first,) = search.trials()
+    search.study.enqueue_trial({"optim.lr": next(lr for lr in ("0.1", "0.2") if lr != first.params["optim.lr"])})
+    search.run(2)
+    failed, complete = read_trials(tmp_path)
+    assert (failed["state"], complete["state"]) == ("FAIL", "COMPLETE")
+    assert failed["error"] == "; ".join(["NonFiniteError: loss_critic became NaN"] * 2)
+
+
+def test_a_trial_that_is_behind_is_pruned_and_its_runs_are_stopped(tmp_path, monkeypatch):
+    class Slow(Child):
+        """Writes half of its rows, then waits to be told to stop."""
+
+        status, rows = "interrupted", 5
+        told: list[int] = []  # noqa: RUF012
+
+        def wait(self) -> int:
+            while len(self.told) < 2:
+                time.sleep(0.01)
+            for path in tmp_path.rglob("provenance.json"):
+                path.write_text(json.dumps({"status": "interrupted", "error": "Preempted: SIGTERM", "frames": 500}))
+            return 75
+
+        def send_signal(self, number: int) -> None:
+            self.told.append(number)
+
+    class Strict(optuna.pruners.BasePruner):
+        """Gives up on everything at 500 frames."""
+
+        def prune(self, study, trial) -> bool:
+            return 500 in trial.intermediate_values
+
+    monkeypatch.setattr(workers, "Popen", Slow)
+    Search(tmp_path, SPACE, pruner=Strict()).run(1)
+    assert Slow.told == [signal.SIGTERM] * 2
+    assert [row["state"] for row in read_trials(tmp_path)] == ["PRUNED"]
+
+
+def test_a_stopped_trial_is_put_back_and_goes_on(tmp_path, monkeypatch):
+    class Stopped(Child):
+        """Hears the signal that its worker gets."""
+
+        status = "interrupted"
+
+        def wait(self) -> int:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return 75
+
+    monkeypatch.setattr(workers, "Popen", Stopped)
+    search = Search(tmp_path, SPACE)
+    with pytest.raises(Preempted):
+        search.run(2)
+    (before,) = search.study.get_trials(states=(TrialState.FAIL,))
+    monkeypatch.setattr(workers, "Popen", Child)
+    Search(tmp_path).run(2)
+    trials = search.trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+    assert trials[0].params == before.params
+    assert trials[0].user_attrs == {"continues": before.number}
+
+
+def test_a_trial_whose_process_was_killed_is_put_back(tmp_path):
+    search = Search(tmp_path, SPACE)
+    abandoned = search.study.ask(search.distributions)
+    search.run(1)
+    (trial,) = search.trials()
+    assert (trial.params, trial.state) == (abandoned.params, TrialState.COMPLETE)
+
+
+def fpo_sweep(log: Path, *arguments: str) -> None:
+    """``fpo-sweep`` with children that only pretend, to be called by ``tiny.start``."""
+    output = os.open(log, os.O_CREAT | os.O_WRONLY)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    workers.Popen = Child
+    sys.argv = ["fpo-sweep", *arguments]
+    command.main()
+
+
+def test_two_processes_share_a_study(tmp_path):
+    arguments = ("search", str(tmp_path / "study"), *SPACE.overrides, "--seeds", "2", "--trials", "3")
+    processes = [tiny.start(fpo_sweep, tmp_path / f"{i}.log", *arguments) for i in range(2)]
+    for i, process in enumerate(processes):
+        process.join(200)
+        assert process.exitcode == 0, (tmp_path / f"{i}.log").read_text()
+    rows = read_trials(tmp_path / "study")
+    assert [row["number"] for row in rows] == [str(i) for i in range(3)]
+    assert {row["state"] for row in rows} == {"COMPLETE"}
+    assert "3 trials: 3 complete" in (tmp_path / "0.log").read_text()
+
+
+def test_intermediate_values_by_hand(tmp_path):
+    for name, last in (("a", 8), ("b", 5)):
+        (tmp_path / name).mkdir()
+        rows = [f"{100 * i},{'' if i < 3 else i}\n" for i in range(1, last + 1)]
+        (tmp_path / name / "metrics.csv").write_text("frames,return\n" + "".join(rows))
+    runs = [tmp_path / "a", tmp_path / "b"]
+    # at 100 and 200 no episode is over: the first value after them counts
+    assert intermediate_values(runs, 1000) == {100: 3.0, 200: 3.0, 300: 3.0, 400: 4.0, 500: 5.0}
+    assert intermediate_values([*runs, tmp_path / "absent"], 1000) == {}
+    assert all(math.isfinite(value) for value in intermediate_values(runs, 1000).values())
+
+
+@pytest.mark.parametrize("option", ["--trials", "--seeds"])
+def test_wrong_numbers(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fpo-sweep", "search", str(tmp_path), "optim.lr=choice(1,2)", option, "0"])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert stopped.value.code == 2
+    assert f"{option} 0 is out of range" in capsys.readouterr().err

@@ -1,0 +1,316 @@
+"""A sweep: which runs a grid has, where they are, what is run again, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from fpo_torchrl.auto_resume import LOCK
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.files import locked
+from fpo_torchrl.loggers import MetricsCSV, read_metrics
+from fpo_torchrl.preemption import Preempted
+from fpo_torchrl.provenance import read_provenance
+from fpo_torchrl.sweep import command, workers
+from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
+from fpo_torchrl.sweep.table import Row, row_of, status_table
+from fpo_torchrl.sweep.workers import Workers, claim_of, in_directory, log_of, state_of
+
+TIMES = ("collect_s", "update_s", "frames_per_s")
+RUN = (
+    *(*(o for o in tiny.GRIDWORLD if o != "progress=false"), "trainer.num_epochs=1"),
+    *("total_frames=1024", "checkpoint_interval_frames=64"),
+)
+
+
+def fpo_sweep(log: Path, child: type, *arguments: str) -> None:
+    """``fpo-sweep`` in a process group of its own, to be called by ``tiny.start``."""
+    os.setpgrp()
+    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    workers.Popen = child
+    sys.argv = ["fpo-sweep", *arguments]
+    command.main()
+
+
+class TestGrid:
+    def test_every_combination(self):
+        assert grid(["optim.lr=1e-3,1e-4", "task=PointMass", "seed=range(0,2)"]) == [
+            ["optim.lr=0.001", "task=PointMass", "seed=0"],
+            ["optim.lr=0.001", "task=PointMass", "seed=1"],
+            ["optim.lr=0.0001", "task=PointMass", "seed=0"],
+            ["optim.lr=0.0001", "task=PointMass", "seed=1"],
+        ]
+
+    def test_a_list_is_one_value(self):
+        assert grid(["critic.hidden_sizes=[64,64]"]) == [["critic.hidden_sizes=[64,64]"]]
+
+    def test_lines_of_a_file_are_combined_with_it(self, tmp_path):
+        file = tmp_path / "list"
+        file.write_text("optim.lr=1e-3 loss.ratio=per_sample  # a comment\n\n'critic.hidden_sizes=[8, 8]'\n")
+        assert command.points_of(["seed=0,1"], file) == [
+            ["optim.lr=1e-3", "loss.ratio=per_sample", "seed=0"],
+            ["optim.lr=1e-3", "loss.ratio=per_sample", "seed=1"],
+            ["critic.hidden_sizes=[8, 8]", "seed=0"],
+            ["critic.hidden_sizes=[8, 8]", "seed=1"],
+        ]
+        file.write_text("# nothing\n")
+        with pytest.raises(ConfigError, match="is empty: expected settings in each line"):
+            command.points_of([], file)
+        with pytest.raises(ConfigError, match="there is no such file"):
+            command.points_of([], tmp_path / "none")
+
+
+class TestManifest:
+    BASE = ("experiment=bandit", "total_frames=64")
+
+    def add(self, directory: Path, *overrides: str) -> list[Entry]:
+        return Sweep(directory).add(grid([*self.BASE, *overrides]))
+
+    def test_seeds_of_one_config_share_a_directory(self, tmp_path):
+        entries = self.add(tmp_path, "optim.lr=1e-3,1e-4", "seed=0,1")
+        keys, seeds = zip(*(entry.path.split("/") for entry in entries), strict=True)
+        assert seeds == ("seed0", "seed1", "seed0", "seed1")
+        assert keys[0] == keys[1] != keys[2] == keys[3]
+        assert [entry.label for entry in entries] == ["optim.lr=0.001"] * 2 + ["optim.lr=0.0001"] * 2
+        assert Sweep(tmp_path).entries() == entries
+
+    def test_the_directory_follows_from_the_resolved_config(self, tmp_path):
+        (entry,) = self.add(tmp_path / "a", "optim.lr=1e-3")
+        same = ["optim.lr=0.001", "num_threads=1", "progress=false", "logger=tensorboard", "label=other"]
+        (as_default,) = self.add(tmp_path / "b", *same)
+        assert as_default.path == entry.path
+        for other in ("optim.lr=2e-3", "actor/solver=heun", "total_frames=128"):
+            assert self.add(tmp_path / "c", other)[0].path != entry.path
+
+    def test_adding_again_adds_what_is_new(self, tmp_path):
+        first = self.add(tmp_path, "seed=0,1")
+        again = self.add(tmp_path, "seed=1,2")
+        assert again[0] == first[1]
+        assert [entry.seed for entry in Sweep(tmp_path).entries()] == [0, 1, 2]
+
+    def test_a_wrong_setting_adds_nothing(self, tmp_path):
+        with pytest.raises(Exception, match="learning_rate"):
+            self.add(tmp_path, "seed=0,1", "optim.learning_rate=1")
+        with pytest.raises(ConfigError, match="num_envs=0 is out of range"):
+            self.add(tmp_path, "num_envs=8,0")
+        with pytest.raises(ConfigError, match="holds no sweep"):
+            Sweep(tmp_path).entries()
+
+
+class TestState:
+    @pytest.fixture
+    def run_dir(self, tmp_path):
+        path = tmp_path / "run"
+        path.mkdir()
+        return path
+
+    @pytest.mark.parametrize(
+        ("found", "state"),
+        [
+            ({"status": "finished", "frames": 64}, "done"),
+            ({"status": "finished", "frames": 32}, "waiting"),
+            ({"status": "running", "frames": 32}, "waiting"),
+            ({"status": "interrupted", "error": "Preempted: SIGTERM", "frames": 32}, "waiting"),
+            ({"status": "interrupted", "error": "KeyboardInterrupt", "frames": 32}, "waiting"),
+            ({"status": "interrupted", "error": "OSError: [Errno 28] No space left", "frames": 32}, "failed"),
+            ({"status": "diverged", "error": "NonFiniteError: loss", "frames": 32}, "failed"),
+        ],
+    )
+    def test_by_its_account_of_itself(self, run_dir, found, state):
+        (run_dir / "provenance.json").write_text(json.dumps(found))
+        assert state_of(run_dir, 64) == state
+
+    def test_before_it_began(self, run_dir):
+        assert state_of(run_dir / "absent", 64) == state_of(run_dir, 64) == "waiting"
+        log_of(run_dir).write_text("error: some setting is wrong")
+        assert state_of(run_dir, 64) == "failed"
+
+    def test_while_someone_holds_it(self, run_dir):
+        for path in (run_dir / LOCK, claim_of(run_dir)):
+            with locked(path):
+                assert state_of(run_dir, 64) == "running"
+            assert state_of(run_dir, 64) == "waiting"
+
+
+class TestTable:
+    def row(self, state: str, frames: int, left_s: float | None) -> Row:
+        return Row(Entry("ab/seed3", "PointMass", "optim.lr=0.1", 3, 100, ()), state, frames, 1.23456, left_s)
+
+    def test_the_time_left_by_hand(self):
+        rows = [
+            self.row("done", 100, 0.0),
+            self.row("running", 50, 100.0),  # 2 s a frame
+            self.row("running", 75, 100.0),  # 4 s a frame
+            self.row("waiting", 0, None),
+        ]
+        assert status_table(rows).endswith("4 runs: 1 done, 2 running, 1 waiting, 0 failed; about 00:04:22 left")
+        # 50 + 25 + 100 frames at 3 s, two at a time: 262 s
+
+    def test_the_columns(self):
+        lines = status_table([self.row("running", 50, 3661.0)]).splitlines()
+        assert lines[0].split() == ["run", "seed", "state", "frames", "return", "left"]
+        assert lines[1].split() == ["ab", "PointMass", "optim.lr=0.1", "3", "running", "50/100", "1.235", "01:01:01"]
+
+    def test_a_row_from_files(self, tmp_path):
+        sweep, entry = Sweep(tmp_path), self.row("", 0, None).entry
+        assert row_of(sweep, entry) == Row(entry, "waiting", 0, None, None)
+        (tmp_path / entry.path).mkdir(parents=True)
+        metrics = MetricsCSV(tmp_path / entry.path / "metrics.csv")
+        for frames in (10, 20):
+            metrics.log({"frames": frames, "return": frames / 5, "collect_s": 1.0, "update_s": 2.0})
+        assert row_of(sweep, entry) == Row(entry, "waiting", 20, 4.0, 24.0)  # 6 s for 20 of 100
+
+
+class TestWorkers:
+    def test_arguments_survive_hydras_grammar(self, tmp_path):
+        strange = tmp_path / "a b,c='d'"
+        (argument, *_) = in_directory(strange)
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        assert OverridesParser.create().parse_override(argument).value() == str(strange)
+
+    def test_a_signal_stops_the_children_and_starts_no_more(self, tmp_path, monkeypatch):
+        told, started = [], []
+
+        class Child:
+            """Waits until it is told to stop."""
+
+            def __init__(self, command, **kwargs) -> None:
+                started.append(command)
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+            def wait(self) -> int:
+                while not told:
+                    time.sleep(0.01)
+                return 75
+
+            def send_signal(self, number: int) -> None:
+                told.append(number)
+
+        monkeypatch.setattr(workers, "Popen", Child)
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+        crew = Workers(1)
+        with pytest.raises(Preempted, match="SIGUSR1"):
+            crew.run_all([1, 2, 3], lambda job: str(crew.train([], tmp_path / str(job))))
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        assert len(started) == 1
+        assert told == [signal.SIGTERM]
+
+
+class TestKilled:
+    """Two runs: one killed with its sweep, and repaired by the same command."""
+
+    @pytest.fixture(scope="class")
+    def story(self, tmp_path_factory):
+        directory = tmp_path_factory.mktemp("sweep")
+        arguments = ("run", str(directory / "sweep"), *RUN, "seed=0,1", "--jobs", "2")
+        straight = tiny.start(
+            tiny.fpo_train, directory / "straight.log", *RUN, "seed=1", f"run_dir={directory}/straight"
+        )
+        first = tiny.start(fpo_sweep, directory / "log", tiny.Child, *arguments)
+        deadline = time.monotonic() + 150
+        while not list((directory / "sweep").glob("*/seed1/checkpoints/checkpoint-*")):
+            assert time.monotonic() < deadline, (directory / "log").read_text()
+            assert first.is_alive(), (directory / "log").read_text()
+            time.sleep(0.002)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.join()
+        second = tiny.start(fpo_sweep, directory / "log", tiny.Child, *arguments)
+        for process in (second, straight):
+            process.join(200)
+            assert process.exitcode == 0, (directory / "log").read_text()
+        return directory
+
+    def test_it_went_on_in_the_middle(self, story):
+        (run,) = (story / "sweep").glob("*/seed1")
+        starts = read_provenance(run)["starts"]
+        assert 0 == starts[0]["from_frame"] < starts[1]["from_frame"] < 1024
+
+    def test_the_result_is_that_of_the_undisturbed_run(self, story):
+        (run,) = (story / "sweep").glob("*/seed1")
+        one, other = (tiny.read_checkpoint(path) for path in (run, story / "straight"))
+        unused = ("rng.python", "rng.numpy")  # of generators that nothing draws from
+        assert not [
+            key for key in one if not tiny.same({key: one[key]}, {key: other[key]}) and not key.startswith(unused)
+        ]
+        rows = [read_metrics(path / "metrics.csv") for path in (run, story / "straight")]
+        for row in (*rows[0], *rows[1]):
+            for name in TIMES:
+                row.pop(name)
+        assert rows[0] == rows[1]
+
+    def test_the_command_says_how_it_went(self, story):
+        log = (story / "log").read_text()
+        assert f"2 runs in {story}/sweep, 2 of them to be trained" in log
+        assert "2 runs: 2 done, 0 running, 0 waiting, 0 failed" in log
+        assert "[2/2] gridworld/two_walls" in log
+
+    def test_what_is_done_is_not_run_again(self, story, monkeypatch, capsys):
+        monkeypatch.setattr(workers, "Popen", None)
+        monkeypatch.setattr(sys, "argv", ["fpo-sweep", "run", str(story / "sweep")])
+        with pytest.raises(SystemExit) as stopped:
+            command.main()
+        assert stopped.value.code == 0
+        assert "2 runs in" in (out := capsys.readouterr().out)
+        assert "0 of them to be trained" in out
+
+
+class TestCommand:
+    def call(self, monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fpo-sweep", *arguments])
+        code = 0
+        try:
+            command.main()
+        except SystemExit as stopped:
+            code = stopped.code
+        return code, *capsys.readouterr()
+
+    def test_a_failed_run_is_shown_and_tried_again(self, tmp_path, monkeypatch, capsys):
+        class Fails:
+            def __init__(self, command, *, stdout, **kwargs) -> None:
+                print("error: no such device", file=stdout)
+
+            def wait(self) -> int:
+                return 2
+
+        monkeypatch.setattr(workers, "Popen", Fails)
+        for _ in range(2):
+            code, out, _ = self.call(monkeypatch, capsys, "run", str(tmp_path), "experiment=bandit")
+            assert code == 1
+            assert "1 of them to be trained" in out
+            assert "ended with exit code 2, see " in out
+            assert "0 done, 0 running, 0 waiting, 1 failed" in out
+
+    def test_a_run_of_another_process_is_left_to_it(self, tmp_path, monkeypatch, capsys):
+        (entry,) = Sweep(tmp_path).add([["experiment=bandit"]])
+        run_dir = tmp_path / entry.path
+        run_dir.mkdir(parents=True)
+        monkeypatch.setattr(workers, "Popen", None)
+        with locked(run_dir / LOCK):
+            code, out, _ = self.call(monkeypatch, capsys, "run", str(tmp_path))
+        assert code == 0
+        assert "another process is training it" in out
+        assert "1 running" in out
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "words"),
+        [
+            (["walk"], 2, "the commands are run, status, search"),
+            (["status", "nowhere"], 2, "nowhere holds no sweep"),
+            (["run", "nowhere", "seed=0", "--jobs", "0"], 2, "--jobs 0 is out of range"),
+            (["--help"], 0, ""),
+        ],
+    )
+    def test_wrong_arguments(self, monkeypatch, capsys, arguments, code, words):
+        actual, _, err = self.call(monkeypatch, capsys, *arguments)
+        assert (actual, words in err) == (code, True)
