@@ -20,6 +20,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; the message says why and what to do."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint is not what was written."""
+
+
 class Stateful(Protocol):
     """Anything with a ``state_dict`` of tensors and plain values."""
 
@@ -73,6 +77,17 @@ class Checkpointer:
                 f"{getattr(error, 'strerror', None) or error}; {previous}. Make room or give write access, then resume"
             ) from error
 
+    def newest_whole(self) -> Path | None:
+        """The newest checkpoint that is not damaged; says so if that is not the newest. None if none is left."""
+        for path in reversed(self._rotation.checkpoints()):
+            try:
+                verify(path)
+            except DamagedError as error:
+                print(f"{error}: going on from the one before")
+            else:
+                return path
+        return None
+
     def load(self, path: str | Path | None = None, components: Collection[str] | None = None) -> Path:
         """Restore ``components`` (default: all) from ``path`` (default: the newest); return the path.
 
@@ -88,7 +103,10 @@ class Checkpointer:
             )
         if not source.exists():
             raise CheckpointError(f"{source} does not exist. Give the path of a file below a run's checkpoints/")
-        verify(source)
+        try:
+            verify(source)
+        except DamagedError as error:
+            raise DamagedError(f"{error}. Delete it to resume from the one before") from error
         targets = {name: target for name, target in self.components.items() if components is None or name in components}
         before = {name: copy.deepcopy(target.state_dict()) for name, target in targets.items()}
         try:
@@ -126,11 +144,9 @@ def verify(path: Path) -> None:
         EOFError,
         NotImplementedError,
     ) as e:
-        raise CheckpointError(f"{path} is truncated or damaged ({e}). Delete it to resume from the one before") from e
+        raise DamagedError(f"{path} is truncated or damaged ({e})") from e
     if damaged is not None:
-        raise CheckpointError(
-            f"{path} is damaged: the checksum of {damaged} is wrong. Delete it to resume from the one before"
-        )
+        raise DamagedError(f"{path} is damaged: the checksum of {damaged} is wrong")
     if metadata.get("format") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has checkpoint format {metadata.get('format')}, written by fpo_torchrl "

@@ -69,12 +69,26 @@ def _cell(value: float) -> str:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Rows of a ``metrics.csv`` as floats, empty cells left out; a last line cut short is dropped."""
-    with Path(path).open(newline="") as file:
-        reader = csv.reader(line for line in file if line.endswith("\n"))
-        header = next(reader, [])
-        lines = [line for line in reader if len(line) == len(header)]
-    return [{name: float(cell) for name, cell in zip(header, line, strict=True) if cell} for line in lines]
+    """Rows of a ``metrics.csv`` as floats, empty cells left out; a last line cut short is dropped.
+
+    Raises:
+        ConfigError: naming the line, if it is not one of numbers.
+    """
+    try:
+        with Path(path).open(newline="") as file:
+            reader = csv.reader(line for line in file if line.endswith("\n"))
+            header = next(reader, [])
+            lines = [line for line in reader if len(line) == len(header)]
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
+    return [_row(path, number, header, line) for number, line in enumerate(lines, 2)]
+
+
+def _row(path: str | Path, number: int, header: list[str], line: list[str]) -> dict[str, float]:
+    try:
+        return {name: float(cell) for name, cell in zip(header, line, strict=True) if cell}
+    except ValueError as error:
+        raise ConfigError(f"line {number} of {path} is damaged: {error}. Remove the line") from error
 
 
 def wandb_id(run_dir: Path) -> str:

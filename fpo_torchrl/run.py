@@ -90,7 +90,8 @@ class Run:
         return build(tree, "env", task=self.cfg.task, num_envs=num_envs, device=self.cfg.device, seed=seed)
 
     def _resume(self) -> None:
-        path = self.checkpointer.load(components={"actor", "critic", "optimizer", "trainer"})
+        newest = self.checkpointer.newest_whole()
+        path = self.checkpointer.load(newest, components={"actor", "critic", "optimizer", "trainer"})
         self.trainer.start()
         self.checkpointer.load(path, components={"rng"})
         print(f"resuming from {path} at frame {self.trainer.frames}")
