@@ -12,12 +12,12 @@ from fpo_torchrl.envs.gridworld import make_layout
 from fpo_torchrl.envs.probe import PROBES, modes_found
 from fpo_torchrl.evaluation import evaluation_policy, isolated_rng
 from fpo_torchrl.report.gridworld import STARTS, GridPolicy, measure
-from fpo_torchrl.run import load_agent
+from fpo_torchrl.trained import load_policy
 
 
 def sampled_actions(directory: Path, observations: torch.Tensor, num_samples: int = 2000) -> torch.Tensor:
     """Actions ``[*batch, num_samples, act]`` that the run's final policy draws at ``observations``."""
-    policy, exploration = evaluation_policy(load_agent(directory)[1].actor, "random")
+    policy, exploration = evaluation_policy(load_policy(directory, device="cpu").actor, "random")
     repeated = observations.unsqueeze(-2).expand(*observations.shape[:-1], num_samples, -1)
     with torch.no_grad(), isolated_rng(0), set_exploration_type(exploration):
         return policy(TensorDict(observation=repeated, batch_size=repeated.shape[:-1]))["action"]
@@ -25,14 +25,14 @@ def sampled_actions(directory: Path, observations: torch.Tensor, num_samples: in
 
 def value_error(directory: Path) -> dict[str, float]:
     """Largest distance of the critic from a probe's optimal value, over its observations."""
-    cfg, agent = load_agent(directory)
-    probe = PROBES[cfg.task.removeprefix("probe/")]
+    trained = load_policy(directory, device="cpu")
+    probe = PROBES[trained.cfg.task.removeprefix("probe/")]
     observations = torch.tensor(
         [[start + step] for start in probe.start_observations for step in range(probe.num_steps)]
     )
     with torch.no_grad():
-        values = agent.critic(TensorDict(observation=observations, batch_size=len(observations)))["state_value"]
-    return {"value_error": (values - probe.optimal_value(observations, cfg.advantage.gamma)).abs().max().item()}
+        values = trained.critic(TensorDict(observation=observations, batch_size=len(observations)))["state_value"]
+    return {"value_error": (values - probe.optimal_value(observations, trained.cfg.advantage.gamma)).abs().max().item()}
 
 
 def bandit_shares(directory: Path) -> dict[str, float]:
@@ -43,6 +43,6 @@ def bandit_shares(directory: Path) -> dict[str, float]:
 
 def gridworld(directory: Path) -> dict[str, float]:
     """Success, path efficiency, and whether both ways stay open at the saddle."""
-    cfg, agent = load_agent(directory)
-    name = cfg.task.removeprefix("gridworld/")
-    return measure(GridPolicy(agent.actor, make_layout(name)), STARTS[name][0])
+    trained = load_policy(directory, device="cpu")
+    name = trained.cfg.task.removeprefix("gridworld/")
+    return measure(GridPolicy(trained.actor, make_layout(name)), STARTS[name][0])

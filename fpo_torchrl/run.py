@@ -242,19 +242,6 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
     return cfg
 
 
-def load_agent(run_dir: str | Path) -> tuple[DictConfig, Agent]:
-    """The resolved config of a run, and its agent with the weights of the newest checkpoint.
-
-    Raises:
-        CheckpointError: if the directory is not that of a run, or has no checkpoint.
-    """
-    cfg = load_run_config(run_dir)
-    tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    agent = build_agent(tree, build(tree["env"], "env", task=cfg.task, num_envs=1, device="cpu", seed=0))
-    Checkpointer(run_dir, actor=agent.actor, critic=agent.critic).load()
-    return cfg, agent
-
-
 def start_run(cfg: DictConfig) -> Run:
     """A new run of ``cfg``, in the directory it names or in a new one."""
     if cfg.run_dir is not None and not cfg.run_dir.strip():

@@ -1,4 +1,4 @@
-"""The policy that a run trained, restored from its checkpoint."""
+"""What a run trained, restored from its checkpoint."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from fpo_torchrl.run import load_run_config
 
 @dataclass
 class TrainedPolicy:
-    """The actor of a run with the weights of ``checkpoint``, and the task it was trained on.
+    """The actor and critic of a run with the weights of ``checkpoint``, and the task they were trained on.
 
     ``env`` is a batch of the task whose episodes are not spread, as an evaluation needs it.
     """
 
     cfg: DictConfig
     actor: TensorDictModule
+    critic: TensorDictModule
     env: EnvBase
     checkpoint: Path
 
@@ -46,8 +47,9 @@ def load_policy(
     cfg = load_run_config(run_dir)
     env = task_env(cfg, num_envs, device)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    actor = build_agent(tree, env).actor
-    return TrainedPolicy(cfg, actor, env, Checkpointer(run_dir, actor=actor).load(checkpoint))
+    agent = build_agent(tree, env)
+    path = Checkpointer(run_dir, actor=agent.actor, critic=agent.critic).load(checkpoint)
+    return TrainedPolicy(cfg, agent.actor, agent.critic, env, path)
 
 
 def task_env(cfg: DictConfig, num_envs: int, device: str | None = None) -> EnvBase:

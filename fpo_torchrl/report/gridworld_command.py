@@ -9,7 +9,7 @@ from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.envs.gridworld import make_layout
 from fpo_torchrl.files import write_json
-from fpo_torchrl.run import load_agent
+from fpo_torchrl.trained import load_policy
 
 from .gridworld import STARTS, GridPolicy, measure
 from .runs import read_run, run_directories
@@ -52,7 +52,7 @@ def show(runs: list[Path], out: Path) -> dict[str, dict[str, float]]:
         label = f"{record.label}, seed {record.seed}"
         if label in policies:
             raise ConfigError(f"{label} is there twice: give one of the runs, or set label= to tell two settings apart")
-        policies[label] = GridPolicy(load_agent(record.directory)[1].actor, layout)
+        policies[label] = GridPolicy(load_policy(record.directory, device="cpu").actor, layout)
     out.mkdir(parents=True, exist_ok=True)
     numbers = {}
     print(f"{records[0].task}; both ways open at the saddle counts as 'both'", flush=True)

@@ -281,10 +281,10 @@ class TestFpoExport:
         assert "trained a Gaussian; fpo-export writes flow policies" in err
 
     def test_a_missing_package_is_named(self, fpo_export, run_dir, monkeypatch):
-        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        monkeypatch.setitem(sys.modules, "onnx", None)
         code, _, err = fpo_export(run_dir)
         assert code == 2
-        assert "onnxruntime" in err
+        assert "onnx" in err
         assert "pip install fpo-torchrl[export]" in err
 
 
