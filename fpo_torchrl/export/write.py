@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,12 +42,11 @@ def export_policy(
         metadata: stored in the file, values that JSON can hold.
 
     Raises:
-        ConfigError: for an unknown format, inputs the policy does not take, a package that is not installed, or a
-            file that computes other actions (:data:`TOLERANCE`).
+        ConfigError: for an unknown format, a batch of one, a package that is not installed, or a file that computes
+            other actions (:data:`TOLERANCE`).
     """
     if format not in FORMATS:
         raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    metadata = json.loads(json.dumps(metadata or {}))
     expected = policy(*inputs.values())
     if min(len(value) for value in inputs.values()) < 2:
         raise ConfigError("the example inputs need a batch of at least 2, so that the batch size stays free")
@@ -59,7 +57,7 @@ def export_policy(
         raise ConfigError(f"format {format} needs a package ({error}): pip install fpo-torchrl[export]") from error
     partial = path.with_name(f"partial-{path.name}")
     try:
-        FORMATS[format].write(policy, {name: value[:2] for name, value in inputs.items()}, partial, metadata)
+        FORMATS[format].write(policy, {name: value[:2] for name, value in inputs.items()}, partial, metadata or {})
         error = largest_error(FORMATS[format].read(partial), expected, inputs)
         half_range = (policy.actor.action_high - policy.actor.action_low).min().item() / 2
         if not error <= TOLERANCE * half_range:
