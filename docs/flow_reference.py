@@ -54,7 +54,10 @@ def panel_one() -> dict[str, Any]:
 def panel_two() -> dict[str, Any]:
     """Advantages of the second panel's samples, and the velocity that they weight at time 1/2."""
     batch = TensorDict({"next": {"reward": column(REWARDS)}}, batch_size=len(REWARDS))
-    plain, shifted = (GroupAdvantage(non_negative=shift)(batch)["advantage"].flatten() for shift in (False, True))
+    advantages: list[Tensor] = [
+        GroupAdvantage(non_negative=shift)(batch)["advantage"].flatten() for shift in (False, True)
+    ]
+    plain, shifted = advantages
     time = torch.tensor([0.5], dtype=torch.float64)
     signed, weighted = (
         MarginalFlow(column(SAMPLES), advantage, std=STD)(column(POSITIONS), time).flatten().tolist()
