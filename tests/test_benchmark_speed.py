@@ -59,20 +59,28 @@ def test_the_plain_loop_collects_episodes_that_end(trainer):
 
 
 def test_ratios_are_of_the_same_round():
-    table = timing.compare({"ours": [1.0, 10.0, 2.0], "plain": [2.0, 10.0, 3.0]})
-    assert table["plain"] == {"median_s": 3.0, "over_ours": 1.5, "lowest_ratio": 1.0, "highest_ratio": 2.0}
+    ours = [timing.Seconds(1.0, 1.0), timing.Seconds(10.0, 2.0), timing.Seconds(2.0, 2.0)]
+    plain = [timing.Seconds(2.0, 2.0), timing.Seconds(10.0, 2.0), timing.Seconds(3.0, 8.0)]
+    table = timing.compare({"ours": ours, "plain": plain})
+    assert table["plain"] == {
+        "median_s": 3.0,
+        "over_ours": 1.5,
+        "lowest_ratio": 1.0,
+        "highest_ratio": 2.0,
+        "cpu_over_ours": 2.0,
+    }
     assert table["ours"]["over_ours"] == 1.0
 
 
 def test_contenders_take_turns_after_a_round_that_does_not_count():
-    calls, seconds = [], iter([9.0, 9.0, 1.0, 2.0, 3.0, 4.0])
+    calls, seconds = [], iter(timing.Seconds(s, s) for s in [9.0, 9.0, 1.0, 2.0, 3.0, 4.0])
 
     def worker(name):
         return lambda: calls.append(name) or next(seconds)
 
     taken = timing.take_turns({name: worker(name) for name in "ab"}, rounds=2)
     assert "".join(calls) == "ababab"
-    assert taken == {"a": [1.0, 3.0], "b": [2.0, 4.0]}
+    assert taken == {"a": [(1.0, 1.0), (3.0, 3.0)], "b": [(2.0, 2.0), (4.0, 4.0)]}
 
 
 def test_phases_do_not_overlap_and_leave_no_timers_behind(trainer):

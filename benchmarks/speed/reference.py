@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from timing import Work
+from timing import Seconds, Work
 
 
 class Reference:
@@ -32,7 +32,7 @@ class Reference:
         """One unit of ``"sample"``, ``"update"`` or ``"iteration"``; the first call compiles it."""
         line = json.dumps({"work": kind, "turn_s": turn_s, **request}) + "\n"
 
-        def ask() -> float:
+        def ask() -> Seconds:
             requests, answers = self.process.stdin, self.process.stdout
             assert requests is not None
             assert answers is not None
@@ -41,7 +41,7 @@ class Reference:
             answer = json.loads(answers.readline() or '{"error": "the process ended"}')
             if "error" in answer:
                 raise RuntimeError(f"the authors' code failed on {kind}: {answer['error']}")
-            return answer["seconds"]
+            return Seconds(**answer)
 
         return ask
 

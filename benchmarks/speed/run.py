@@ -115,8 +115,10 @@ class Suite:
         with FlopCounterMode(display=False) as counter:
             ours.learn(batches["ours"])
         flops, of_matmul = counter.get_total_flops(), 2 * args.matmul_size**3
+        clock = "cpu" if args.device == "cpu" else "wall"
         shares = sorted(
-            flops / mine / (of_matmul / best) for mine, best in zip(taken["ours"], taken.pop("matmul"), strict=True)
+            flops / getattr(mine, clock) / (of_matmul / getattr(best, clock))
+            for mine, best in zip(taken["ours"], taken["matmul"], strict=True)
         )
         del table["matmul"]
         return {

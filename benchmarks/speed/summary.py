@@ -16,7 +16,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = [
         f"Written by `{report['command']}` on {report['date'][:10]}: {where}, load {machine['load']} before it began.",
         f"A ratio is seconds over ours in the same round, the median of {settings['rounds']} rounds; above 1, ours is "
-        "faster. In brackets the lowest and the highest round.",
+        "faster. In brackets the lowest and the highest round; then the ratio of the CPU time of all threads, which "
+        "other load hardly touches.",
     ]
     if "sampling" in report:
         lines += ["", "### Sampling actions", ""]
@@ -72,8 +73,9 @@ def contenders(table: Mapping[str, Mapping[str, float]], frames: int | None = No
 
 
 def ratio(row: Mapping[str, float]) -> str:
-    """The median ratio with its range."""
-    return f"{row['over_ours']:.2f} [{row['lowest_ratio']:.2f}, {row['highest_ratio']:.2f}]"
+    """The median ratio with its range, and that of CPU time."""
+    wall = f"{row['over_ours']:.2f} [{row['lowest_ratio']:.2f}, {row['highest_ratio']:.2f}]"
+    return f"{wall}, CPU {row['cpu_over_ours']:.2f}"
 
 
 def table_head(*names: str) -> list[str]:
