@@ -1,11 +1,13 @@
-"""Returns of finished episodes, followed across batches."""
+"""What an iteration of training reports: returns of finished episodes, and summaries of a batch and its updates."""
 
 from __future__ import annotations
 
 from collections import deque
 
 import torch
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torchrl.data import Bounded, TensorSpec
 
 
 class EpisodeTracker:
@@ -61,3 +63,40 @@ class EpisodeTracker:
         self.returns.clear()
         self.returns.extend(state["returns"].tolist())
         self.num_episodes = int(state["num_episodes"])
+
+
+METRIC_NAMES = {"ratio_mean": "ratio", "mean_ratio": "ratio", "max_ratio": "ratio_max"}
+"""Names in the metrics of entries that our loss and TorchRL's call differently."""
+
+
+def summarize(history: list[TensorDictBase]) -> dict[str, float]:
+    """Means over an iteration's minibatches, extremes of the ratio, and how far the first ratio was from 1."""
+    stacked: dict[str, Tensor] = TensorDict.stack(history).to_dict()
+    stacked = {METRIC_NAMES.get(name, name): values.float() for name, values in stacked.items()}
+    summary = {name: values.mean() for name, values in stacked.items()}
+    extremes = {"ratio_min": torch.amin, "ratio_max": torch.amax}
+    present = [name for name in extremes if name in stacked]
+    for name in present:
+        summary[name] = extremes[name](stacked[name])
+    if present:
+        summary["first_ratio_error"] = torch.stack([(stacked[name][0] - 1).abs() for name in present]).amax()
+    if "clip_fraction" in stacked:
+        summary["first_clip_fraction"] = stacked["clip_fraction"][0]
+    values = torch.stack(list(summary.values())).tolist()
+    return dict(zip(summary, values, strict=True))
+
+
+def describe(batch: TensorDictBase, action_spec: TensorSpec) -> dict[str, float]:
+    """Mean reward of a batch ``[num_envs, time]``, spread of its raw advantages and of its actions, and saturation.
+
+    That is the share of the actions' entries within a thousandth of its range of a bound.
+    """
+    action: Tensor = batch["action"]
+    values = {"reward": batch["next", "reward"].mean(), "action_std": torch.std(action, (0, 1), correction=0).mean()}
+    if "advantage" in batch:
+        values["advantage_std"] = batch["advantage"].std(correction=0)
+    if isinstance(action_spec, Bounded):
+        low, high = (bound.unsqueeze(1) for bound in (action_spec.low, action_spec.high))
+        margin = 1e-3 * (high - low)
+        values["action_saturation"] = ((action <= low + margin) | (action >= high - margin)).float().mean()
+    return dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True))

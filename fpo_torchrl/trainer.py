@@ -12,7 +12,6 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.collectors import Collector
-from torchrl.data import Bounded, TensorSpec
 from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule
 
@@ -21,7 +20,7 @@ from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
-from fpo_torchrl.tracking import EpisodeTracker
+from fpo_torchrl.tracking import EpisodeTracker, describe, summarize
 
 
 class Trainer:
@@ -243,43 +242,6 @@ def make_collector(env: EnvBase, policy: Any, frames_per_batch: int) -> Collecto
         trust_policy=True,
         auto_register_policy_transforms=False,
     )
-
-
-METRIC_NAMES = {"ratio_mean": "ratio", "mean_ratio": "ratio", "max_ratio": "ratio_max"}
-"""Names in the metrics of entries that our loss and TorchRL's call differently."""
-
-
-def summarize(history: list[TensorDictBase]) -> dict[str, float]:
-    """Means over an iteration's minibatches, extremes of the ratio, and how far the first ratio was from 1."""
-    stacked: dict[str, Tensor] = TensorDict.stack(history).to_dict()
-    stacked = {METRIC_NAMES.get(name, name): values.float() for name, values in stacked.items()}
-    summary = {name: values.mean() for name, values in stacked.items()}
-    extremes = {"ratio_min": torch.amin, "ratio_max": torch.amax}
-    present = [name for name in extremes if name in stacked]
-    for name in present:
-        summary[name] = extremes[name](stacked[name])
-    if present:
-        summary["first_ratio_error"] = torch.stack([(stacked[name][0] - 1).abs() for name in present]).amax()
-    if "clip_fraction" in stacked:
-        summary["first_clip_fraction"] = stacked["clip_fraction"][0]
-    values = torch.stack(list(summary.values())).tolist()
-    return dict(zip(summary, values, strict=True))
-
-
-def describe(batch: TensorDictBase, action_spec: TensorSpec) -> dict[str, float]:
-    """Mean reward of a batch ``[num_envs, time]``, spread of its raw advantages and of its actions, and saturation.
-
-    That is the share of the actions' entries within a thousandth of its range of a bound.
-    """
-    action: Tensor = batch["action"]
-    values = {"reward": batch["next", "reward"].mean(), "action_std": torch.std(action, (0, 1), correction=0).mean()}
-    if "advantage" in batch:
-        values["advantage_std"] = batch["advantage"].std(correction=0)
-    if isinstance(action_spec, Bounded):
-        low, high = (bound.unsqueeze(1) for bound in (action_spec.low, action_spec.high))
-        margin = 1e-3 * (high - low)
-        values["action_saturation"] = ((action <= low + margin) | (action >= high - margin)).float().mean()
-    return dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True))
 
 
 def check_finite(batch: TensorDictBase, *, first_frame: int = 0) -> None:
