@@ -1,6 +1,7 @@
 # make train   trains FPO on a MuJoCo task on this machine's CPU; ARGS="task=PointMass seed=1" passes overrides
 # make test    runs the tests
 # make gridworld   trains FPO and a Gaussian on GridWorld and draws both; LAYOUT=cshape chooses another of its worlds
+# make slurm   installs SLURM on this Debian or Ubuntu machine, for make test ARGS="-m slurm"
 # make check   runs linter, formatter and type checker
 # Each command creates .venv and installs what it needs first.
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 LAYOUT ?= two_walls
 
-.PHONY: train gridworld test check install clean
+.PHONY: train gridworld test slurm check install clean
 
 train: install
 	$(BIN)/fpo-train $(ARGS)
@@ -26,6 +27,9 @@ gridworld: install
 
 test: install
 	$(BIN)/pytest $(ARGS)
+
+slurm:
+	apt-get update && apt-get install --yes slurmctld slurmd slurm-client
 
 check: install
 	$(BIN)/ruff check .

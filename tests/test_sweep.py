@@ -218,7 +218,7 @@ class TestKilled:
             tiny.fpo_train, directory / "straight.log", *RUN, "seed=1", f"run_dir={directory}/straight"
         )
         first = tiny.start(fpo_sweep, directory / "log", tiny.Child, *arguments)
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + 250
         while not list((directory / "sweep").glob("*/seed1/checkpoints/checkpoint-*")):
             assert time.monotonic() < deadline, (directory / "log").read_text()
             assert first.is_alive(), (directory / "log").read_text()

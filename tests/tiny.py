@@ -111,9 +111,6 @@ def _fpo_train_in_group(log: Path, group: int, *overrides: str) -> None:
 class SlowVelocityMLP(VelocityMLP):
     """A network whose policy takes 20 ms to answer, for a run that lasts without keeping the machine busy."""
 
-    def __init__(self, obs_dim: int, action_dim: int) -> None:
-        super().__init__(obs_dim, action_dim, hidden_sizes=(8,))
-
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             time.sleep(0.02)

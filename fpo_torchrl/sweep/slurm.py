@@ -1,0 +1,142 @@
+"""``fpo-sbatch``: a sweep as a SLURM job array, whose tasks checkpoint, are requeued and go on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fpo_torchrl import train
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.files import write_whole
+from fpo_torchrl.sweep.command import add_grid_arguments, add_points, needs_work, parser
+from fpo_torchrl.sweep.manifest import Sweep
+from fpo_torchrl.sweep.workers import in_directory, log_of, state_of
+
+
+def script(
+    sweep: Sweep, indices: Sequence[int], *, options: Sequence[str] = (), time_limit: str | None, signal_s: int
+) -> str:
+    """The batch script of an array with a task for each of the sweep's runs at ``indices``.
+
+    SLURM requeues a task that it preempts; the task requeues itself at its time limit.
+
+    Args:
+        options: further ones of sbatch. time_limit: as sbatch takes it. signal_s: seconds before it that the run is to
+            stop; longer than an iteration and a checkpoint.
+    """
+    directory = sweep.directory.resolve()
+    own = [
+        f"--job-name={job_name(sweep)}",
+        f"--array={','.join(map(str, indices))}",
+        "--requeue",
+        "--open-mode=append",
+        f"--output={shlex.quote(f'{directory}/slurm/%A_%a.log')}",
+        f"--signal=B:USR1@{signal_s}",
+        *([f"--time={time_limit}"] if time_limit is not None else []),
+    ]
+    command = [sys.executable, "-m", "fpo_torchrl.sweep.slurm", str(directory)]
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            *(f"#SBATCH {option}" for option in [*own, *options]),
+            'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
+            f'exec {shlex.join(command)} "$SLURM_ARRAY_TASK_ID"',
+            "",
+        ]
+    )
+
+
+def job_name(sweep: Sweep) -> str:
+    """The name of the sweep's jobs, by which they are found in the queue."""
+    directory = str(sweep.directory.resolve())
+    return f"fpo-{Path(directory).name}-{hashlib.sha256(directory.encode()).hexdigest()[:6]}"
+
+
+def queued(sweep: Sweep) -> set[int]:
+    """Indices of the sweep's runs that SLURM has in its queue, waiting or running."""
+    command = ["squeue", "--noheader", "--array", "--format=%K", f"--name={job_name(sweep)}"]
+    return {int(index) for index in slurm(command).split() if index.isdigit()}
+
+
+def slurm(command: Sequence[str]) -> str:
+    """The output of one of SLURM's commands.
+
+    Raises:
+        ConfigError: with what it says, if it fails or is not there.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError as error:
+        raise ConfigError(f"{command[0]} is not there: run this on a machine that submits to SLURM") from error
+    except subprocess.CalledProcessError as error:
+        raise ConfigError(f"{shlex.join(command)} failed: {error.stderr.strip()}") from error
+
+
+def submit(arguments: list[str]) -> None:
+    """Write ``job.sh`` for the runs that are missing and not in the queue, and submit it."""
+    options = parser(
+        "fpo-sbatch", "Submit a sweep to SLURM as a job array; again: what is missing and not in the queue."
+    )
+    add_grid_arguments(options)
+    options.add_argument("--time", metavar="LIMIT", help="of a task, as 4:00:00; it goes on in a new one at the limit")
+    options.add_argument(
+        "--signal-s", type=int, default=120, metavar="S", help="when to stop before the limit; default: %(default)s"
+    )
+    options.add_argument("--sbatch", default="", metavar="OPTIONS", help="more of sbatch's own, in quotes")
+    options.add_argument("--dry-run", action="store_true", help="write the script, do not submit it")
+    given = options.parse_intermixed_args(arguments)
+    sweep = Sweep(given.directory)
+    chosen = add_points(sweep, given.overrides, given.list)
+    busy = set() if given.dry_run else queued(sweep)
+    indices = [
+        index
+        for index, entry in enumerate(sweep.entries())
+        if entry in chosen and index not in busy and needs_work(sweep, entry)
+        if state_of(sweep.run_dir(entry), entry.total_frames) != "running"
+    ]
+    print(f"{len(chosen)} runs in {sweep.directory}, {len(indices)} of them to be submitted")
+    if not indices:
+        return
+    path = sweep.directory / "job.sh"
+    (sweep.directory / "slurm").mkdir(exist_ok=True)
+    write_whole(
+        path,
+        script(sweep, indices, options=shlex.split(given.sbatch), time_limit=given.time, signal_s=given.signal_s),
+    )
+    print(path if given.dry_run else slurm(["sbatch", str(path)]).strip())
+
+
+def run_task(directory: str, index: str) -> None:
+    """Train the run with this index in the sweep's manifest; the script calls it."""
+    sweep = Sweep(Path(directory))
+    with friendly_errors():
+        entry = sweep.entries()[int(index)]
+    signal.signal(signal.SIGUSR1, requeue)  # the run calls it once it has stopped
+    run_dir = sweep.run_dir(entry)
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with log_of(run_dir).open("a") as log:
+        print(f"SLURM job {os.environ['SLURM_JOB_ID']}, its output is in {sweep.directory / 'slurm'}", file=log)
+    sys.argv = ["fpo-train", *entry.overrides, *in_directory(run_dir)]
+    train.main()
+
+
+def requeue(*_: object) -> None:
+    """Put this job back into SLURM's queue."""
+    slurm(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+
+
+def main() -> None:
+    """``fpo-sbatch``."""
+    with friendly_errors():
+        submit(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    run_task(*sys.argv[1:])
