@@ -144,9 +144,9 @@ class Trainer:
         if self.anneal_lr:
             for group, lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
                 group["lr"] = lr * max(0.0, 1 - self.frames / self.total_frames)
+        behaviour = copy.deepcopy(self.actor) if self.redraws_pairs else None
         if self.normalizer is not None and self.normalizer.as_released:
             self.normalizer.update(batch["observation"])
-        behaviour = copy.deepcopy(self.actor) if self.redraws_pairs else None
         history = []
         for epoch in range(self.num_epochs):
             if behaviour is not None and epoch > 0:

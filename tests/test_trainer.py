@@ -164,6 +164,16 @@ class TestWhatTheLossSees:
             torch.testing.assert_close(minibatch["cfm_loss"], behaviour.cfm_loss(minibatch).detach())
             assert not minibatch["cfm_loss"].allclose(trainer.actor.cfm_loss(minibatch))
 
+    def test_also_where_the_normaliser_moves_before_the_update(self, probe, batch):
+        normalizer = ObservationNormalizer(1, as_released=True)
+        actor = FlowActor(VelocityMLP(1, 1, hidden_sizes=(8,), output_scale=1.0), Euler(2), 2, normalizer=normalizer)
+        trainer = trainer_on(probe, actor=actor, normalizer=normalizer, redraw_pairs=True)
+        collected = batch(trainer)
+        behaviour = copy.deepcopy(actor)
+        trainer.learn(collected)
+        for minibatch in trainer.loss.seen:
+            torch.testing.assert_close(minibatch["cfm_loss"], behaviour.cfm_loss(minibatch).detach())
+
     @staticmethod
     def noise_by_epoch(trainer: Trainer, batch) -> list[Tensor]:
         """The noise of every transition's pairs in each epoch, in the order of the transitions."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import dispatch
+from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from fpo_torchrl.flow import (
@@ -59,7 +60,8 @@ class FlowActor(FlowSampler):
             8 bytes an action, and computes the same pairs from it whenever they are needed.
 
     Raises:
-        ValueError: for a setting out of range. KeyError: in :meth:`cfm_loss`, without the flow keys.
+        ValueError: for a setting out of range. KeyError: in :meth:`cfm_loss` and :meth:`redraw_pairs`, without the flow
+            keys.
 
     >>> from fpo_torchrl import Euler, VelocityMLP
     >>> from tensordict import TensorDict
@@ -124,6 +126,7 @@ class FlowActor(FlowSampler):
 
     def redraw_pairs(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Replace the pairs ``[*batch, mc]`` of the stored actions, with the CFM losses under these weights."""
+        self._check_stored(tensordict, self.flow_action_key)
         return self._write_pairs(tensordict, self.observations(tensordict), tensordict.get(self.flow_action_key))
 
     def _write_pairs(
@@ -137,15 +140,19 @@ class FlowActor(FlowSampler):
 
     def cfm_loss(self, tensordict: TensorDictBase) -> Tensor:
         """CFM loss ``[*batch, mc]`` of the stored action at its stored pairs, under the current weights."""
-        missing = [key for key in (self.flow_action_key, *self.pair_keys) if tensordict.get(key, None) is None]
+        self._check_stored(tensordict, self.flow_action_key, *self.pair_keys)
+        flow_action = tensordict.get(self.flow_action_key)
+        noise, time = self._old_pairs(tensordict, flow_action)
+        return self.pair_loss(self.observations(tensordict), flow_action, noise, time)
+
+    @staticmethod
+    def _check_stored(tensordict: TensorDictBase, *keys: NestedKey) -> None:
+        missing = [key for key in keys if tensordict.get(key, None) is None]
         if missing:
             raise KeyError(
                 f"the batch lacks {missing}, which FlowActor writes at collection. Collect with num_mc_samples of at "
                 "least 1, and keep these keys when you select entries from the batch"
             )
-        flow_action = tensordict.get(self.flow_action_key)
-        noise, time = self._old_pairs(tensordict, flow_action)
-        return self.pair_loss(self.observations(tensordict), flow_action, noise, time)
 
     def _new_pairs(self, tensordict: TensorDictBase, flow_action: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs for ``flow_action``, with what :meth:`_old_pairs` needs written into ``tensordict``."""

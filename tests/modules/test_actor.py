@@ -355,6 +355,10 @@ class TestCfmLoss:
         assert torch.equal(actor.cfm_loss(td), td["cfm_loss"])
         assert torch.equal(actor.get_dist(td).log_prob(td["action"]), td["action_log_prob"])
 
+    def test_pairs_are_not_redrawn_for_an_action_that_is_not_there(self, make_actor):
+        with pytest.raises(KeyError, match=r"lacks \['flow_action'\]"):
+            make_actor().redraw_pairs(observations(4))
+
     @pytest.mark.parametrize("missing", ["flow_action", "flow_noise", "flow_time"])
     def test_a_batch_without_a_flow_key_is_refused_by_its_name(self, make_actor, missing):
         actor = make_actor()
