@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +61,38 @@ def settings_of(cfg: DictConfig, run_dir: Path) -> DictConfig:
     if not (run_dir / "config.yaml").is_file():
         return cfg
     saved = load_run_config(run_dir)
-    there, here = (comparable(config) for config in (saved, cfg))
-    different = [key for key in there if key in here and there[key] != here[key]]
+    different = [f"{key}={there} (not {here})" for key, there, here in differences(settings(saved), settings(cfg))]
     if different:
         raise ConfigError(
-            f"run_dir={run_dir} holds a run with other settings: "
-            + ", ".join(f"{key}={there[key]} (not {here[key]})" for key in different)
-            + f". Choose another directory; resume={run_dir} with a changed value continues the run with it"
+            f"run_dir={run_dir} holds a run with other settings: {', '.join(different)}. Choose another directory; "
+            f"resume={run_dir} with a changed value continues the run with it"
         )
     return OmegaConf.merge(saved, {key: cfg[key] for key in BOOKKEEPING})  # pyright: ignore[reportReturnType]
 
 
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that make a run what it is, resolved."""
+    tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {key: value for key, value in tree.items() if key not in BOOKKEEPING}
+
+
 def comparable(cfg: DictConfig) -> dict[str, Any]:
     """The settings that make a run what it is, by their full keys."""
-    tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    return dict(flatten({key: value for key, value in tree.items() if key not in BOOKKEEPING}))
+    return dict(flatten(settings(cfg)))
+
+
+def differences(there: Any, here: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two trees of settings differ: the full key and both values, for keys that both have.
+
+    >>> list(differences({"optim": {"lr": 0.1}, "normalizer": None}, {"optim": {"lr": 0.2}, "normalizer": {"clip": 5}}))
+    [('optim.lr', 0.1, 0.2), ('normalizer', None, {'clip': 5})]
+    """
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in there:
+            if name in here:
+                yield from differences(there[name], here[name], f"{key}.{name}" if key else name)
+    elif there != here:
+        yield key, there, here
 
 
 def final_return(run_dir: Path) -> float:

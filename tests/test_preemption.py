@@ -189,6 +189,12 @@ class TestAutoResume:
             ensure_trained(self.compose(tmp_path, change))
         assert (tmp_path / "config.yaml").read_text() == before
 
+    @pytest.mark.parametrize(("there", "here"), [("none", "running"), ("running", "none")])
+    def test_so_is_a_component_that_only_one_of_them_has(self, tmp_path, there, here):
+        Run(self.compose(tmp_path, f"normalizer={there}"), tmp_path)
+        with pytest.raises(ConfigError, match="holds a run with other settings: normalizer="):
+            ensure_trained(self.compose(tmp_path, f"normalizer={here}"))
+
     def test_a_run_killed_before_its_first_checkpoint_starts_again(self, tmp_path):
         run = Run(self.compose(tmp_path), tmp_path)
         run.log({"frames": 64.0, "return": 0.5})
