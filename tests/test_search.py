@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -73,12 +74,21 @@ def test_what_there_is_to_choose_from():
         "a=1,[2,3]": CategoricalDistribution(["1", "[2,3]"]),
         "a=range(1,10,4)": IntDistribution(1, 9, step=4),
         "a=range(1,9,4)": IntDistribution(1, 5, step=4),
+        "a=range(0,1,0.5)": CategoricalDistribution(["0.0", "0.5"]),
+        "a=range(4,0,-2)": CategoricalDistribution(["4", "2"]),
         "a=interval(0.5,2)": FloatDistribution(0.5, 2.0),
         "a=int(interval(2,8))": IntDistribution(2, 8),
         "a=tag(log,interval(1e-5,1e-2))": FloatDistribution(1e-5, 1e-2, log=True),
     }
     parser = OverridesParser.create()
     assert {text: distribution(parser.parse_override(text)) for text in expected} == expected
+
+
+@pytest.mark.parametrize("values", ["interval(2,1)", "range(5,1)", "tag(log,interval(0,1))", "glob(*)"])
+def test_from_nothing_there_is_no_choice(values):
+    override = OverridesParser.create().parse_override(f"optim.lr={values}")
+    with pytest.raises(ConfigError, match=re.escape(f"optim.lr={values}: ")):
+        distribution(override)
 
 
 def test_a_trial_is_worth_the_mean_over_seeds(tmp_path):
@@ -217,6 +227,22 @@ def test_two_processes_share_a_study(tmp_path):
     assert [row["number"] for row in rows] == [str(i) for i in range(3)]
     assert {row["state"] for row in rows} == {"COMPLETE"}
     assert "3 trials: 3 complete" in (tmp_path / "0.log").read_text()
+
+
+def test_the_seeds_are_no_setting_to_choose():
+    for override in ("seed=0,1", "seed=7"):
+        with pytest.raises(ConfigError, match=f"{override}: every trial of a search has a run for each of its seeds"):
+            SearchSpace((*SPACE.overrides, override), (0, 1))
+
+
+def test_other_seeds_than_before_are_refused(tmp_path, monkeypatch, capsys):
+    Search(tmp_path, SPACE)
+    monkeypatch.setattr(sys, "argv", ["fpo-sweep", "search", str(tmp_path), "--seeds", "5"])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert stopped.value.code == 2
+    assert "--seeds 5" in (err := capsys.readouterr().err)
+    assert "holds a search over the seeds (0, 1)" in err
 
 
 def test_intermediate_values_by_hand(tmp_path):

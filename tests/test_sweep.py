@@ -53,6 +53,10 @@ class TestGrid:
     def test_a_list_is_one_value(self):
         assert grid(["critic.hidden_sizes=[64,64]"]) == [["critic.hidden_sizes=[64,64]"]]
 
+    def test_an_interval_has_no_combinations(self):
+        with pytest.raises(ConfigError, match=r"optim.lr=interval\(1e-4,1e-3\): expected values, as of a,b"):
+            grid(["optim.lr=interval(1e-4,1e-3)"])
+
     def test_lines_of_a_file_are_combined_with_it(self, tmp_path):
         file = tmp_path / "list"
         file.write_text("optim.lr=1e-3 loss.ratio=per_sample  # a comment\n\n'critic.hidden_sizes=[8, 8]'\n")
@@ -96,6 +100,12 @@ class TestManifest:
         again = self.add(tmp_path, "seed=1,2")
         assert again[0] == first[1]
         assert [entry.seed for entry in Sweep(tmp_path).entries()] == [0, 1, 2]
+
+    def test_two_spellings_of_a_value_are_one_run(self, tmp_path):
+        spellings = ("optim.lr=1e-3", "optim.lr=0.001")
+        (entry,) = Sweep(tmp_path).add([[*self.BASE, spelling] for spelling in spellings])
+        assert entry.label == "optim.lr=1e-3"
+        assert Sweep(tmp_path).entries() == [entry]
 
     def test_a_wrong_setting_adds_nothing(self, tmp_path):
         with pytest.raises(Exception, match="learning_rate"):

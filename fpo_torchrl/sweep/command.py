@@ -22,6 +22,10 @@ fpo-sweep COMMAND --help                 more
 Run the same command again, here or on other machines that share DIR, to go on with what is missing."""
 
 
+NUM_SEEDS = 3
+"""Of a new search."""
+
+
 def parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser with the argument that every command has."""
     parser = argparse.ArgumentParser(prog=command, description=description)
@@ -122,19 +126,23 @@ def search(arguments: list[str]) -> int:
     )
     options.add_argument("--trials", type=int, default=20, metavar="N", help="of all processes; default: %(default)s")
     options.add_argument(
-        "--seeds", type=int, default=3, metavar="K", help="runs of a trial, at the same time; default: 3"
+        "--seeds", type=int, metavar="K", help=f"runs of a trial, at the same time; default: {NUM_SEEDS}, or as before"
     )
     options.add_argument("--storage", metavar="URL", help="database of the study; default: a file in DIR")
     given = options.parse_intermixed_args(arguments)
     for name in ("trials", "seeds"):
-        if getattr(given, name) < 1:
+        if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ConfigError(f"--{name} {getattr(given, name)} is out of range: it must be at least 1")
     try:
         from fpo_torchrl.sweep.search import Search, SearchSpace
     except ImportError as error:
         raise ConfigError(f"fpo-sweep search needs a package ({error}): pip install fpo-torchrl[sweep]") from error
-    space = SearchSpace(tuple(given.overrides), tuple(range(given.seeds))) if given.overrides else None
-    found = Search(given.directory, space, storage=given.storage)
+    seeds = tuple(range(given.seeds or NUM_SEEDS))
+    found = Search(
+        given.directory, SearchSpace(tuple(given.overrides), seeds) if given.overrides else None, storage=given.storage
+    )
+    if given.seeds is not None and seeds != found.space.seeds:
+        raise ConfigError(f"--seeds {given.seeds}: {given.directory} holds a search over the seeds {found.space.seeds}")
     found.run(given.trials)
     print(found.summary())
     return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
 from omegaconf import DictConfig
 
 from fpo_torchrl.auto_resume import LOCK, comparable
@@ -68,14 +69,17 @@ class Sweep:
         """
         varied = varied_keys(points)
         with composer() as composed:
-            found = list(dict.fromkeys(entry_of(point, varied, composed(point)) for point in points))
+            found: dict[str, Entry] = {}
+            for point in points:
+                entry = entry_of(point, varied, composed(point))
+                found.setdefault(entry.path, entry)  # two spellings of one value are one run
         self.directory.mkdir(parents=True, exist_ok=True)
         with locked(self.directory / LOCK):
             there = self.entries() if (self.directory / FILE).exists() else []
             known = {entry.path: entry for entry in there}
-            new = [entry for entry in found if entry.path not in known]
+            new = [entry for path, entry in found.items() if path not in known]
             write_json(self.directory / FILE, {"runs": [asdict(entry) for entry in [*there, *new]]})
-        return [known.get(entry.path, entry) for entry in found]
+        return [known.get(path, entry) for path, entry in found.items()]
 
     def run_dir(self, entry: Entry) -> Path:
         """Where a run is."""
@@ -127,13 +131,29 @@ def key_of(override: str) -> str:
 def grid(overrides: Sequence[str]) -> list[list[str]]:
     """Every combination of overrides as Hydra's ``-m`` takes them: ``seed=0,1``, ``optim.lr=choice(1e-3,1e-4)``.
 
+    Raises:
+        ConfigError: for an interval.
+
     >>> grid(["task=PointMass", "seed=0,1"])
     [['task=PointMass', 'seed=0'], ['task=PointMass', 'seed=1']]
     """
     choices = []
     for override in OverridesParser.create().parse_overrides([*overrides]):
         if override.is_sweep_override():
-            choices.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+            choices.append([f"{override.get_key_element()}={value}" for value in values_of(override)])
         else:
             choices.append([override.input_line])
     return [list(point) for point in itertools.product(*choices)]
+
+
+def values_of(override: Override) -> list[str]:
+    """The values of an override that has several, as text.
+
+    Raises:
+        ConfigError: for an interval, whose values cannot be counted, or a pattern.
+    """
+    if override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
+        raise ConfigError(
+            f"{override.input_line}: expected values, as of a,b or range(1,4); only fpo-sweep search takes an interval"
+        )
+    return [*override.sweep_string_iterator()]

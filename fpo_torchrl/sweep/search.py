@@ -31,7 +31,7 @@ from fpo_torchrl.files import is_held, locked, write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
-from fpo_torchrl.sweep.manifest import Entry, Sweep
+from fpo_torchrl.sweep.manifest import Entry, Sweep, key_of, values_of
 from fpo_torchrl.sweep.workers import Workers, has_diverged, log_of
 
 FILE = "search.json"
@@ -39,10 +39,18 @@ FILE = "search.json"
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is searched: overrides as ``fpo-train -m`` takes them, some with values to choose from, and the seeds."""
+    """What is searched: overrides as ``fpo-train -m`` takes them, some with values to choose from, and the seeds.
+
+    Raises:
+        ConfigError: for an override of the seed.
+    """
 
     overrides: tuple[str, ...]
     seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if given := [override for override in self.overrides if key_of(override) == "seed"]:
+            raise ConfigError(f"{given[0]}: every trial of a search has a run for each of its seeds, --seeds K of them")
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """What there is to choose from."""
@@ -62,15 +70,23 @@ def distribution(override: Override) -> BaseDistribution:
     """What Optuna calls the values of an override: ``choice(a,b)``, ``range(1,9)``, ``tag(log,interval(1e-5,1e-2))``.
 
     An interval between two ``int`` has whole numbers; the tag ``log`` spreads it evenly over orders of magnitude.
+
+    Raises:
+        ConfigError: for bounds in the wrong order, or a logarithm of what is not positive.
     """
     values = override.value()
-    if isinstance(values, IntervalSweep) and values.start is not None and values.end is not None:
-        kind = IntDistribution if isinstance(values.start, int) and isinstance(values.end, int) else FloatDistribution
-        return kind(values.start, values.end, log="log" in values.tags)
-    if isinstance(values, RangeSweep) and isinstance(values.start, int) and isinstance(values.stop, int):
-        step = int(values.step)
-        return IntDistribution(values.start, values.start + (values.stop - 1 - values.start) // step * step, step=step)
-    return CategoricalDistribution([*override.sweep_string_iterator()])
+    try:
+        if isinstance(values, IntervalSweep) and values.start is not None and values.end is not None:
+            whole = isinstance(values.start, int) and isinstance(values.end, int)
+            kind = IntDistribution if whole else FloatDistribution
+            return kind(values.start, values.end, log="log" in values.tags)
+        if isinstance(values, RangeSweep):
+            start, stop, step = values.start, values.stop, values.step
+            if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int) and step > 0:
+                return IntDistribution(start, start + (stop - 1 - start) // step * step, step=step)
+        return CategoricalDistribution(values_of(override))
+    except ValueError as error:
+        raise ConfigError(f"{override.input_line}: {error}") from error
 
 
 class Search:
