@@ -89,6 +89,9 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     if cfg.episodes < 1:
         raise ConfigError(f"episodes={cfg.episodes} is out of range: it must be at least 1")
     writers = {Path(path): writer_of(path) for path in as_list(cfg.output)}
+    for path in (*writers, cfg.plot, cfg.render):
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
     policy = load_policy(run_dir, num_envs=cfg.episodes, device=cfg.device, checkpoint=cfg.checkpoint)
     actor, env, task = policy.actor, policy.env, policy.cfg.task
     if cfg.plot is not None and not isinstance(actor, FlowSampler):

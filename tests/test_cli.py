@@ -157,7 +157,7 @@ class TestFpoEval:
             assert len(row["returns"]) == 2
 
     def test_tables_and_a_picture(self, command, run_dir, tmp_path):
-        paths = [tmp_path / name for name in ("table.csv", "table.md", "table.json", "samplers.png")]
+        paths = [tmp_path / "new" / name for name in ("table.csv", "table.md", "table.json", "samplers.png")]
         settings = ("solvers=[euler,rk4]", "steps=[1,3]", "episodes=2", f"output=[{','.join(map(str, paths[:3]))}]")
         code, out, _ = command(evaluate.main, run_dir, *settings, f"plot={paths[3]}")
         assert code == 0
