@@ -1,8 +1,8 @@
 """Options in TorchRL's own Hydra groups, so that its recipes train a flow policy by naming it.
 
-``import fpo_torchrl`` adds ``loss: fpo``, ``model: flow_actor``, ``trainer: fpo``, ``env: fpo_task`` and, as solvers,
-``euler``, ``heun``, ``midpoint``, ``rk4`` and ``sde`` to the groups of ``torchrl.trainers.algorithms.configs``, without
-importing that. Their settings are the parameters of the classes.
+``import fpo_torchrl`` adds ``loss: fpo``, ``model: flow_actor``, ``trainer: fpo``, ``env: fpo_task`` and the solvers of
+``fpo-train`` to the groups of ``torchrl.trainers.algorithms.configs``, without importing that. Their settings are the
+parameters of the classes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,11 @@ from torchrl.collectors import BaseCollector
 from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer
 
-from fpo_torchrl import flow
 from fpo_torchrl.builders import ConfigError, signature
+from fpo_torchrl.config import COMPONENTS
 from fpo_torchrl.envs import make_env
 from fpo_torchrl.modules import FlowActor, VelocityMLP
 from fpo_torchrl.objectives import FPOLoss
-
-SOLVERS = {
-    "euler": flow.Euler,
-    "heun": flow.Heun,
-    "midpoint": flow.Midpoint,
-    "rk4": flow.RK4,
-    "sde": flow.EulerMaruyama,
-}
 
 
 def make_loss(*, entropy_coeff: float | None = None, **settings: Any) -> FPOLoss:
@@ -146,6 +138,6 @@ def register() -> None:
     trainer = {"defaults": ["ppo", "_self_"], "_target_": f"{module}.make_trainer"}
     store.store("fpo", trainer, group="trainer")
     store.store("fpo_task", {"_target_": "fpo_torchrl.make_env", **settings_of(make_env)}, group="env")
-    for name, solver in SOLVERS.items():
+    for name, solver in COMPONENTS["actor/solver"].items():
         node = {"_target_": f"{solver.__module__}.{solver.__qualname__}", **settings_of(solver)}
         store.store(name, node, group="solver")
