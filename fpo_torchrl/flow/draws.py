@@ -63,8 +63,8 @@ class SeededDraws(Draws):
         return torch.special.ndtri((_shift(self._bits(shape), 12) + 0.5) * 2.0**-52).to(self.dtype)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
-        """Numbers of ``shape``, uniform in [0, 1), of 24 random bits, which every dtype from float32 on holds."""
-        return _shift(self._bits(shape), 40).to(self.dtype) * 2.0**-24
+        """Numbers of ``shape``, uniform in [0, 1), of 24 random bits; a smaller dtype rounds them, also to 1."""
+        return (_shift(self._bits(shape), 40).to(torch.float32) * 2.0**-24).to(self.dtype)
 
     def _bits(self, shape: Sequence[int]) -> Tensor:
         """The next 64 random bits for every entry of ``shape``, as int64."""

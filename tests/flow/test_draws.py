@@ -55,6 +55,14 @@ def test_numbers_have_the_dtype_asked_for_and_uniforms_stay_below_one(dtype):
     assert 1 - 1e-4 < uniform.max() < 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_they_are_rounded(dtype):
+    seeds = SeededDraws.random_seeds((100,), CPU)
+    uniform = SeededDraws(seeds, dtype).uniform((100, 20))
+    assert uniform.equal(SeededDraws(seeds).uniform((100, 20)).to(dtype))
+    assert uniform.max() <= 1
+
+
 def test_torchs_own_numbers_are_those_of_its_generator():
     torch.manual_seed(3)
     expected = torch.randn(4, 2), torch.rand(4, 2)
