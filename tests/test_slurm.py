@@ -137,10 +137,10 @@ def has_checkpoint(run_dir: Path) -> bool:
 
 def process_of(run_dir: Path) -> int:
     """The process that trains in a directory, by its command line: the last argument is the index in the array."""
-    index = run_dir.name.removeprefix("seed")
+    index, slurm_task = run_dir.name.removeprefix("seed"), str(Path(slurm.__file__).with_name("task.py"))
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         words = path.read_bytes().decode(errors="replace").split("\0")
-        if "fpo_torchrl.sweep.slurm" in words and words[-3:-1] == [str(run_dir.parents[1]), index]:
+        if slurm_task in words and words[-3:-1] == [str(run_dir.parents[1]), index]:
             return int(path.parent.name)
     raise AssertionError(f"nothing trains in {run_dir}")
 
@@ -208,11 +208,11 @@ class TestTimeLimit:
 
     def test_it_is_requeued_at_the_limit_and_ends_as_if_there_was_none(self, cluster, tmp_path):
         sweep = Sweep(tmp_path / "sweep")
-        run = (*RUN, "total_frames=25600")
+        run = (*RUN, "total_frames=38400")
         alone = start_alone(tmp_path, *run)
-        fpo_sbatch(str(sweep.directory), *run, "--time=2", "--signal-s=30", "--sbatch=--partition=high")
+        fpo_sbatch(str(sweep.directory), *run, "--time=4", "--signal-s=60", "--sbatch=--partition=high")
         (entry,) = sweep.entries()
-        wait_for(lambda: is_over(sweep), "the end of the job", 900)
+        wait_for(lambda: is_over(sweep), "the end of the job", 1500)
         run_dir = sweep.run_dir(entry)
         assert read_provenance(run_dir)["status"] == "finished"
         assert len(starts(run_dir)) > 1
@@ -251,7 +251,8 @@ class TestScript:
         for option in ("--array=0,3", "--requeue", "--signal=B:USR1@90", "--time=4:00:00", *options):
             assert f"#SBATCH {option}" in lines
         assert lines[-1] == (
-            f"exec {sys.executable} -m fpo_torchrl.sweep.slurm '{tmp_path}/my sweep' \"$SLURM_ARRAY_TASK_ID\""
+            f"exec {sys.executable} -P {Path(slurm.__file__).with_name('task.py')} '{tmp_path}/my sweep' "
+            '"$SLURM_ARRAY_TASK_ID"'
         )
         assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
 

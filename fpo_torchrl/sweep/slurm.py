@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fpo_torchrl import train
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.files import write_whole
 from fpo_torchrl.sweep.command import add_grid_arguments, add_points, needs_work, parser
 from fpo_torchrl.sweep.manifest import Sweep
-from fpo_torchrl.sweep.workers import in_directory, log_of, state_of
+from fpo_torchrl.sweep.workers import state_of
 
 
 def script(
@@ -41,7 +38,7 @@ def script(
         f"--signal=B:USR1@{signal_s}",
         *([f"--time={time_limit}"] if time_limit is not None else []),
     ]
-    command = [sys.executable, "-m", "fpo_torchrl.sweep.slurm", str(directory)]
+    command = [sys.executable, "-P", str(Path(__file__).with_name("task.py")), str(directory)]
     return "\n".join(
         [
             "#!/bin/bash",
@@ -113,30 +110,7 @@ def submit(arguments: list[str]) -> None:
     print(path if given.dry_run else slurm(["sbatch", str(path)]).strip())
 
 
-def run_task(directory: str, index: str) -> None:
-    """Train the run with this index in the sweep's manifest; the script calls it."""
-    sweep = Sweep(Path(directory))
-    with friendly_errors():
-        entry = sweep.entries()[int(index)]
-    signal.signal(signal.SIGUSR1, requeue)  # the run calls it once it has stopped
-    run_dir = sweep.run_dir(entry)
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with log_of(run_dir).open("a") as log:
-        print(f"SLURM job {os.environ['SLURM_JOB_ID']}, its output is in {sweep.directory / 'slurm'}", file=log)
-    sys.argv = ["fpo-train", *entry.overrides, *in_directory(run_dir)]
-    train.main()
-
-
-def requeue(*_: object) -> None:
-    """Put this job back into SLURM's queue."""
-    slurm(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
-
-
 def main() -> None:
     """``fpo-sbatch``."""
     with friendly_errors():
         submit(sys.argv[1:])
-
-
-if __name__ == "__main__":
-    run_task(*sys.argv[1:])
