@@ -55,7 +55,7 @@ def show(runs: list[Path], out: Path) -> dict[str, dict[str, float]]:
         policies[label] = GridPolicy(load_policy(record.directory, device="cpu").actor, layout)
     out.mkdir(parents=True, exist_ok=True)
     numbers = {}
-    print(f"{records[0].task}; both ways open at the saddle counts as 'both'", flush=True)
+    print(f"{records[0].task}; 'both' is the share of saddle cells with two separate modes", flush=True)
     for label, policy in policies.items():
         numbers[label] = measure(policy, starts[0])
         print(f"  {label}: " + ", ".join(f"{key} {value:.2f}" for key, value in numbers[label].items()), flush=True)
