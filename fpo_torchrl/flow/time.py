@@ -75,7 +75,8 @@ class LogitNormalTime(TimeSampler):
 
     def quantile(self, unit: Tensor) -> Tensor:
         """The normal's quantile, put through the sigmoid."""
-        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(unit))
+        # In double: single precision would depend on the place in a vector, by a bit.
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(unit.double())).to(unit.dtype)
 
 
 class BetaTime(TimeSampler):

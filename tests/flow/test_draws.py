@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fpo_torchrl import AntitheticPairs, BetaTime, GridTime, IndependentPairs, UniformTime
+from fpo_torchrl import AntitheticPairs, BetaTime, GridTime, IndependentPairs, LogitNormalTime, UniformTime
 from fpo_torchrl.flow.draws import SeededDraws, TorchDraws, splitmix64
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def test_calls_go_on_along_the_stream():
 
 
 @pytest.mark.parametrize("pairs", [IndependentPairs(), AntitheticPairs()])
-@pytest.mark.parametrize("times", [GridTime(), UniformTime(), BetaTime(2.0, 3.0)])
+@pytest.mark.parametrize("times", [GridTime(), UniformTime(), BetaTime(2.0, 3.0), LogitNormalTime(1.2, 1.2)])
 def test_a_part_of_a_batch_in_another_order_has_the_same_bits(pairs, times):
     seeds = SeededDraws.random_seeds((37, 5), CPU)
     like = torch.empty(0)
