@@ -50,7 +50,8 @@ class Trainer:
             other policies. The published algorithm keeps the pairs.
         anneal_lr (bool): lower the step sizes linearly to zero at ``total_frames``.
         compile (bool): compile loss and gradient with ``torch.compile``, on a GPU into CUDA graphs. The first gradient
-            step then takes minutes; values and gradients agree with uncompiled ones to rounding.
+            step then takes minutes. Values and gradients agree with uncompiled ones to rounding, but a loss that draws
+            random numbers, as PPO's does for the entropy of a squashed Gaussian, draws others.
 
     Raises:
         ValueError: for sizes that do not fit together. NonFiniteError: while iterating, for a NaN or
