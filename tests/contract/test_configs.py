@@ -129,9 +129,10 @@ def test_what_is_passed_while_building_exists(group):
 
 
 def test_the_help_names_every_task_and_exit_code():
-    text = (CONF / "hydra" / "help" / "fpo.yaml").read_text()
+    text = " ".join((CONF / "hydra" / "help" / "fpo.yaml").read_text().split())
     families = {name.partition("/")[0] for name in list_tasks()}
     assert not [family for family in families if family not in text]
     codes = {"wrong setting": cli.EXIT_CONFIG, "checkpoint": cli.EXIT_CHECKPOINT, "diverged": cli.EXIT_DIVERGED}
-    for meaning, code in {**codes, "interrupted": cli.EXIT_INTERRUPTED}.items():
+    codes |= {"directory in use": cli.EXIT_IN_USE, "stopped by a signal": cli.EXIT_PREEMPTED}
+    for meaning, code in {**codes, "by Ctrl-C": cli.EXIT_INTERRUPTED}.items():
         assert f"{code} {meaning}" in text
