@@ -226,7 +226,8 @@ def test_two_processes_share_a_study(tmp_path):
     rows = read_trials(tmp_path / "study")
     assert [row["number"] for row in rows] == [str(i) for i in range(3)]
     assert {row["state"] for row in rows} == {"COMPLETE"}
-    assert "3 trials: 3 complete" in (tmp_path / "0.log").read_text()
+    # The one that ended first may have seen a trial of the other still running.
+    assert any("3 trials: 3 complete" in (tmp_path / f"{i}.log").read_text() for i in range(2))
 
 
 def test_the_seeds_are_no_setting_to_choose():
