@@ -10,6 +10,8 @@ from statistics import fmean, median
 Rows = Sequence[Mapping[str, float]]
 WINDOW = 10
 """Iterations that "now" means, where one of them is too noisy."""
+FULL = 100
+"""Episodes that a return in the metrics averages over, once there are as many; before, it is too noisy to fall."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def noise_gap(rows: Rows) -> Finding | None:
 
 def drop_from_peak(rows: Rows) -> Finding | None:
     """A return more than 30 % below its peak; where returns are negative, 30 % of the gain up to there."""
-    returns = series(rows, "return")
+    returns = series([row for row in rows if row.get("episodes", FULL) >= FULL], "return")
     if len(returns) < 2 * WINDOW:
         return None
     means = [fmean(returns[i : i + WINDOW]) for i in range(len(returns) - WINDOW + 1)]

@@ -91,6 +91,11 @@ class TestChecks:
         assert falling_to(-500.0) == ["drop"]  # 300 of the 800 gained
         assert falling_to(-400.0) == []  # 200 of them
 
+    def test_a_return_of_few_episodes_is_no_peak(self):
+        falls = {"return": lambda i: 100.0 if i < 20 else 60.0, "eval_zero": lambda i: 60.0}
+        assert examine(run_of(**falls, episodes=lambda i: float(i))) == []
+        assert examine(run_of(**falls, episodes=lambda i: 100.0 + i)) != []
+
     def test_a_run_that_never_learned_has_not_dropped(self):
         assert examine(run_of(**{"return": lambda i: -10.0 - i, "eval_zero": lambda i: -10.0 - i})) == []
 
