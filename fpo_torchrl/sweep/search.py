@@ -140,8 +140,9 @@ class Search:
                     "optim.lr=choice(1e-3,1e-4) or optim.lr=tag(log,interval(1e-5,1e-2))"
                 )
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_json(path, asdict(space))
-            return space
+            with locked(self.directory / LOCK):  # of processes that begin together, the first decides
+                if not path.is_file():
+                    write_json(path, asdict(space))
         before = SearchSpace(**{name: tuple(value) for name, value in json.loads(path.read_text()).items()})
         if space is not None and space != before:
             raise ConfigError(
