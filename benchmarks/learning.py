@@ -40,6 +40,7 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "fpopp": ("actor=flow_fpopp", "loss=fpopp", "trainer.redraw_pairs=false"),
     "dppo": ("actor=denoising", "loss=dppo"),
     "ppo": ("actor=gaussian", "loss=ppo"),
+    "ppo_paper_lr": ("actor=gaussian", "loss=ppo", "optim.lr=3e-4"),
 }
 """The columns of the control table with the overrides of each."""
 ABLATIONS: dict[str, tuple[str, ...]] = {
