@@ -8,7 +8,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -66,6 +67,24 @@ def fail(message: str, code: int) -> None:
     """Print ``message`` and leave with ``code``."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def output_file(setting: str, path: str | Path, endings: Collection[str]) -> Path:
+    """The path of a file that a command is to write, with its directory made.
+
+    Args:
+        setting: the option that names it. path: what the user gave. endings: what it may end in.
+
+    Raises:
+        ConfigError: if it has another ending or is a directory.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{setting}={path} is a directory; name a file in it that ends in {' or '.join(endings)}")
+    if path.suffix not in endings:
+        raise ConfigError(f"{setting}={path} must end in {' or '.join(endings)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def describe(error: Exception) -> str:

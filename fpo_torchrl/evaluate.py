@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.cli import friendly_errors, output_file
 from fpo_torchrl.config import COMPONENTS
 from fpo_torchrl.evaluation import START_NOISES, evaluate, record
 from fpo_torchrl.flow import Solver
 from fpo_torchrl.modules.sampler import FlowSampler
-from fpo_torchrl.report.samplers import WRITERS, draw_samplers, writer_of
+from fpo_torchrl.report.samplers import WRITERS, draw_samplers
 from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import load_policy, task_env
 
@@ -88,15 +87,16 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
             raise ConfigError(f"noise: unknown start noise {noise!r}, known are {', '.join(START_NOISES)}")
     if cfg.episodes < 1:
         raise ConfigError(f"episodes={cfg.episodes} is out of range: it must be at least 1")
-    writers = {Path(path): writer_of(path) for path in as_list(cfg.output)}
-    for path in (*writers, cfg.plot, cfg.render):
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+    tables = [output_file("output", path, WRITERS) for path in as_list(cfg.output)]
+    plot = output_file("plot", cfg.plot, [".png"]) if cfg.plot is not None else None
+    render = output_file("render", cfg.render, [".gif"]) if cfg.render is not None else None
     policy = load_policy(run_dir, num_envs=cfg.episodes, device=cfg.device, checkpoint=cfg.checkpoint)
     actor, env, task = policy.actor, policy.env, policy.cfg.task
-    if cfg.plot is not None and not isinstance(actor, FlowSampler):
+    if plot is not None and not isinstance(actor, FlowSampler):
         raise ConfigError("plot draws the samplers of a flow policy; this run trained a Gaussian")
-    solvers = [solver_of(actor, *pair) for pair in itertools.product(as_list(cfg.solvers), as_list(cfg.steps))]
+    pairs = itertools.product(as_list(cfg.solvers), as_list(cfg.steps))
+    # random_steps with a number of steps is euler: each sampler is a row once
+    solvers = {repr(solver): solver for solver in (solver_of(actor, *pair) for pair in pairs)}.values()
     print(f"{task}, {policy.checkpoint}")
     print(f"  {'solver':<42} {'noise':<7} {'return':>9}   {'95 % interval':<20} {f'ms for {cfg.episodes} actions':>18}")
     rows = []
@@ -108,15 +108,15 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         low, high = result.interval
         interval = f"[{low:.1f}, {high:.1f}]"
         print(f"  {label:<42} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.policy_s * 1e3:>18.3f}")
-        if cfg.render is not None and len(rows) == 1:
+        if render is not None and len(rows) == 1:
             one, seed = task_env(policy.cfg, 1, cfg.device), cfg.seed + EVALUATION_SEED
-            recorded = record(actor, one, cfg.render, noise=noise, solver=solver, seed=seed)
+            recorded = record(actor, one, render, noise=noise, solver=solver, seed=seed)
             print(f"  recorded {recorded}" if recorded is not None else f"  {task} cannot draw itself")
-    for path, write in writers.items():
-        write(path, rows)
+    for path in tables:
+        WRITERS[path.suffix](path, rows)
         print(f"  {path}")
-    if cfg.plot is not None:
-        print(f"  {draw_samplers(rows, cfg.plot, title=task)}")
+    if plot is not None:
+        print(f"  {draw_samplers(rows, plot, title=task)}")
     return rows
 
 

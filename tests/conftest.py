@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -69,3 +72,22 @@ def move_weights():
                 parameter += scale * torch.randn_like(parameter)
 
     return move
+
+
+@pytest.fixture
+def run_command(monkeypatch, capsys):
+    """Call the ``main`` of a command as if its arguments had been typed.
+
+    Returns its exit code, its output and what it says on standard error.
+    """
+
+    def run(main: Callable[[], None], *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        return code, *capsys.readouterr()
+
+    return run

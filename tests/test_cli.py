@@ -22,22 +22,6 @@ from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import Run, start_run
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Type a command; returns its exit code, its output and what it says on standard error."""
-
-    def call(main, *arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = stopped.code or 0
-        return code, *capsys.readouterr()
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     """A run of two iterations, without its picture."""
@@ -58,11 +42,11 @@ def test_the_installed_command_finds_its_configs_from_any_directory(tmp_path):
 
 
 class TestFpoTrain:
-    def test_a_sweep_makes_a_run_directory_for_each_job(self, command, tmp_path, monkeypatch):
+    def test_a_sweep_makes_a_run_directory_for_each_job(self, run_command, tmp_path, monkeypatch):
         monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
         monkeypatch.chdir(tmp_path)
         arguments = ("-m", *tiny.BANDIT, "total_frames=64", "seed=0,1", "hydra.sweep.dir=sweep")
-        code, out, _ = command(train.main, *arguments)
+        code, out, _ = run_command(train.main, *arguments)
         assert code == 0
         for seed in (0, 1):
             assert f"seed: {seed}\n" in Path(f"sweep/{seed}/config.yaml").read_text()
@@ -72,19 +56,19 @@ class TestFpoTrain:
         losses = [read_metrics(f"sweep/{seed}/metrics.csv")[0]["loss_critic"] for seed in (0, 1)]
         assert losses[0] != losses[1]
         assert not [path for path in Path().rglob("*") if path.name == "multirun.yaml" and path.parent != Path("sweep")]
-        code, out, _ = command(train.main, *arguments)  # again: there is nothing left to do
+        code, out, _ = run_command(train.main, *arguments)  # again: there is nothing left to do
         assert code == 0
         assert out.count("holds the finished run already") == 2
 
-    def test_a_checkpoint_that_is_missing_exits_with_3(self, command, tmp_path):
-        code, _, err = command(train.main, f"resume={tmp_path}")
+    def test_a_checkpoint_that_is_missing_exits_with_3(self, run_command, tmp_path):
+        code, _, err = run_command(train.main, f"resume={tmp_path}")
         assert code == 3
         assert f"{tmp_path} is not the directory of a run" in err
 
-    def test_divergence_exits_with_4_and_keeps_the_last_good_checkpoint(self, command, run_dir, tmp_path):
+    def test_divergence_exits_with_4_and_keeps_the_last_good_checkpoint(self, run_command, run_dir, tmp_path):
         copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
         before = tiny.read_checkpoint(copy)
-        code, _, err = command(train.main, f"resume={copy}", "optim.lr=1e30", "total_frames=256", "progress=false")
+        code, _, err = run_command(train.main, f"resume={copy}", "optim.lr=1e30", "total_frames=256", "progress=false")
         assert code == 4
         assert "became NaN or infinite in the update after frame 128" in err
         assert "resume from it with a smaller optim.lr" in err
@@ -92,20 +76,20 @@ class TestFpoTrain:
         assert all(tiny.same({key: before[key]}, {key: after[key]}) for key in before)
         assert [row["frames"] for row in read_metrics(copy / "metrics.csv")] == [64, 128]
 
-    def test_actions_that_are_not_finite_exit_with_4(self, command, tmp_path):
+    def test_actions_that_are_not_finite_exit_with_4(self, run_command, tmp_path):
         """The physics refuses them before the trainer sees the batch."""
         # one gradient step to weights of 1e30, whose actions are the first to show it
         overrides = (*tiny.CARTPOLE, "trainer.num_epochs=1", "trainer.minibatch_size=64", "actor.squash=none")
-        code, _, err = command(train.main, *overrides, "optim.lr=1e30", f"run_dir={tmp_path / 'run'}")
+        code, _, err = run_command(train.main, *overrides, "optim.lr=1e30", f"run_dir={tmp_path / 'run'}")
         assert code == 4
         assert "CartpoleBalance: the action of env 0, 1, 2, 3, 4, 5, 6, 7 is not finite" in err
         assert "of its episode). Look for a diverged policy" in err
 
-    def test_a_full_disk_exits_with_3(self, command, tmp_path):
+    def test_a_full_disk_exits_with_3(self, run_command, tmp_path):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # room for the texts, not for a checkpoint
         try:
-            code, _, err = command(
+            code, _, err = run_command(
                 train.main, *tiny.GRIDWORLD, f"run_dir={tmp_path / 'run'}", "critic.hidden_sizes=[999]"
             )
         finally:
@@ -140,10 +124,10 @@ class TestFriendlyErrors:
 
 
 class TestFpoEval:
-    def test_every_combination_is_evaluated(self, command, run_dir, tmp_path):
+    def test_every_combination_is_evaluated(self, run_command, run_dir, tmp_path):
         output = tmp_path / "table.json"
         settings = ("solvers=[euler,rk4]", "steps=[1,3]", "noise=[zero,fixed]", "episodes=2", f"output={output}")
-        code, out, _ = command(evaluate.main, run_dir, *settings)
+        code, out, _ = run_command(evaluate.main, run_dir, *settings)
         assert code == 0
         table = json.loads(output.read_text())
         assert [(row["solver"], row["noise"]) for row in table] == [
@@ -156,10 +140,10 @@ class TestFpoEval:
             assert row["solver"] in out
             assert len(row["returns"]) == 2
 
-    def test_tables_and_a_picture(self, command, run_dir, tmp_path):
+    def test_tables_and_a_picture(self, run_command, run_dir, tmp_path):
         paths = [tmp_path / "new" / name for name in ("table.csv", "table.md", "table.json", "samplers.png")]
         settings = ("solvers=[euler,rk4]", "steps=[1,3]", "episodes=2", f"output=[{','.join(map(str, paths[:3]))}]")
-        code, out, _ = command(evaluate.main, run_dir, *settings, f"plot={paths[3]}")
+        code, out, _ = run_command(evaluate.main, run_dir, *settings, f"plot={paths[3]}")
         assert code == 0
         assert all(str(path) in out for path in paths)
         rows = list(csv.DictReader(paths[0].open()))
@@ -174,8 +158,8 @@ class TestFpoEval:
         with Image.open(paths[3]) as picture:
             assert min(picture.size) > 300
 
-    def test_by_default_the_newest_checkpoint_and_its_own_solver(self, command, run_dir):
-        code, out, _ = command(evaluate.main, run_dir, "episodes=2")
+    def test_by_default_the_newest_checkpoint_and_its_own_solver(self, run_command, run_dir):
+        code, out, _ = run_command(evaluate.main, run_dir, "episodes=2")
         assert code == 0
         assert "checkpoint-000000000128.torchrl" in out
         assert out.count("Euler(num_steps=2)") == 2  # random and zero
@@ -185,8 +169,8 @@ class TestFpoEval:
         assert repr(evaluate.solver_of(actor, None, 5)) == "EulerMaruyama(num_steps=5, noise_scale=0.2)"
         assert actor.solver.num_steps == 10
 
-    def test_a_device_that_is_not_there(self, command, run_dir):
-        code, _, err = command(evaluate.main, run_dir, "device=cuda:9")
+    def test_a_device_that_is_not_there(self, run_command, run_dir):
+        code, _, err = run_command(evaluate.main, run_dir, "device=cuda:9")
         assert code == 2
         assert "device 'cuda:9' is not there" in err
 
@@ -209,9 +193,9 @@ class TestFpoEval:
         runs = [evaluate_run(str(run_dir), EvalConfig(noise="random", episodes=8, seed=1)) for _ in range(2)]
         assert runs[0][0]["returns"] == runs[1][0]["returns"]
 
-    def test_it_records(self, command, run_dir, tmp_path):
+    def test_it_records(self, run_command, run_dir, tmp_path):
         path = tmp_path / "episode.gif"
-        code, out, _ = command(evaluate.main, run_dir, "episodes=1", "noise=zero", f"render={path}")
+        code, out, _ = run_command(evaluate.main, run_dir, "episodes=1", "noise=zero", f"render={path}")
         assert code == 0
         assert f"recorded {path}" in out
         assert path.stat().st_size > 0
@@ -222,7 +206,10 @@ class TestFpoEval:
             (["noise=pink"], 2, "noise: unknown start noise 'pink', known are random, zero, fixed"),
             (["solvers=[euler,dopri]"], 2, "unknown solver 'dopri', known are euler, heun, midpoint, rk4, sde"),
             (["steps=0"], 2, "steps: num_steps"),
-            (["output=table.txt"], 2, "output=table.txt must end in .json, .csv, .md"),
+            (["output=table.txt"], 2, "output=table.txt must end in .json or .csv or .md"),
+            (["output=."], 2, "output=. is a directory; name a file in it that ends in .json"),
+            (["plot=returns.xyz"], 2, "plot=returns.xyz must end in .png"),
+            (["render=episode.mp4"], 2, "render=episode.mp4 must end in .gif"),
             (["episodes=0"], 2, "episodes=0 is out of range"),
             (["episodes=few"], 2, "episodes"),
             (["step=3"], 2, "step"),
@@ -230,34 +217,39 @@ class TestFpoEval:
             (["checkpoint=none.torchrl"], 3, "none.torchrl does not exist"),
         ],
     )
-    def test_wrong_settings_stop_before_any_episode(self, command, run_dir, settings, code, words):
-        actual, out, err = command(evaluate.main, run_dir, *settings)
+    def test_wrong_settings_stop_before_any_episode(self, run_command, run_dir, settings, code, words):
+        actual, out, err = run_command(evaluate.main, run_dir, *settings)
         assert actual == code
         assert words in err
         assert "return" not in out
 
-    def test_a_directory_without_a_run(self, command, tmp_path):
-        code, _, err = command(evaluate.main, tmp_path)
+    def test_random_steps_with_a_number_of_steps_is_euler(self, run_command, run_dir):
+        code, out, _ = run_command(evaluate.main, run_dir, "solvers=[euler,random_steps]", "steps=2", "noise=zero")
+        assert code == 0
+        assert out.count("Euler(num_steps=2)") == 1
+
+    def test_a_directory_without_a_run(self, run_command, tmp_path):
+        code, _, err = run_command(evaluate.main, tmp_path)
         assert code == 3
         assert "is not the directory of a run" in err
 
-    def test_solvers_are_no_setting_of_a_gaussian(self, command, tmp_path):
+    def test_solvers_are_no_setting_of_a_gaussian(self, run_command, tmp_path):
         overrides = (*tiny.SMALL, "task=probe/both", "actor=gaussian", "loss=ppo", "total_frames=64")
         run = start_run(tiny.compose(*overrides, f"run_dir={tmp_path}"))
         run.checkpointer.save(0)
-        code, _, err = command(evaluate.main, tmp_path, "solvers=heun")
+        code, _, err = run_command(evaluate.main, tmp_path, "solvers=heun")
         assert code == 2
         assert "this run trained a Gaussian" in err
-        code, _, err = command(evaluate.main, tmp_path, "plot=samplers.png")
+        code, _, err = run_command(evaluate.main, tmp_path, "plot=samplers.png")
         assert code == 2
         assert "plot draws the samplers of a flow policy" in err
-        code, out, _ = command(evaluate.main, tmp_path, "episodes=2")
+        code, out, _ = run_command(evaluate.main, tmp_path, "episodes=2")
         assert code == 0
         assert "Gaussian" in out
 
-    def test_usage(self, command):
-        code, out, _ = command(evaluate.main)
+    def test_usage(self, run_command):
+        code, out, _ = run_command(evaluate.main)
         assert code == 2
-        assert command(evaluate.main, "--help")[0] == 0
+        assert run_command(evaluate.main, "--help")[0] == 0
         for words in ("solvers=", "steps=", "noise=", "render=", "output="):
             assert words in out

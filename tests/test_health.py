@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,14 +152,8 @@ class TestDescribe:
 
 class TestDoctor:
     @pytest.fixture
-    def command(self, monkeypatch, capsys):
-        def call(*arguments) -> tuple[int, str, str]:
-            monkeypatch.setattr(sys, "argv", ["fpo-doctor", *map(str, arguments)])
-            with pytest.raises(SystemExit) as stopped:
-                doctor.main()
-            return stopped.value.code, *capsys.readouterr()
-
-        return call
+    def command(self, run_command):
+        return lambda *arguments: run_command(doctor.main, *arguments)
 
     def run(self, directory: Path, rows: list[dict[str, float]], **provenance) -> Path:
         directory.mkdir()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fpo_torchrl
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.cli import friendly_errors, output_file
 from fpo_torchrl.evaluate import SOLVERS, solver_of
 from fpo_torchrl.flow import FixedNoise, StartNoise, ZeroNoise
 from fpo_torchrl.modules import FlowPolicy, FlowSampler
@@ -74,6 +74,8 @@ def export_run(
         ConfigError: for wrong settings, a run of a Gaussian, or an export that does not agree with the policy.
         CheckpointError: if the run cannot be read.
     """
+    suffix = FORMATS[format].suffix
+    path = output_file("--out", out, [suffix]) if out is not None else run_dir / f"policy{suffix}"
     trained = load_policy(run_dir, num_envs=NUM_COPIES, device="cpu", checkpoint=checkpoint)
     actor = trained.actor
     if not isinstance(actor, FlowSampler):
@@ -88,8 +90,6 @@ def export_run(
         "inputs": {name: list(value.shape[1:]) for name, value in inputs.items()},
         "fpo_torchrl": fpo_torchrl.__version__,
     }
-    path = out if out is not None else run_dir / f"policy{FORMATS[format].suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
     error = export_policy(policy, inputs, path, format=format, metadata=metadata)
     num_observations = NUM_COPIES * NUM_STEPS
     print(f"{trained.cfg.task}, {trained.checkpoint}")

@@ -9,7 +9,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.plots import COLOURS, new_figure, tidy
 
@@ -50,14 +49,7 @@ WRITERS: dict[str, Callable[[Path, Rows], None]] = {
     ".csv": write_csv,
     ".md": write_markdown,
 }
-
-
-def writer_of(path: str | Path) -> Callable[[Path, Rows], None]:
-    """What writes a table of the kind that the ending of ``path`` names; ``ConfigError`` for another ending."""
-    suffix = Path(path).suffix
-    if suffix not in WRITERS:
-        raise ConfigError(f"output={path} must end in {', '.join(WRITERS)}")
-    return WRITERS[suffix]
+"""What writes a table, by the ending of its file."""
 
 
 def draw_samplers(rows: Rows, path: str | Path, *, title: str) -> Path:

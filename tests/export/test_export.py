@@ -200,21 +200,12 @@ assert not {"torch", "tensordict", "torchrl", "fpo_torchrl"} & set(sys.modules)
 
 class TestFpoExport:
     @pytest.fixture
-    def fpo_export(self, monkeypatch, capsys):
-        def call(*arguments) -> tuple[int, str, str]:
-            monkeypatch.setattr(sys, "argv", ["fpo-export", *map(str, arguments)])
-            code = 0
-            try:
-                command.main()
-            except SystemExit as stopped:
-                code = stopped.code or 0
-            return code, *capsys.readouterr()
-
-        return call
+    def fpo_export(self, run_command):
+        return lambda *arguments: run_command(command.main, *arguments)
 
     @pytest.mark.parametrize("format", ["torchscript", "torch.export"])
     def test_solver_steps_and_noise(self, fpo_export, run_dir, tmp_path, format):
-        path = tmp_path / "new" / "policy"
+        path = tmp_path / "new" / f"policy{FORMATS[format].suffix}"
         arguments = ("--format", format, "--solver", "heun", "--steps", 3, "--noise", "fixed", "--out", path)
         code, out, err = fpo_export(run_dir, *arguments)
         assert code == 0, err
@@ -261,6 +252,8 @@ class TestFpoExport:
             (["--noise", "random"], 2, "invalid choice: 'random'"),
             (["--format", "torchscript", "--steps", "0"], 2, "steps: num_steps must be a whole number, at least 1"),
             (["--checkpoint", "none.torchrl"], 3, "none.torchrl does not exist"),
+            (["--out", "."], 2, "--out=. is a directory; name a file in it that ends in .onnx"),
+            (["--out", "policy.ts"], 2, "--out=policy.ts must end in .onnx"),
         ],
     )
     def test_wrong_settings(self, fpo_export, run_dir, arguments, code, words):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import tiny
@@ -95,18 +94,8 @@ def runs(tmp_path_factory):
 
 
 class TestCommand:
-    @staticmethod
-    def run(monkeypatch, capsys, *arguments):
-        monkeypatch.setattr(sys, "argv", ["fpo-gridworld", *map(str, arguments)])
-        code = 0
-        try:
-            gridworld_command.main()
-        except SystemExit as left:
-            code = left.code
-        return code, *capsys.readouterr()
-
-    def test_it_writes_numbers_a_picture_and_an_animation(self, monkeypatch, capsys, runs, tmp_path):
-        code, out, _ = self.run(monkeypatch, capsys, runs / "fpo", runs / "ppo", "--out", tmp_path / "new")
+    def test_it_writes_numbers_a_picture_and_an_animation(self, run_command, runs, tmp_path):
+        code, out, _ = run_command(gridworld_command.main, runs / "fpo", runs / "ppo", "--out", tmp_path / "new")
         assert code == 0
         numbers = json.loads((tmp_path / "new" / "gridworld.json").read_text())
         assert list(numbers) == ["FPO, seed 0", "PPO, seed 0"]
@@ -116,21 +105,21 @@ class TestCommand:
         with Image.open(tmp_path / "new" / "flow.gif") as gif:
             assert gif.n_frames == 31
 
-    def test_a_gaussian_alone_has_no_flow_to_show(self, monkeypatch, capsys, runs, tmp_path):
-        assert self.run(monkeypatch, capsys, runs / "ppo", "--out", tmp_path)[0] == 0
+    def test_a_gaussian_alone_has_no_flow_to_show(self, run_command, runs, tmp_path):
+        assert run_command(gridworld_command.main, runs / "ppo", "--out", tmp_path)[0] == 0
         assert sorted(path.name for path in tmp_path.iterdir()) == ["gridworld.json", "gridworld.png"]
 
-    def test_wrong_runs_are_named(self, monkeypatch, capsys, runs, tmp_path):
-        code, _, err = self.run(monkeypatch, capsys, runs / "fpo", runs / "fpo", "--out", tmp_path)
+    def test_wrong_runs_are_named(self, run_command, runs, tmp_path):
+        code, _, err = run_command(gridworld_command.main, runs / "fpo", runs / "fpo", "--out", tmp_path)
         assert code == 2
         assert "FPO, seed 0 is there twice" in err
         start_run(tiny.compose(*tiny.BANDIT, "total_frames=64", f"run_dir={tmp_path / 'bandit'}")).train()
-        code, _, err = self.run(monkeypatch, capsys, runs / "fpo", tmp_path / "bandit")
+        code, _, err = run_command(gridworld_command.main, runs / "fpo", tmp_path / "bandit")
         assert code == 2
         assert "the runs must be of one task of gridworld/two_walls" in err
         assert "got bandit/bimodal, gridworld/two_walls" in err
         (tmp_path / "empty").mkdir()
         for name, words in {"empty": "no run in", "nothing": "is not a directory"}.items():
-            code, _, err = self.run(monkeypatch, capsys, tmp_path / name)
+            code, _, err = run_command(gridworld_command.main, tmp_path / name)
             assert code == 2
             assert words in err

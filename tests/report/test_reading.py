@@ -1,0 +1,151 @@
+"""What a report reads from run directories, and what it says to damaged ones."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import tiny
+from recorded import make_run
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.report.runs import differing_settings, read_results, read_run
+from fpo_torchrl.report.tables import Table, decimals_of, duration
+from fpo_torchrl.run import start_run
+
+
+class TestReading:
+    def test_settings_that_differ_are_named(self, tmp_path, fpo_report):
+        make_run(tmp_path / "runs", seed=0)
+        make_run(tmp_path / "runs", seed=1, optim={"lr": 5e-4, "eps": 1e-5}, num_threads=2, label=None)
+        code, _, err = fpo_report(tmp_path / "runs", "--out", tmp_path / "out")
+        assert code == 0
+        warning = "FPO on PointMass: runs differ in optim.eps ((absent), 1e-05), optim.lr (0.001, 0.0005)"
+        assert err == f"warning: {warning}\n"
+        assert f"* {warning}" in (tmp_path / "out" / "report.md").read_text()
+
+    def test_seeds_and_directories_may_differ(self, tmp_path):
+        group = [read_run(make_run(tmp_path / str(seed), seed=seed)) for seed in range(2)]
+        assert differing_settings(group) == {}
+
+    def test_a_label_makes_a_group_of_its_own(self, tmp_path):
+        make_run(tmp_path, seed=0)
+        make_run(tmp_path, seed=0, label="FPO, 4 steps")
+        assert read_results([tmp_path], metric="random").labels == ["FPO", "FPO, 4 steps"]
+
+    def test_a_run_named_twice_is_read_once(self, tmp_path):
+        directory = make_run(tmp_path)
+        assert len(read_results([directory, tmp_path, tmp_path / "." / directory.name], metric="random").runs) == 1
+
+    def test_other_config_files_are_no_runs(self, tmp_path):
+        make_run(tmp_path)
+        (tmp_path / "conf").mkdir()
+        (tmp_path / "conf" / "config.yaml").write_text("defaults: []\n")
+        assert len(read_results([tmp_path], metric="random").runs) == 1
+
+    def test_runs_from_before_provenance(self, tmp_path):
+        run = read_run(make_run(tmp_path, status=None))
+        assert (run.status, run.device) == ("finished", "unknown")
+        assert run.score("random") == 500
+
+    def test_the_evaluation_of_a_run_that_went_on_does_not_count(self, tmp_path):
+        directory = make_run(tmp_path)
+        path = directory / "provenance.json"
+        path.write_text(path.read_text().replace("finished", "running"))
+        assert read_run(directory).score("random") is None
+
+    def test_a_run_as_fpo_train_leaves_it(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+        run = start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={tmp_path / 'run'}"))
+        evaluations = run.train()
+        record = read_run(tmp_path / "run")
+        assert (record.task, record.label, record.seed, record.status) == ("gridworld/two_walls", "FPO", 0, "finished")
+        assert record.frames == 256
+        assert record.score("zero") == evaluations["zero"].mean
+        assert list(record.series("eval_zero")[0]) == [128, 256]
+        assert record.device.endswith("cores")
+
+
+class TestBadInput:
+    def test_no_runs(self, tmp_path, fpo_report):
+        code, _, err = fpo_report(tmp_path)
+        assert code == 2
+        assert f"error: no runs found in {tmp_path}: expected directories that fpo-train wrote" in err
+
+    def test_no_directory(self, tmp_path, fpo_report):
+        code, _, err = fpo_report(tmp_path / "none")
+        assert code == 2
+        assert "none is not a directory" in err
+
+    def test_a_seed_twice(self, tmp_path, fpo_report):
+        one, other = make_run(tmp_path / "a", seed=3), make_run(tmp_path / "b", seed=3)
+        code, _, err = fpo_report(tmp_path, "--out", tmp_path / "out")
+        assert code == 2
+        assert f"seed 3 of FPO on PointMass is there twice, in {one} and {other}: give one of them" in err
+        assert not (tmp_path / "out").exists()
+
+    def test_an_algorithm_that_is_not_there(self, tmp_path, fpo_report):
+        make_run(tmp_path)
+        code, _, err = fpo_report(tmp_path, "--algorithms", "SAC")
+        assert code == 2
+        assert "no runs of SAC: the runs found are of FPO" in err
+
+    @pytest.mark.parametrize(
+        ("name", "content", "words"),
+        [
+            ("provenance.json", "{", "JSONDecodeError"),
+            ("config.yaml", "seed: 1\n", "KeyError: 'task'"),
+            ("evaluation.json", "{}", "evaluation.json lacks its final evaluation"),
+        ],
+    )
+    def test_a_damaged_file(self, tmp_path, fpo_report, name, content, words):
+        directory = make_run(tmp_path)
+        (directory / name).write_text(content)
+        code, _, err = fpo_report(tmp_path)
+        assert code == 2
+        assert f"{directory} cannot be read as a run: " in err
+        assert words in err
+
+    @pytest.mark.parametrize("value", ["0", "-1", "nan"])
+    def test_a_best_return_that_is_none(self, tmp_path, fpo_report, value):
+        code, _, err = fpo_report(tmp_path, f"--max-return={value}")
+        assert code == 2
+        assert "out of range: it must be positive" in err
+
+    def test_without_the_extra_it_says_what_to_install(self, tmp_path, fpo_report, monkeypatch):
+        make_run(tmp_path)
+        monkeypatch.setitem(sys.modules, "scipy", None)
+        for module in ("statistics", "tables", "figures", "write"):
+            monkeypatch.delitem(sys.modules, f"fpo_torchrl.report.{module}", raising=False)
+        code, _, err = fpo_report(tmp_path)
+        assert code == 2
+        assert "pip install fpo-torchrl[report]" in err
+
+    def test_help_needs_nothing(self, fpo_report):
+        code, out, _ = fpo_report("--help")
+        assert code == 0
+        assert "95 % stratified bootstrap" in out
+
+
+class TestTable:
+    def test_latex_keeps_every_character_as_text(self):
+        text = Table([r"a_b & 5 % of $x^2 #1 {y} ~ \z"], [["<1>"]]).latex()
+        expected = r"a\_b \& 5 \% of \$x\textasciicircum{}2 \#1 \{y\} \textasciitilde{} \textbackslash{}z \\"
+        assert expected in text.splitlines()
+        assert r"\textless{}1\textgreater{} \\" in text
+
+    def test_markdown_keeps_a_cell_a_cell(self):
+        assert Table(["a"], [["x | y\nz"]]).markdown() == "| a |\n| --- |\n| x \\| y z |\n"
+
+    @pytest.mark.parametrize(("scale", "decimals"), [(1000, 0), (100, 0), (20, 1), (1, 2), (0.5, 3)])
+    def test_decimals_follow_the_size_of_returns(self, scale, decimals):
+        assert decimals_of(scale) == decimals
+
+    @pytest.mark.parametrize(("seconds", "text"), [(4, "4 s"), (59.96, "60 s"), (90, "1.5 min"), (86400, "24 h")])
+    def test_durations(self, seconds, text):
+        assert duration(seconds) == text
+
+
+def test_errors_are_for_users(tmp_path):
+    with pytest.raises(ConfigError):
+        read_results([tmp_path], metric="random")
