@@ -39,6 +39,7 @@ class RunConfig:
     num_threads: int | None = None  # of torch's arithmetic; null leaves torch's choice
     run_dir: str | None = None  # null: a new directory below runs/
     resume: str | None = None  # directory of a run to continue; auto: the run in run_dir, if there is one
+    init_from: str | None = None  # a run or checkpoint whose actor, with its normaliser, training begins with
     label: str | None = None  # the algorithm's name in reports; null: by the loss, FPO or PPO
     progress: bool = True
     render: bool = True

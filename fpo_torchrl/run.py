@@ -75,6 +75,8 @@ class Run:
         )
         if resume:
             self._resume()
+        elif cfg.init_from is not None:
+            self._load_actor(Path(cfg.init_from))
         logger = cfg.logger
         self.logger = build_logger(
             logger.kind, run_dir, name=run_dir.name, project=logger.project, offline=logger.offline
@@ -88,6 +90,12 @@ class Run:
     def _make_env(self, num_envs: int, seed: int, **overrides: Any):
         tree = {**OmegaConf.to_container(self.cfg.env, resolve=True), **overrides}  # pyright: ignore
         return build(tree, "env", task=self.cfg.task, num_envs=num_envs, device=self.cfg.device, seed=seed)
+
+    def _load_actor(self, source: Path) -> None:
+        """Begin with the actor of a run, in its newest checkpoint, or of the checkpoint ``source``."""
+        directory, path = (source, None) if source.is_dir() else (source.parent.parent, source)
+        found = Checkpointer(directory, actor=self.agent.actor).load(path)
+        print(f"beginning with the actor of {found}")
 
     def _resume(self) -> None:
         newest = self.checkpointer.newest_whole()

@@ -48,6 +48,8 @@ class Trainer:
         redraw_pairs (bool): give a FlowActor's actions other (noise, time) pairs in each epoch, with the CFM losses of
             the policy that collected, so that the epochs do not fit the noise of the same few; without effect for
             other policies. The published algorithm keeps the pairs.
+        critic_warmup_frames (int): train the critic alone at first, on this many frames, rounded up to whole batches:
+            an actor that is pretrained would be spoiled by the advantages of a critic that is not.
         anneal_lr (bool): lower the step sizes linearly to zero at ``total_frames``.
         compile (bool): compile loss and gradient with ``torch.compile``, on a GPU into CUDA graphs. The first gradient
             step then takes minutes. Values and gradients agree with uncompiled ones to rounding, but a loss that draws
@@ -74,6 +76,7 @@ class Trainer:
         advantage_every: Literal["batch", "epoch", "minibatch"] = "batch",
         unroll_length: int | None = None,
         redraw_pairs: bool = False,
+        critic_warmup_frames: int = 0,
         anneal_lr: bool = False,
         compile: bool = False,
     ) -> None:
@@ -82,6 +85,10 @@ class Trainer:
         for name, value in {**positive, "frames_per_batch": frames_per_batch, "unroll_length": unroll_length}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if critic_warmup_frames < 0:
+            raise ValueError(f"critic_warmup_frames must not be negative, got {critic_warmup_frames}")
+        if critic_warmup_frames and "loss_critic" not in loss.out_keys:
+            raise ValueError(f"critic_warmup_frames={critic_warmup_frames} needs a loss with a critic")
         if frames_per_batch % num_envs:
             raise ValueError(
                 f"frames_per_batch must be a multiple of num_envs={num_envs}, got {frames_per_batch}; "
@@ -103,6 +110,7 @@ class Trainer:
         self.total_frames, self.frames_per_batch = total_frames, frames_per_batch
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self.advantage_every, self.unroll_length = advantage_every, unroll_length
+        self.critic_warmup_frames, self._descended = critic_warmup_frames, "loss_"
         self.redraws_pairs = redraw_pairs and isinstance(actor, FlowActor)
         self.anneal_lr, self.compile = anneal_lr, compile
         self._evaluate = compiled(self._total_loss, device=env.device) if compile else self._total_loss
@@ -145,6 +153,7 @@ class Trainer:
         if self.anneal_lr:
             for group, lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
                 group["lr"] = lr * max(0.0, 1 - self.frames / self.total_frames)
+        self._descended = "loss_critic" if self.frames < self.critic_warmup_frames else "loss_"
         behaviour = copy.deepcopy(self.actor) if self.redraws_pairs else None
         if self.normalizer is not None and self.normalizer.as_released:
             self.normalizer.update(batch["observation"])
@@ -173,7 +182,7 @@ class Trainer:
     def _total_loss(self, minibatch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
         """The sum of the losses, to descend, and everything that the loss reports, without gradient."""
         losses = self.loss(minibatch)
-        total = [value for name, value in losses.items() if name.startswith("loss_")]
+        total = [value for name, value in losses.items() if name.startswith(self._descended)]
         return torch.stack(total).sum(), losses.detach()
 
     def _minibatches(self, batch: TensorDictBase) -> Iterator[TensorDictBase]:

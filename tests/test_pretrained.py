@@ -1,0 +1,90 @@
+"""Training that begins with an actor which has learnt already."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from fpo_torchrl import CFMLoss
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
+from fpo_torchrl.run import Run, resume_run, start_run
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(*overrides: str, name: str = "run") -> Run:
+        return start_run(tiny.compose(*tiny.CARTPOLE, f"run_dir={tmp_path / name}", *overrides))
+
+    return make
+
+
+@pytest.fixture
+def pretrained(make_run, tmp_path):
+    """A checkpoint of an actor alone, after a step of flow matching and a look at some observations."""
+    run = make_run("seed=1", name="pretrained")
+    agent, batch = run.agent, run.env.rollout(4)
+    optimizer = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
+    CFMLoss(agent.actor)(batch)["loss_cfm"].backward()
+    optimizer.step()
+    agent.normalizer.update(batch["observation"])
+    return Checkpointer(tmp_path / "pretrained", actor=agent.actor).save(0), agent.actor
+
+
+class TestInitFrom:
+    def test_a_checkpoint_of_an_actor_pretrained_by_hand(self, make_run, pretrained):
+        path, actor = pretrained
+        assert not same_weights(make_run(name="fresh").agent.actor, actor)
+        run = make_run(f"init_from={path}")
+        assert same_weights(run.agent.actor, actor)
+        assert run.agent.normalizer.count == actor.normalizer.count > 0
+
+    def test_a_run_gives_its_actor_and_keeps_its_critic(self, make_run):
+        first = make_run("total_frames=64", "seed=1", name="first")
+        first.train()
+        run = make_run(f"init_from={first.run_dir}")
+        assert same_weights(run.agent.actor, first.agent.actor)
+        assert not same_weights(run.agent.critic, first.agent.critic)
+        assert run.trainer.frames == 0
+
+    def test_a_resumed_run_goes_on_with_its_own_actor(self, make_run, pretrained):
+        run = make_run(f"init_from={pretrained[0]}", "total_frames=64")
+        run.train()
+        pretrained[0].unlink()
+        assert same_weights(resume_run([f"resume={run.run_dir}"]).agent.actor, run.agent.actor)
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            (["init_from=nowhere.torchrl"], "nowhere.torchrl does not exist"),
+            (["init_from=."], "no whole checkpoint in checkpoints"),
+            (["init_from={path}", "actor.velocity_net.hidden_sizes=[9]"], "does not fit"),
+        ],
+    )
+    def test_what_cannot_be_loaded_leaves_no_run(self, make_run, pretrained, tmp_path, settings, words):
+        with pytest.raises(CheckpointError, match=words):
+            make_run(*(setting.format(path=pretrained[0]) for setting in settings))
+        assert not (tmp_path / "run").exists()
+
+
+class TestCriticWarmup:
+    def test_the_actor_waits_while_the_critic_learns(self):
+        trainer = tiny.make_trainer(*tiny.BANDIT, "trainer.critic_warmup_frames=100")  # of batches of 64
+        actor, critic, moved = trainer.actor.velocity_net, trainer.advantage.critic, []
+        before = copy.deepcopy(actor), copy.deepcopy(critic)
+        for _ in zip(range(3), trainer, strict=False):
+            moved.append((not same_weights(actor, before[0]), not same_weights(critic, before[1])))
+            before = copy.deepcopy(actor), copy.deepcopy(critic)
+        assert moved == [(False, True), (False, True), (True, True)]
+
+    def test_below_zero(self, make_run):
+        with pytest.raises(ConfigError, match="critic_warmup_frames must not be negative, got -1"):
+            make_run("trainer.critic_warmup_frames=-1")
