@@ -32,7 +32,7 @@ from fpo_torchrl.envs.probe import PROBES
 from fpo_torchrl.files import locked, write_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.command import report
-from fpo_torchrl.sweep.workers import Workers, log_of
+from fpo_torchrl.sweep.workers import Workers, claim_of, log_of
 
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "fpo": (),
@@ -178,7 +178,7 @@ class Benchmark:
         directory.mkdir(parents=True, exist_ok=True)
         with locked(directory / LOCK):
             pass  # waits for a run that a killed benchmark left behind
-        with locked(directory.with_suffix(".lock")):
+        with locked(claim_of(directory)):
             if self.is_stored(job):
                 return read_provenance(self.out / job.path)["status"]
             code = 0

@@ -40,7 +40,7 @@ def ensure_trained(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
         with locked(run_dir / LOCK, wait=False):
-            cfg = settings_of(cfg, run_dir)
+            cfg = saved_settings(cfg, run_dir)
             if is_finished(run_dir, cfg.total_frames):
                 print(f"{run_dir} holds the finished run already")
                 return final_return(run_dir)
@@ -50,7 +50,7 @@ def ensure_trained(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
         raise InUseError(f"run_dir={run_dir} is being trained in by another process") from error
 
 
-def settings_of(cfg: DictConfig, run_dir: Path) -> DictConfig:
+def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """The saved config of the run in ``run_dir`` with the bookkeeping of ``cfg``; ``cfg`` itself if there is no run.
 
     A setting that only one of them has is of another version of this package: the saved config counts.

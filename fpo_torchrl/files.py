@@ -6,10 +6,14 @@ import fcntl
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+PARTIAL = ".partial"
+"""How the name ends of what is not yet whole."""
 
 
 class InUseError(RuntimeError):
@@ -58,6 +62,21 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write ``text`` so that a process killed meanwhile leaves the file as it was."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with replacing(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A file to write that takes the place of ``path`` once it is whole; an error or a kill leaves ``path`` as it was.
+
+    Line ends are written as they are. Of several writers at a time, the last one to end counts.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    try:
+        with partial.open("w", newline="") as file:
+            yield file
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

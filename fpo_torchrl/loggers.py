@@ -12,6 +12,7 @@ from typing import Any
 from torchrl.record.loggers import Logger
 
 from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.files import replacing
 
 LOGGERS = ("tensorboard", "wandb")
 """What can be written beside ``metrics.csv``."""
@@ -52,13 +53,11 @@ class MetricsCSV:
         writer.writerow(_cell(row.get(name, math.nan)) for name in self.columns)
 
     def _rewrite(self) -> None:
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with replacing(self.path) as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
             for row in self.rows:
                 self._write_row(writer, row)
-        partial.replace(self.path)
 
 
 def _cell(value: float) -> str:

@@ -118,7 +118,7 @@ def nested(key: Any) -> Any:
     return key if isinstance(key, str) else tuple(key)
 
 
-def settings_of(target: Callable[..., Any], left_out: Collection[str] = ()) -> dict[str, Any]:
+def defaults_of(target: Callable[..., Any], left_out: Collection[str] = ()) -> dict[str, Any]:
     """The settings of a function or class with their defaults, ``"???"`` where there is none."""
     kinds = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
     parameters = {name: p for name, p in signature(target).items() if name not in left_out and p.kind not in kinds}
@@ -129,15 +129,15 @@ def settings_of(target: Callable[..., Any], left_out: Collection[str] = ()) -> d
 def register() -> None:
     """Add the options to Hydra's store."""
     store, module = ConfigStore.instance(), __name__
-    loss = settings_of(FPOLoss, {"actor", "critic"}) | {"functional": False}
+    loss = defaults_of(FPOLoss, {"actor", "critic"}) | {"functional": False}
     store.store("fpo", {"_target_": f"{module}.make_loss", **loss}, group="loss")
     given = {"velocity_net", "normalizer", "path", "action_dim", "action_key", "in_keys"}
-    actor = settings_of(FlowActor, given) | settings_of(make_flow_actor)
+    actor = defaults_of(FlowActor, given) | defaults_of(make_flow_actor)
     store.store("flow_actor", {"_target_": f"{module}.make_flow_actor", "_recursive_": False, **actor}, group="model")
     # The rest of TorchRL's PPO trainer comes from its own option.
     trainer = {"defaults": ["ppo", "_self_"], "_target_": f"{module}.make_trainer"}
     store.store("fpo", trainer, group="trainer")
-    store.store("fpo_task", {"_target_": "fpo_torchrl.make_env", **settings_of(make_env)}, group="env")
+    store.store("fpo_task", {"_target_": "fpo_torchrl.make_env", **defaults_of(make_env)}, group="env")
     for name, solver in COMPONENTS["actor/solver"].items():
-        node = {"_target_": f"{solver.__module__}.{solver.__qualname__}", **settings_of(solver)}
+        node = {"_target_": f"{solver.__module__}.{solver.__qualname__}", **defaults_of(solver)}
         store.store(name, node, group="solver")

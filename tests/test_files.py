@@ -1,4 +1,4 @@
-"""Locks between threads and processes."""
+"""Locks between threads and processes, and files that are whole or as they were."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fpo_torchrl.files import InUseError, is_held, locked
+from fpo_torchrl.files import InUseError, is_held, locked, replacing, write_whole
 
 
 class TestLocked:
@@ -48,3 +48,23 @@ class TestLocked:
     def test_what_was_never_held_is_free(self, tmp_path):
         assert not is_held(tmp_path / "lock")
         assert not (tmp_path / "lock").exists()
+
+
+class TestReplacing:
+    def test_two_writers_at_a_time_do_not_mix(self, tmp_path):
+        path = tmp_path / "file"
+        with replacing(path) as outer:
+            outer.write("out")
+            write_whole(path, "inner")
+            outer.write("er")
+        assert path.read_text() == "outer"
+        assert [*tmp_path.iterdir()] == [path]
+
+    def test_an_error_leaves_what_was_there(self, tmp_path):
+        path = tmp_path / "file"
+        write_whole(path, "before")
+        with pytest.raises(OSError, match="full"), replacing(path) as file:  # noqa: PT012
+            file.write("after")
+            raise OSError("full")
+        assert path.read_text() == "before"
+        assert [*tmp_path.iterdir()] == [path]

@@ -27,7 +27,7 @@ from optuna.visualization.matplotlib import plot_optimization_history, plot_slic
 
 from fpo_torchrl.auto_resume import LOCK, final_return, is_finished
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.files import is_held, locked, write_json
+from fpo_torchrl.files import is_held, locked, replacing, write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
@@ -248,14 +248,12 @@ class Search:
     def write_table(self) -> None:
         """Write ``trials.csv``."""
         names = list(self.distributions)
-        partial = self.directory / "trials.partial"
-        with partial.open("w", newline="") as file:
+        with replacing(self.directory / "trials.csv") as file:
             writer = csv.writer(file)
             writer.writerow(["number", "state", "value", *names, "error"])
             for trial in self.trials():
                 params = [trial.params.get(name) for name in names]
                 writer.writerow([trial.number, trial.state.name, trial.value, *params, trial.user_attrs.get("error")])
-        partial.rename(self.directory / "trials.csv")
 
     def draw(self) -> None:
         """Write ``history.png`` and ``slice.png``, values over trials and over settings, once there is a value."""
