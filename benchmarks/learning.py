@@ -25,13 +25,13 @@ from pathlib import Path
 import measures
 import torch
 
-from fpo_torchrl.auto_resume import LOCK
 from fpo_torchrl.cli import EXIT_INTERRUPTED, EXIT_PREEMPTED, friendly_errors
 from fpo_torchrl.envs.control import CONTROL_TASKS
 from fpo_torchrl.envs.probe import PROBES
 from fpo_torchrl.files import locked, write_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.command import report
+from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep.workers import Workers, claim_of, log_of
 
 ALGORITHMS: dict[str, tuple[str, ...]] = {

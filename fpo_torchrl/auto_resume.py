@@ -11,13 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.config import BOOKKEEPING, flatten
-from fpo_torchrl.files import InUseError, locked
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run, load_run_config
+from fpo_torchrl.run_directory import held
 
 AUTO = "auto"
-LOCK = ".lock"
-"""The file in its directory that a run holds while it trains."""
 
 
 def ensure_trained(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
@@ -37,17 +35,14 @@ def ensure_trained(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
     if directory is None:
         raise ConfigError("resume=auto goes on in a directory that you name: give run_dir=")
     run_dir = Path(directory)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(run_dir / LOCK, wait=False):
-            cfg = saved_settings(cfg, run_dir)
-            if is_finished(run_dir, cfg.total_frames):
-                print(f"{run_dir} holds the finished run already")
-                return final_return(run_dir)
-            has_checkpoint = any((run_dir / "checkpoints").glob("checkpoint-*"))
-            return Run(cfg, run_dir, resume=has_checkpoint).train()["random"].mean
-    except InUseError as error:
-        raise InUseError(f"run_dir={run_dir} is being trained in by another process") from error
+    with held(run_dir) as hold:
+        cfg = saved_settings(cfg, run_dir)
+        if is_finished(run_dir, cfg.total_frames):
+            print(f"{run_dir} holds the finished run already")
+            return final_return(run_dir)
+        has_checkpoint = any((run_dir / "checkpoints").glob("checkpoint-*"))
+        run = Run(cfg, run_dir, resume=has_checkpoint, hold=hold)
+    return run.train()["random"].mean
 
 
 def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:

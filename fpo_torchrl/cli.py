@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.files import InUseError
+from fpo_torchrl.files import InUseError, NoLocksError
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.trainer import NonFiniteError
 
@@ -39,7 +39,7 @@ def friendly_errors() -> Iterator[None]:
         fail(str(error), EXIT_CONFIG)
     except (HydraException, OmegaConfBaseException) as error:
         fail(describe(error), EXIT_CONFIG)
-    except CheckpointError as error:
+    except (CheckpointError, NoLocksError) as error:
         fail(str(error), EXIT_CHECKPOINT)
     except InUseError as error:
         fail(str(error), EXIT_IN_USE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,6 +21,10 @@ class InUseError(RuntimeError):
     """Another process holds the lock."""
 
 
+class NoLocksError(RuntimeError):
+    """The file system has no locks."""
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a file that one process at a time may hold, until this one leaves or dies.
@@ -28,31 +33,55 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         path: the file; it stays there when it is let go. wait: for another process that holds it.
 
     Raises:
-        InUseError: if another process holds it and ``wait`` is false.
+        InUseError: if another process holds it and ``wait`` is false. NoLocksError: on a file system without ``flock``.
     """
-    with path.open("a") as file:
-        patience = time.monotonic() + 0.5  # with is_held, which holds it for a moment
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > patience:
-                    raise InUseError(f"{path} is held by another process") from error
-                time.sleep(0.02)
-        yield
+    patience = time.monotonic() + 0.5  # with is_held, which holds it for a moment
+    while True:
+        with path.open("a") as file:
+            if take(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB):
+                if is_still(path, file):
+                    yield
+                    return
+            elif time.monotonic() > patience:
+                raise InUseError(f"{path} is held by another process")
+        time.sleep(0.02)
+
+
+def take(file: TextIO, operation: int) -> bool:
+    """Whether ``flock`` gave the lock; not if another process has it.
+
+    Raises:
+        NoLocksError: on a file system without ``flock``.
+    """
+    try:
+        fcntl.flock(file, operation)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise NoLocksError(
+            f"{file.name} is on a file system without locks (flock: {error.strerror}), so two processes could train "
+            "the same run. Choose a directory on another one"
+        ) from error
+    return True
+
+
+def is_still(path: Path, file: TextIO) -> bool:
+    """Whether ``path`` is the open file, and not removed or another one by now."""
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds a file that :func:`locked` is for."""
+    """Whether some process holds a file that :func:`locked` is for.
+
+    Raises:
+        NoLocksError: on a file system without ``flock``.
+    """
     if not path.exists():
         return False
     with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not take(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def write_json(path: Path, content: Any) -> None:

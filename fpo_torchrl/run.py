@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from fpo_torchrl.loggers import MetricsCSV, build_logger
 from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import recorded
+from fpo_torchrl.run_directory import held, new_run_dir
 from fpo_torchrl.trainer import Trainer
 
 FIXED_ON_RESUME = ("task", "seed", "experiment", "run_dir")
@@ -44,12 +43,13 @@ class Run:
         cfg: the composed config.
         run_dir: where everything goes; created, and kept when ``resume`` is true.
         resume: continue from the newest checkpoint in ``run_dir``.
+        hold: of :func:`~fpo_torchrl.run_directory.held` on ``run_dir``, which ends with :meth:`train`.
 
     Raises:
         ConfigError: for a wrong setting, before anything is written. CheckpointError: when resuming fails.
     """
 
-    def __init__(self, cfg: DictConfig, run_dir: Path, *, resume: bool = False) -> None:
+    def __init__(self, cfg: DictConfig, run_dir: Path, *, resume: bool = False, hold: ExitStack | None = None) -> None:
         check_run(cfg)  # pyright: ignore[reportArgumentType]
         if cfg.num_threads is not None:
             torch.set_num_threads(cfg.num_threads)
@@ -86,6 +86,7 @@ class Run:
         self.metrics = MetricsCSV(run_dir / "metrics.csv")
         self.metrics.truncate(self.trainer.frames)
         self.watch = Watch(self.metrics.rows)
+        self._hold = hold.pop_all() if hold is not None else ExitStack()
 
     def _make_env(self, num_envs: int, seed: int, **overrides: Any):
         tree = {**OmegaConf.to_container(self.cfg.env, resolve=True), **overrides}  # pyright: ignore
@@ -114,7 +115,7 @@ class Run:
         Raises:
             Preempted: on SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, after the iteration and its checkpoint.
         """
-        with self.stop, recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
+        with self._hold, self.stop, recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
             self._train()
             return self.finish()
 
@@ -218,24 +219,6 @@ def evaluation_table(evaluations: dict[str, Evaluation], task: str) -> str:
     return "\n".join(lines)
 
 
-@contextlib.contextmanager
-def new_run_dir(cfg: DictConfig) -> Iterator[Path]:
-    """A new directory named after the time, the task and the seed, taken away again if the run cannot be built."""
-    stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{cfg.task.replace('/', '-')}_seed{cfg.seed}"
-    for number in itertools.count(1):
-        path = Path("runs") / (stem if number == 1 else f"{stem}_{number}")
-        with contextlib.suppress(FileExistsError):  # another process may have just taken it
-            path.mkdir(parents=True)
-            break
-    try:
-        yield path
-    except BaseException:
-        for directory in (path, path.parent):
-            with contextlib.suppress(OSError):  # holds something
-                directory.rmdir()
-        raise
-
-
 def load_run_config(run_dir: str | Path) -> DictConfig:
     """The resolved config of a run.
 
@@ -251,16 +234,19 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
 
 
 def start_run(cfg: DictConfig) -> Run:
-    """A new run of ``cfg``, in the directory it names or in a new one."""
+    """A new run of ``cfg``, in the directory it names or in a new one, which it holds until it has trained."""
     if cfg.run_dir is not None and not cfg.run_dir.strip():
         raise ConfigError(f"run_dir={cfg.run_dir!r} is empty: give a directory")
     if cfg.run_dir is None:
-        with new_run_dir(cfg) as new:
-            return Run(cfg, new)
+        with new_run_dir(cfg) as new, held(new) as hold:
+            return Run(cfg, new, hold=hold)
     run_dir = Path(cfg.run_dir)
-    if (run_dir / "metrics.csv").exists():
-        raise ConfigError(f"run_dir={run_dir} holds a run already: resume={run_dir} continues it, or choose another")
-    return Run(cfg, run_dir)
+    with held(run_dir) as hold:
+        if (run_dir / "metrics.csv").exists():
+            raise ConfigError(
+                f"run_dir={run_dir} holds a run already: resume={run_dir} continues it, or choose another"
+            )
+        return Run(cfg, run_dir, hold=hold)
 
 
 def resume_run(overrides: Sequence[str]) -> Run:
@@ -288,7 +274,8 @@ def resume_run(overrides: Sequence[str]) -> Run:
         if not same_kind(value, before):
             raise ConfigError(f"{key}={value!r}: expected a {type(before).__name__}, the run has {before!r}")
         OmegaConf.update(saved, key, value)
-    return Run(saved, Path(run_dir), resume=True)
+    with held(Path(run_dir)) as hold:
+        return Run(saved, Path(run_dir), resume=True, hold=hold)
 
 
 def same_kind(value: Any, before: Any) -> bool:

@@ -28,6 +28,21 @@ class TestLocked:
         thread.join(10)
         assert order == ["first", "second"]
 
+    def test_who_waited_for_a_file_that_was_removed_holds_the_new_one(self, tmp_path):
+        path, found = tmp_path / "lock", []
+
+        def second() -> None:
+            with locked(path):
+                found.append(is_held(path))
+
+        with locked(path):
+            thread = threading.Thread(target=second)
+            thread.start()
+            time.sleep(0.1)
+            path.unlink()
+        thread.join(10)
+        assert found == [True]
+
     def test_or_says_so(self, tmp_path):
         with locked(tmp_path / "lock"), pytest.raises(InUseError, match="lock is held by another process"):  # noqa: SIM117
             with locked(tmp_path / "lock", wait=False):

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import tiny
 
-from fpo_torchrl.auto_resume import LOCK
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.files import locked
 from fpo_torchrl.loggers import MetricsCSV, read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
+from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep import command, workers
 from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
 from fpo_torchrl.sweep.table import Row, row_of, status_table

@@ -15,10 +15,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from omegaconf import DictConfig
 
-from fpo_torchrl.auto_resume import LOCK, comparable
+from fpo_torchrl.auto_resume import comparable
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.config import check_run, register_schemas
 from fpo_torchrl.files import locked, write_json
+from fpo_torchrl.run_directory import LOCK
 
 FILE = "manifest.json"
 

@@ -25,12 +25,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
 
-from fpo_torchrl.auto_resume import LOCK, final_return, is_finished
+from fpo_torchrl.auto_resume import final_return, is_finished
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.files import is_held, locked, replacing, write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
+from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep.manifest import Entry, Sweep, key_of, values_of
 from fpo_torchrl.sweep.workers import Workers, has_diverged, log_of
 

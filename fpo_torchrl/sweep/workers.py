@@ -12,11 +12,12 @@ from pathlib import Path
 from subprocess import STDOUT, Popen
 from typing import TypeVar
 
-from fpo_torchrl.auto_resume import LOCK, is_finished
+from fpo_torchrl.auto_resume import is_finished
 from fpo_torchrl.cli import EXIT_PREEMPTED
 from fpo_torchrl.files import InUseError, is_held, locked
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import read_provenance
+from fpo_torchrl.run_directory import LOCK
 
 Job = TypeVar("Job")
 

@@ -1,0 +1,70 @@
+"""The directory of a run: a new one, and the hold that keeps other processes from training in it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.files import InUseError, locked
+
+LOCK = ".lock"
+"""The file in its directory that a run holds while it trains."""
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[ExitStack]:
+    """Hold a directory while a run is built in it; the run takes the hold over with ``pop_all`` and trains under it.
+
+    The directory is made if need be. What was made is taken away again if the run cannot be built.
+
+    Raises:
+        ConfigError: if it cannot be a directory. InUseError: if another process trains in it.
+    """
+    made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"run_dir={run_dir}: a directory is needed, {error.filename} is a file") from error
+    fresh = not (run_dir / LOCK).exists()
+    with ExitStack() as hold:
+        try:
+            hold.enter_context(locked(run_dir / LOCK, wait=False))
+        except InUseError as error:
+            raise InUseError(f"run_dir={run_dir} is being trained in by another process") from error
+        try:
+            yield hold
+        except BaseException:
+            if fresh:
+                (run_dir / LOCK).unlink(missing_ok=True)
+            remove_empty(made)
+            raise
+
+
+@contextlib.contextmanager
+def new_run_dir(cfg: DictConfig) -> Iterator[Path]:
+    """A new directory named after the time, the task and the seed, taken away again if the run cannot be built."""
+    stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{cfg.task.replace('/', '-')}_seed{cfg.seed}"
+    for number in itertools.count(1):
+        path = Path("runs") / (stem if number == 1 else f"{stem}_{number}")
+        with contextlib.suppress(FileExistsError):  # another process may have just taken it
+            path.mkdir(parents=True)
+            break
+    try:
+        yield path
+    except BaseException:
+        remove_empty([path, path.parent])
+        raise
+
+
+def remove_empty(directories: list[Path]) -> None:
+    """Remove directories that hold nothing, in this order."""
+    for directory in directories:
+        with contextlib.suppress(OSError):  # holds something
+            directory.rmdir()
