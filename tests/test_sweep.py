@@ -1,4 +1,4 @@
-"""A sweep: which runs a grid has, where they are, what is run again, and that a kill changes nothing."""
+"""A sweep: what state its runs are in, what is run again, and that a kill changes nothing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 import tiny
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.files import locked
 from fpo_torchrl.loggers import MetricsCSV, read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep import command, workers
-from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
+from fpo_torchrl.sweep.manifest import Entry, Sweep
 from fpo_torchrl.sweep.table import Row, row_of, status_table
 from fpo_torchrl.sweep.workers import Workers, claim_of, in_directory, log_of, state_of
 
@@ -39,81 +38,6 @@ def fpo_sweep(log: Path, child: type, *arguments: str) -> None:
     workers.Popen = child
     sys.argv = ["fpo-sweep", *arguments]
     command.main()
-
-
-class TestGrid:
-    def test_every_combination(self):
-        assert grid(["optim.lr=1e-3,1e-4", "task=PointMass", "seed=range(0,2)"]) == [
-            ["optim.lr=0.001", "task=PointMass", "seed=0"],
-            ["optim.lr=0.001", "task=PointMass", "seed=1"],
-            ["optim.lr=0.0001", "task=PointMass", "seed=0"],
-            ["optim.lr=0.0001", "task=PointMass", "seed=1"],
-        ]
-
-    def test_a_list_is_one_value(self):
-        assert grid(["critic.hidden_sizes=[64,64]"]) == [["critic.hidden_sizes=[64,64]"]]
-
-    def test_an_interval_has_no_combinations(self):
-        with pytest.raises(ConfigError, match=r"optim.lr=interval\(1e-4,1e-3\): expected values, as of a,b"):
-            grid(["optim.lr=interval(1e-4,1e-3)"])
-
-    def test_lines_of_a_file_are_combined_with_it(self, tmp_path):
-        file = tmp_path / "list"
-        file.write_text("optim.lr=1e-3 loss.ratio=per_sample  # a comment\n\n'critic.hidden_sizes=[8, 8]'\n")
-        assert command.points_of(["seed=0,1"], file) == [
-            ["optim.lr=1e-3", "loss.ratio=per_sample", "seed=0"],
-            ["optim.lr=1e-3", "loss.ratio=per_sample", "seed=1"],
-            ["critic.hidden_sizes=[8, 8]", "seed=0"],
-            ["critic.hidden_sizes=[8, 8]", "seed=1"],
-        ]
-        file.write_text("# nothing\n")
-        with pytest.raises(ConfigError, match="is empty: expected settings in each line"):
-            command.points_of([], file)
-        with pytest.raises(ConfigError, match="there is no such file"):
-            command.points_of([], tmp_path / "none")
-
-
-class TestManifest:
-    BASE = ("experiment=bandit", "total_frames=64")
-
-    def add(self, directory: Path, *overrides: str) -> list[Entry]:
-        return Sweep(directory).add(grid([*self.BASE, *overrides]))
-
-    def test_seeds_of_one_config_share_a_directory(self, tmp_path):
-        entries = self.add(tmp_path, "optim.lr=1e-3,1e-4", "seed=0,1")
-        keys, seeds = zip(*(entry.path.split("/") for entry in entries), strict=True)
-        assert seeds == ("seed0", "seed1", "seed0", "seed1")
-        assert keys[0] == keys[1] != keys[2] == keys[3]
-        assert [entry.label for entry in entries] == ["optim.lr=0.001"] * 2 + ["optim.lr=0.0001"] * 2
-        assert Sweep(tmp_path).entries() == entries
-
-    def test_the_directory_follows_from_the_resolved_config(self, tmp_path):
-        (entry,) = self.add(tmp_path / "a", "optim.lr=1e-3")
-        same = ["optim.lr=0.001", "num_threads=1", "progress=false", "logger=tensorboard", "label=other"]
-        (as_default,) = self.add(tmp_path / "b", *same)
-        assert as_default.path == entry.path
-        for other in ("optim.lr=2e-3", "actor/solver=heun", "total_frames=128"):
-            assert self.add(tmp_path / "c", other)[0].path != entry.path
-
-    def test_adding_again_adds_what_is_new(self, tmp_path):
-        first = self.add(tmp_path, "seed=0,1")
-        again = self.add(tmp_path, "seed=1,2")
-        assert again[0] == first[1]
-        assert [entry.seed for entry in Sweep(tmp_path).entries()] == [0, 1, 2]
-
-    def test_two_spellings_of_a_value_are_one_run(self, tmp_path):
-        spellings = ("optim.lr=1e-3", "optim.lr=0.001")
-        (entry,) = Sweep(tmp_path).add([[*self.BASE, spelling] for spelling in spellings])
-        assert entry.label == "optim.lr=1e-3"
-        assert Sweep(tmp_path).entries() == [entry]
-
-    def test_a_wrong_setting_adds_nothing(self, tmp_path):
-        with pytest.raises(Exception, match="learning_rate"):
-            self.add(tmp_path, "seed=0,1", "optim.learning_rate=1")
-        with pytest.raises(ConfigError, match="num_envs=0 is out of range"):
-            self.add(tmp_path, "num_envs=8,0")
-        with pytest.raises(ConfigError, match="holds no sweep"):
-            Sweep(tmp_path).entries()
 
 
 class TestState:

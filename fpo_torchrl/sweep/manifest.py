@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +34,11 @@ class Entry:
     seed: int
     total_frames: int
     overrides: tuple[str, ...]
+
+    @property
+    def setting(self) -> str:
+        """The directory of all its seeds."""
+        return self.path.partition("/")[0]
 
     def __str__(self) -> str:
         return f"{self.task} {self.label} seed {self.seed} ({self.path})"
@@ -70,13 +75,15 @@ class Sweep:
         """
         varied = varied_keys(points)
         with composer() as composed:
-            found: dict[str, Entry] = {}
-            for point in points:
-                entry = entry_of(point, varied, composed(point))
-                found.setdefault(entry.path, entry)  # two spellings of one value are one run
+            configs = [composed(point) for point in points]
         self.directory.mkdir(parents=True, exist_ok=True)
         with locked(self.directory / LOCK):
             there = self.entries() if (self.directory / FILE).exists() else []
+            labels = {entry.setting: entry.label for entry in there}
+            found: dict[str, Entry] = {}
+            for point, cfg in zip(points, configs, strict=True):
+                entry = entry_of(point, varied, cfg, labels)
+                found.setdefault(entry.path, entry)  # two spellings of one value are one run
             known = {entry.path: entry for entry in there}
             new = [entry for path, entry in found.items() if path not in known]
             write_json(self.directory / FILE, {"runs": [asdict(entry) for entry in [*there, *new]]})
@@ -101,19 +108,21 @@ def composer() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
         yield composed
 
 
-def entry_of(overrides: Sequence[str], varied: Sequence[str], cfg: DictConfig) -> Entry:
+def entry_of(overrides: Sequence[str], varied: Sequence[str], cfg: DictConfig, labels: Mapping[str, str]) -> Entry:
     """The run of ``cfg``, in a directory named after the hash of all that decides its results, and its seed.
 
-    Without a label of its own it is called by its values of the ``varied`` settings, as reports tell them apart.
+    Without a label of its own it has that of the other seeds (``labels``, by their directory), else it is called by its
+    values of the ``varied`` settings, as reports tell them apart.
     """
     settings = comparable(cfg)
     del settings["seed"]
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
     label = cfg.label
-    if label is None and varied:
-        label = " ".join(override for override in overrides if key_of(override) in varied).replace("'", "")
-        overrides = [*overrides, f"label='{label}'"]
-    return Entry(f"{key}/seed{cfg.seed}", cfg.task, label or "", cfg.seed, cfg.total_frames, tuple(overrides))
+    if label is None:
+        values = " ".join(override for override in overrides if key_of(override) in varied)
+        label = labels.get(key, values.replace("'", ""))
+        overrides = [*overrides, *([f"label='{label}'"] if label else [])]
+    return Entry(f"{key}/seed{cfg.seed}", cfg.task, label, cfg.seed, cfg.total_frames, tuple(overrides))
 
 
 def varied_keys(points: Sequence[Sequence[str]]) -> list[str]:

@@ -29,7 +29,7 @@ class Row:
         """The row as text."""
         entry = self.entry
         return [
-            f"{entry.path.partition('/')[0]} {entry.task} {entry.label}".rstrip(),
+            f"{entry.setting} {entry.task} {entry.label}".rstrip(),
             str(entry.seed),
             self.state,
             f"{self.frames}/{entry.total_frames}",

@@ -1,0 +1,104 @@
+"""The runs of a sweep: which ones a grid has, where they are and what they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.sweep import command
+from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
+
+
+class TestGrid:
+    def test_every_combination(self):
+        assert grid(["optim.lr=1e-3,1e-4", "task=PointMass", "seed=range(0,2)"]) == [
+            ["optim.lr=0.001", "task=PointMass", "seed=0"],
+            ["optim.lr=0.001", "task=PointMass", "seed=1"],
+            ["optim.lr=0.0001", "task=PointMass", "seed=0"],
+            ["optim.lr=0.0001", "task=PointMass", "seed=1"],
+        ]
+
+    def test_a_list_is_one_value(self):
+        assert grid(["critic.hidden_sizes=[64,64]"]) == [["critic.hidden_sizes=[64,64]"]]
+
+    def test_an_interval_has_no_combinations(self):
+        with pytest.raises(ConfigError, match=r"optim.lr=interval\(1e-4,1e-3\): expected values, as of a,b"):
+            grid(["optim.lr=interval(1e-4,1e-3)"])
+
+    def test_lines_of_a_file_are_combined_with_it(self, tmp_path):
+        file = tmp_path / "list"
+        file.write_text("optim.lr=1e-3 loss.ratio=per_sample  # a comment\n\n'critic.hidden_sizes=[8, 8]'\n")
+        assert command.points_of(["seed=0,1"], file) == [
+            ["optim.lr=1e-3", "loss.ratio=per_sample", "seed=0"],
+            ["optim.lr=1e-3", "loss.ratio=per_sample", "seed=1"],
+            ["critic.hidden_sizes=[8, 8]", "seed=0"],
+            ["critic.hidden_sizes=[8, 8]", "seed=1"],
+        ]
+        file.write_text("# nothing\n")
+        with pytest.raises(ConfigError, match="is empty: expected settings in each line"):
+            command.points_of([], file)
+        with pytest.raises(ConfigError, match="there is no such file"):
+            command.points_of([], tmp_path / "none")
+
+
+class TestManifest:
+    BASE = ("experiment=bandit", "total_frames=64")
+
+    def add(self, directory: Path, *overrides: str) -> list[Entry]:
+        return Sweep(directory).add(grid([*self.BASE, *overrides]))
+
+    def test_seeds_of_one_config_share_a_directory(self, tmp_path):
+        entries = self.add(tmp_path, "optim.lr=1e-3,1e-4", "seed=0,1")
+        keys, seeds = zip(*(entry.path.split("/") for entry in entries), strict=True)
+        assert seeds == ("seed0", "seed1", "seed0", "seed1")
+        assert keys[0] == keys[1] != keys[2] == keys[3]
+        assert [entry.label for entry in entries] == ["optim.lr=0.001"] * 2 + ["optim.lr=0.0001"] * 2
+        assert Sweep(tmp_path).entries() == entries
+
+    def test_the_directory_follows_from_the_resolved_config(self, tmp_path):
+        (entry,) = self.add(tmp_path / "a", "optim.lr=1e-3")
+        same = ["optim.lr=0.001", "num_threads=1", "progress=false", "logger=tensorboard", "label=other"]
+        (as_default,) = self.add(tmp_path / "b", *same)
+        assert as_default.path == entry.path
+        for other in ("optim.lr=2e-3", "actor/solver=heun", "total_frames=128"):
+            assert self.add(tmp_path / "c", other)[0].path != entry.path
+
+    def test_adding_again_adds_what_is_new(self, tmp_path):
+        first = self.add(tmp_path, "seed=0,1")
+        again = self.add(tmp_path, "seed=1,2")
+        assert again[0] == first[1]
+        assert [entry.seed for entry in Sweep(tmp_path).entries()] == [0, 1, 2]
+
+    def test_further_seeds_of_a_setting_keep_its_label(self, tmp_path):
+        self.add(tmp_path, "optim.lr=1e-3,1e-4")
+        (one,) = self.add(tmp_path, "optim.lr=0.001", "seed=3")
+        others = self.add(tmp_path, "optim.lr=1e-4", "actor.num_mc_samples=2,4", "seed=3")
+        assert one.label == "optim.lr=0.001"
+        assert one.overrides[-1] == "label='optim.lr=0.001'"
+        assert [entry.label for entry in others] == [
+            "actor.num_mc_samples=2",  # of 4 by default
+            "optim.lr=0.0001",
+        ]
+
+    def test_a_setting_that_had_no_label_gets_none(self, tmp_path):
+        self.add(tmp_path)
+        assert [entry.label for entry in self.add(tmp_path, "actor.num_mc_samples=4,16", "seed=1")] == [
+            "",
+            "actor.num_mc_samples=16",
+        ]
+
+    def test_two_spellings_of_a_value_are_one_run(self, tmp_path):
+        spellings = ("optim.lr=1e-3", "optim.lr=0.001")
+        (entry,) = Sweep(tmp_path).add([[*self.BASE, spelling] for spelling in spellings])
+        assert entry.label == "optim.lr=1e-3"
+        assert Sweep(tmp_path).entries() == [entry]
+
+    def test_a_wrong_setting_adds_nothing(self, tmp_path):
+        with pytest.raises(Exception, match="learning_rate"):
+            self.add(tmp_path, "seed=0,1", "optim.learning_rate=1")
+        with pytest.raises(ConfigError, match="num_envs=0 is out of range"):
+            self.add(tmp_path, "num_envs=8,0")
+        with pytest.raises(ConfigError, match="holds no sweep"):
+            Sweep(tmp_path).entries()
