@@ -25,7 +25,8 @@ from optuna.trial import TrialState
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.preemption import SIGNALS, Preempted
 from fpo_torchrl.sweep import command, workers
-from fpo_torchrl.sweep.search import Search, SearchSpace, distribution, intermediate_values
+from fpo_torchrl.sweep import search as search_module
+from fpo_torchrl.sweep.search import Progress, Search, SearchSpace, distribution, intermediate_values
 
 SPACE = SearchSpace(("experiment=bandit", "total_frames=1000", "optim.lr=choice(0.1,0.2,0.3)"), (0, 1))
 
@@ -256,6 +257,30 @@ def test_intermediate_values_by_hand(tmp_path):
     assert intermediate_values(runs, 1000) == {100: 3.0, 200: 3.0, 300: 3.0, 400: 4.0, 500: 5.0}
     assert intermediate_values([*runs, tmp_path / "absent"], 1000) == {}
     assert all(math.isfinite(value) for value in intermediate_values(runs, 1000).values())
+
+
+def test_a_search_keeps_the_name_of_its_study(tmp_path):
+    """Two of the same directory name may share a database; one that was moved finds its own again."""
+    storage = f"sqlite:///{tmp_path}/studies.db"
+    names = [Search(tmp_path / parent / "search", SPACE, storage=storage).study.study_name for parent in ("a", "b")]
+    assert names[0] != names[1]
+    (tmp_path / "a/search").rename(tmp_path / "moved")
+    assert Search(tmp_path / "moved", storage=storage).study.study_name == names[0]
+
+
+def test_progress_is_told_once_and_only_files_that_grew_are_read(tmp_path, monkeypatch):
+    path, reads = tmp_path / "metrics.csv", []
+    read = search_module.read_metrics
+    monkeypatch.setattr(search_module, "read_metrics", lambda path: reads.append(path) or read(path))
+    progress = Progress([tmp_path], 100)
+    assert progress.new() == {}
+    path.write_text("frames,return\n10,1\n20,2\n")
+    assert progress.new() == {10: 1.0, 20: 2.0}
+    assert progress.new() == progress.new() == {}
+    assert len(reads) == 1
+    with path.open("a") as file:
+        file.write("30,3\n")
+    assert progress.new() == {30: 3.0}
 
 
 @pytest.mark.parametrize("option", ["--trials", "--seeds"])

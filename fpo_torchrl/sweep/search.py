@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import time
+import uuid
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -116,7 +117,7 @@ class Search:
     ) -> None:
         self.sweep = Sweep(directory)
         self.directory = directory
-        self.space = self._same_space(space)
+        self.space, study_name = self._same_search(space)
         self.distributions = self.space.distributions()
         self.workers = Workers(len(self.space.seeds))
         journal = directory / "study.log"
@@ -125,14 +126,15 @@ class Search:
             sampler = optuna.samplers.TPESampler(constant_liar=True)  # other processes' trials are not drawn again
         self.study = optuna.create_study(
             storage=storage or JournalStorage(JournalFileBackend(str(journal))),
-            study_name=directory.resolve().name,
+            study_name=study_name,
             sampler=sampler,
             pruner=pruner or optuna.pruners.MedianPruner(),
             direction="maximize",
             load_if_exists=True,
         )
 
-    def _same_space(self, space: SearchSpace | None) -> SearchSpace:
+    def _same_search(self, space: SearchSpace | None) -> tuple[SearchSpace, str]:
+        """What is searched and the study's name, drawn once: searches of one name may share a database."""
         path = self.directory / FILE
         if not path.is_file():
             if space is None or not space.distributions():
@@ -143,14 +145,17 @@ class Search:
             self.directory.mkdir(parents=True, exist_ok=True)
             with locked(self.directory / LOCK):  # of processes that begin together, the first decides
                 if not path.is_file():
-                    write_json(path, asdict(space))
-        before = SearchSpace(**{name: tuple(value) for name, value in json.loads(path.read_text()).items()})
+                    name = f"{self.directory.resolve().name}-{uuid.uuid4().hex[:8]}"
+                    write_json(path, {"study_name": name, **asdict(space)})
+        saved = json.loads(path.read_text())
+        name = saved.pop("study_name", self.directory.resolve().name)  # its name before it was drawn
+        before = SearchSpace(**{field: tuple(value) for field, value in saved.items()})
         if space is not None and space != before:
             raise ConfigError(
                 f"{self.directory} holds a search for {' '.join(before.overrides)} over the seeds {before.seeds}: "
                 "choose another directory for other settings"
             )
-        return before
+        return before, name
 
     def run(self, num_trials: int) -> None:
         """Work on trials until the study has ``num_trials``, those of other processes included.
@@ -192,16 +197,15 @@ class Search:
     def _run_trial(self, trial: Trial) -> None:
         entries = self.sweep.add(self.space.points(trial.params))
         run_dirs = [self.sweep.run_dir(entry) for entry in entries]
-        reported: set[int] = set()
+        progress = Progress(run_dirs, entries[0].total_frames)
         behind = False
 
         def is_behind() -> bool:
             nonlocal behind
-            for frames, value in intermediate_values(run_dirs, entries[0].total_frames).items():
-                if frames not in reported:
-                    reported.add(frames)
-                    trial.report(value, frames)
-            behind = behind or trial.should_prune()
+            new = progress.new()
+            for frames, value in new.items():
+                trial.report(value, frames)
+            behind = behind or (bool(new) and trial.should_prune())
             return behind
 
         try:
@@ -266,6 +270,31 @@ class Search:
                 figure = np.ravel(plot(self.study))[0].figure
             figure.savefig(self.directory / f"{name}.png", bbox_inches="tight")
             plt.close(figure)
+
+
+class Progress:
+    """The :func:`intermediate_values` of runs that train, each told once; files that did not change are not read.
+
+    Args:
+        run_dirs, total_frames: of the runs.
+    """
+
+    def __init__(self, run_dirs: Sequence[Path], total_frames: int) -> None:
+        self.run_dirs, self.total_frames = run_dirs, total_frames
+        self._sizes: list[int] = []
+        self._told: set[int] = set()
+
+    def new(self) -> dict[int, float]:
+        """Those that were not told yet."""
+        paths = [run_dir / "metrics.csv" for run_dir in self.run_dirs]
+        sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+        if sizes == self._sizes:
+            return {}
+        self._sizes = sizes
+        values = intermediate_values(self.run_dirs, self.total_frames)
+        new = {frames: value for frames, value in values.items() if frames not in self._told}
+        self._told |= new.keys()
+        return new
 
 
 def intermediate_values(run_dirs: Sequence[Path], total_frames: int) -> dict[int, float]:
