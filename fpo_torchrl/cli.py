@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.files import InUseError, NoLocksError
-from fpo_torchrl.preemption import Preempted
+from fpo_torchrl.preemption import Preempted, ending_process
 from fpo_torchrl.trainer import NonFiniteError
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -34,7 +34,8 @@ def friendly_errors() -> Iterator[None]:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets Hydra's own errors reach this place
     try:
-        yield
+        with ending_process():
+            yield
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
     except (HydraException, OmegaConfBaseException) as error:

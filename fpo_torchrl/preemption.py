@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -24,13 +26,26 @@ class Preempted(BaseException):
         self.signal = received
 
 
+_ends_process: ContextVar[bool] = ContextVar("_ends_process", default=False)
+
+
+@contextlib.contextmanager
+def ending_process() -> Iterator[None]:
+    """Inside, a run that stops is the last thing that the process does: later signals do not kill it on its way out."""
+    token = _ends_process.set(True)
+    try:
+        yield
+    finally:
+        _ends_process.reset(token)
+
+
 class StopOnSignal:
     """Takes note of the first signal, so that :meth:`check` can stop the run where it is safe.
 
     As a context manager it handles signals inside, in the main thread; in another one it hears nothing. Further
     signals change nothing, but a second Ctrl-C interrupts at once. If the run stops, the handler that was there before
-    is called on the way out: submitit's, which requeues the job. Signals that would kill the process on its way out
-    stay ignored.
+    is called on the way out: submitit's, which requeues the job. Afterwards all handlers are those of before, but one
+    that was not installed from Python, which cannot be had: that signal then does what it does by default.
     """
 
     def __init__(self) -> None:
@@ -47,7 +62,9 @@ class StopOnSignal:
     ) -> None:
         stops = isinstance(error, Preempted)
         for number, handler in self._previous.items():
-            signal.signal(number, signal.SIG_IGN if stops and handler is signal.SIG_DFL else handler)
+            restored = signal.SIG_DFL if handler is None else handler
+            leaves = stops and _ends_process.get() and restored is signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if leaves else restored)
         if stops:
             before = self._previous.get(error.signal)
             if callable(before) and before is not signal.default_int_handler:

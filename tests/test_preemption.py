@@ -15,7 +15,7 @@ from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.files import InUseError, locked
 from fpo_torchrl.loggers import read_metrics
-from fpo_torchrl.preemption import SIGNALS, Preempted, StopOnSignal
+from fpo_torchrl.preemption import SIGNALS, Preempted, StopOnSignal, ending_process
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
 
@@ -134,13 +134,28 @@ class TestStopOnSignal:
             signal.signal(number, handler)
 
     def test_the_first_signal_is_noted_until_it_is_safe(self, capfd):
+        before = [signal.getsignal(number) for number in SIGNALS]
         with pytest.raises(Preempted, match="SIGUSR1"), StopOnSignal() as stop:  # noqa: PT012
             stop.check()
             for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
                 os.kill(os.getpid(), number)
             stop.check()
         assert "SIGUSR1: the run stops" in capfd.readouterr().err
+        assert [signal.getsignal(number) for number in SIGNALS] == before
+
+    def test_a_process_on_its_way_out_hears_no_more(self):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with ending_process(), pytest.raises(Preempted), StopOnSignal() as stop:  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGUSR1)
+            stop.check()
         os.kill(os.getpid(), signal.SIGTERM)  # late, and without harm
+
+    def test_a_handler_from_outside_python_becomes_the_default(self, monkeypatch):
+        install = signal.signal
+        monkeypatch.setattr(signal, "signal", lambda n, handler: install(n, handler) and None)
+        with StopOnSignal():
+            pass
+        assert [signal.getsignal(number) for number in SIGNALS] == [signal.SIG_DFL] * len(SIGNALS)
 
     def test_handlers_are_restored(self):
         before = [signal.getsignal(number) for number in SIGNALS]
