@@ -65,8 +65,11 @@ class TestState:
 
     def test_before_it_began(self, run_dir):
         assert state_of(run_dir / "absent", 64) == state_of(run_dir, 64) == "waiting"
-        log_of(run_dir).write_text("error: some setting is wrong")
-        assert state_of(run_dir, 64) == "failed"
+        log_of(run_dir).write_text("SLURM job 3, its output is elsewhere\n")  # killed while it imported
+        assert state_of(run_dir, 64) == "waiting"
+        for said in ("error: some setting is wrong", "Traceback ...\nModuleNotFoundError: No module named 'torch'\n"):
+            log_of(run_dir).write_text(said)
+            assert state_of(run_dir, 64) == "failed"
 
     def test_while_someone_holds_it(self, run_dir):
         for path in (run_dir / LOCK, claim_of(run_dir)):
@@ -111,6 +114,16 @@ class TestWorkers:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         assert OverridesParser.create().parse_override(argument).value() == str(strange)
+
+    @pytest.mark.parametrize(
+        ("given", "of_user", "threads"), [(None, None, "2"), (None, "7", "7"), (3, "7", "3"), (3, None, "3")]
+    )
+    def test_threads_are_the_users_or_a_share_of_the_cores_it_may_use(self, monkeypatch, given, of_user, threads):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 5})
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if of_user is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", of_user)
+        assert Workers(2, num_threads=given).environment["OMP_NUM_THREADS"] == threads
 
     def test_a_signal_stops_the_children_and_starts_no_more(self, tmp_path, monkeypatch):
         told, started = [], []

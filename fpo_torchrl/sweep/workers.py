@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -20,6 +21,8 @@ from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run_directory import LOCK
 
 Job = TypeVar("Job")
+ERROR = re.compile(r"^(error|[\w.]*(Error|Exception)):", flags=re.M)
+"""Of our messages, and of Python's tracebacks."""
 
 
 class Workers:
@@ -30,12 +33,15 @@ class Workers:
 
     Args:
         num_workers (int): processes at a time.
-        num_threads (int): of torch in each; default its share of the cores.
+        num_threads (int): of torch in each; default ``OMP_NUM_THREADS`` if it is set, else its share of the cores that
+            this process may use.
     """
 
     def __init__(self, num_workers: int = 1, *, num_threads: int | None = None) -> None:
         self.num_workers = num_workers
-        self.num_threads = num_threads or max(1, (os.cpu_count() or 1) // num_workers)
+        self.environment = dict(os.environ)
+        if num_threads is not None or "OMP_NUM_THREADS" not in os.environ:
+            self.environment["OMP_NUM_THREADS"] = str(num_threads or max(1, num_cores() // num_workers))
         self.stop = StopOnSignal()
         self._children: set[Popen] = set()
         self._told: set[Popen] = set()
@@ -58,9 +64,8 @@ class Workers:
             return EXIT_PREEMPTED
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "fpo_torchrl.train", *overrides, *in_directory(run_dir)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.num_threads)}
         with log_of(run_dir).open("a") as log:
-            child = Popen(command, stdout=log, stderr=STDOUT, env=environment)
+            child = Popen(command, stdout=log, stderr=STDOUT, env=self.environment)
         self._children.add(child)
         try:
             return child.wait()
@@ -103,6 +108,11 @@ class Workers:
             child.send_signal(signal.SIGTERM)  # of Ctrl-C they would take a second one to mean "at once"
 
 
+def num_cores() -> int:
+    """Cores that this process may use, which a scheduler or ``taskset`` may have made fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_directory(run_dir: Path) -> list[str]:
     """The arguments of ``fpo-train`` that make it start or go on in a directory, without a progress bar."""
     quoted = str(run_dir).replace("\\", "\\\\").replace("'", "\\'")
@@ -122,7 +132,8 @@ def claim_of(run_dir: Path) -> Path:
 def state_of(run_dir: Path, total_frames: int) -> str:
     """What there is to do about a run: "done", "running", "failed" (diverged, or ended by an error), or "waiting".
 
-    A run that was stopped or killed is waiting for someone to go on with it.
+    A run that was stopped or killed is waiting for someone to go on with it; so is one that was killed before it began,
+    which leaves no error in its log.
     """
     if is_finished(run_dir, total_frames):
         return "done"
@@ -131,8 +142,10 @@ def state_of(run_dir: Path, total_frames: int) -> str:
     found = read_provenance(run_dir)
     stopped = str(found.get("error")).startswith(("Preempted", "KeyboardInterrupt"))
     crashed = found.get("status") == "interrupted" and not stopped
-    never_began = not found and log_of(run_dir).is_file()
-    return "failed" if crashed or never_began or found.get("status") == "diverged" else "waiting"
+    could_not_begin = (
+        not found and log_of(run_dir).is_file() and ERROR.search(log_of(run_dir).read_text(errors="replace"))
+    )
+    return "failed" if crashed or could_not_begin or found.get("status") == "diverged" else "waiting"
 
 
 def has_diverged(run_dir: Path) -> bool:
