@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -114,6 +115,17 @@ class TestWatch:
     def test_a_resumed_run_does_not_repeat_it(self):
         rows = run_of(**SICK["saturation"][0])
         assert Watch(rows).new(rows) == []
+
+    def test_a_long_run_is_not_examined_at_each_row(self, monkeypatch):
+        looks = []
+        monkeypatch.setattr("fpo_torchrl.health.examine", lambda rows: looks.append(len(rows)) or [])
+        watch, rows = Watch(), run_of(5000)
+        looks.clear()
+        for length in range(1, 5001):
+            watch.new(rows[:length])
+        assert looks[:150] == list(range(1, 151))
+        assert len(looks) < 700
+        assert all(later - earlier <= 1 + earlier / 100 for earlier, later in itertools.pairwise(looks))
 
     def test_training_tells_it_as_it_happens(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
