@@ -13,14 +13,19 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
+from torchrl.modules import GRUModule, LSTMModule
 from torchrl.objectives import LossModule
 
 from fpo_torchrl.advantage import GAE
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.modules.actor import FlowActor
+from fpo_torchrl.modules.chain import encode, flow_policy
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.tracking import EpisodeTracker, describe, summarize
+
+RECURRENT = (GRUModule, LSTMModule)
+"""Modules that remember; TorchRL's losses run them along the last dimension of the batch."""
 
 
 class Trainer:
@@ -44,7 +49,7 @@ class Trainer:
         advantage_every: recompute the advantage with the current critic every ``"batch"`` (once),
             ``"epoch"`` or ``"minibatch"`` (the released code; minibatches are then whole windows).
         unroll_length (int): length of those windows in steps, a divisor of the steps per batch; without effect
-            unless ``advantage_every="minibatch"``.
+            unless ``advantage_every="minibatch"``. A recurrent policy is trained on them.
         redraw_pairs (bool): give a FlowActor's actions other (noise, time) pairs in each epoch, with the CFM losses of
             the policy that collected, so that the epochs do not fit the noise of the same few; without effect for
             other policies. The published algorithm keeps the pairs.
@@ -105,13 +110,19 @@ class Trainer:
                 f"minibatch_size must be a multiple of unroll_length={unroll_length} when the advantage is "
                 f"recomputed every minibatch, got {minibatch_size}"
             )
+        recurrent = [module for net in (actor, loss) for module in net.modules() if isinstance(module, RECURRENT)]
+        if recurrent and advantage_every != "minibatch":
+            raise ValueError(
+                f"{type(recurrent[0]).__name__} needs sequences, and minibatches are single transitions: choose "
+                f'advantage_every="minibatch", whose minibatches are windows of unroll_length steps'
+            )
         self.env, self.actor, self.loss, self.optimizer = env, actor, loss, optimizer
         self.advantage, self.normalizer = advantage, normalizer
         self.total_frames, self.frames_per_batch = total_frames, frames_per_batch
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self.advantage_every, self.unroll_length = advantage_every, unroll_length
         self.critic_warmup_frames, self._descended = critic_warmup_frames, "loss_"
-        self.redraws_pairs = redraw_pairs and isinstance(actor, FlowActor)
+        self.redraws_pairs = redraw_pairs and isinstance(flow_policy(actor), FlowActor)
         self.anneal_lr, self.compile = anneal_lr, compile
         self._evaluate = compiled(self._total_loss, device=env.device) if compile else self._total_loss
         self.initial_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -161,7 +172,7 @@ class Trainer:
         for epoch in range(self.num_epochs):
             if behaviour is not None and epoch > 0:
                 with torch.no_grad():
-                    behaviour.redraw_pairs(batch)
+                    flow_policy(behaviour).redraw_pairs(encode(behaviour, batch))
             if self.advantage_every == "epoch" or (self.advantage_every == "batch" and epoch == 0):
                 self.advantage(batch)
             for minibatch in self._minibatches(batch):
@@ -193,7 +204,7 @@ class Trainer:
             for index in order.split(self.minibatch_size // self.unroll_length):
                 yield self.advantage(windows[index])
             return
-        beside = {"advantage", "value_target", "state_value", *getattr(self.actor, "flow_keys", ())}
+        beside = {"advantage", "value_target", "state_value", *getattr(flow_policy(self.actor), "flow_keys", ())}
         keys = {key for key in self.loss.in_keys if key[0] != "next"} | beside
         transitions = batch.select(*keys).reshape(-1)
         for index in torch.randperm(len(transitions)).to(batch.device).split(self.minibatch_size):

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictParams, dispatch
+from tensordict.nn import TensorDictParams, TensorDictSequential, dispatch
 from tensordict.utils import NestedKey
 from torchrl.objectives import LossModule
 
 from fpo_torchrl.flow import RegressionTarget, TimeSampler, UniformTime, VelocityTarget
 from fpo_torchrl.functional import ACTION_REDUCTIONS
 from fpo_torchrl.modules.actor import FlowActor
+from fpo_torchrl.modules.chain import encode, flow_policy
 
 
 class CFMLoss(LossModule):
@@ -22,15 +23,15 @@ class CFMLoss(LossModule):
     squashing is undone (:meth:`FlowActor.unsquash`). Returns ``"loss_cfm"``.
 
     Args:
-        actor_network: the :class:`FlowActor` to train.
+        actor_network: the :class:`FlowActor` to train, or a ``TensorDictSequential`` that ends with one.
         num_mc_samples (int): pairs drawn for each action, at least 1.
         target, time_sampler, action_reduction: as in :class:`FlowActor`, but by default the plain velocity
             target and uniform times, under which the flow's samples follow the data.
         reduction: over the batch, as in any LossModule: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Raises:
-        ValueError: if ``num_mc_samples`` is below 1 or ``action_reduction`` is unknown. KeyError: in a batch
-            without the action.
+        TypeError: without a FlowActor. ValueError: if ``num_mc_samples`` is below 1 or ``action_reduction`` is
+            unknown. KeyError: in a batch without the action.
 
     >>> from fpo_torchrl import VelocityMLP
     >>> loss = CFMLoss(FlowActor(VelocityMLP(3, 2)))
@@ -47,13 +48,13 @@ class CFMLoss(LossModule):
     tensor_keys: _AcceptedKeys
     out_keys = ["loss_cfm"]  # noqa: RUF012  # pyright: ignore[reportAssignmentType] - TorchRL reads a class attribute
 
-    actor_network: FlowActor
+    actor_network: FlowActor | TensorDictSequential
     actor_network_params: TensorDictParams
     target_actor_network_params: TensorDictParams
 
     def __init__(
         self,
-        actor_network: FlowActor,
+        actor_network: FlowActor | TensorDictSequential,
         *,
         num_mc_samples: int = 1,
         target: RegressionTarget | None = None,
@@ -67,6 +68,11 @@ class CFMLoss(LossModule):
             raise ValueError(
                 f"action_reduction must be one of {', '.join(ACTION_REDUCTIONS)}, got {action_reduction!r}"
             )
+        if not isinstance(flow_policy(actor_network), FlowActor):
+            raise TypeError(
+                "CFMLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "
+                f"{type(actor_network).__name__}"
+            )
         super().__init__()
         self.convert_to_functional(actor_network, "actor_network")
         self.num_mc_samples = num_mc_samples
@@ -74,7 +80,7 @@ class CFMLoss(LossModule):
         self.time_sampler = time_sampler if time_sampler is not None else UniformTime()
         self.action_reduction = action_reduction
         self.reduction = reduction
-        self.set_keys(action=actor_network.action_key)
+        self.set_keys(action=flow_policy(actor_network).action_key)
 
     @property
     def in_keys(self) -> list[NestedKey]:
@@ -94,12 +100,13 @@ class CFMLoss(LossModule):
                 f"{sorted(map(str, tensordict.keys(True, True)))}. Rename the entry, or set_keys(action=...)"
             )
         with self.actor_network_params.to_module(self.actor_network):
-            flow_action = self.actor_network.unsquash(action)
+            actor = flow_policy(self.actor_network)
+            flow_action = actor.unsquash(action)
             shape = (*action.shape[:-1], self.num_mc_samples)
             noise = torch.randn((*shape, action.shape[-1]), device=action.device, dtype=action.dtype)
             time = self.time_sampler.sample((*shape, 1), like=action)
-            observations = self.actor_network.observations(tensordict)
-            losses = self.actor_network.pair_loss(
+            observations = actor.observations(encode(self.actor_network, tensordict.copy()))
+            losses = actor.pair_loss(
                 observations, flow_action, noise, time, target=self.target, action_reduction=self.action_reduction
             )
         return TensorDict({"loss_cfm": self._reduce_loss(losses.mean(-1), tensordict)})

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor
 
+from fpo_torchrl.modules.chain import flow_policy
 from fpo_torchrl.modules.denoising import DenoisingActor
 from fpo_torchrl.objectives.surrogate import FlowPPOLoss, stored
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
@@ -25,7 +26,8 @@ class DenoisingMDPLoss(FlowPPOLoss):
     ``[*batch, 1]`` and ``"value_target"``; returns those of :class:`FlowPPOLoss`.
 
     Args:
-        actor_network: the :class:`DenoisingActor`. critic_network: module that writes ``"state_value"``.
+        actor_network: the :class:`DenoisingActor`, or a ``TensorDictSequential`` that ends with one.
+        critic_network: module that writes ``"state_value"``.
         clip_epsilon: radius of the clip on each step's ratio, or ``(low, high)`` radii; 0.2 is what the FPO
             paper found best for DPPO.
         trust_region: an object in place of the clip.
@@ -39,21 +41,19 @@ class DenoisingMDPLoss(FlowPPOLoss):
     >>> loss = DenoisingMDPLoss(DenoisingActor(VelocityMLP(3, 2)), critic, clip_epsilon=0.2)
     """
 
-    actor_network: DenoisingActor  # pyright: ignore[reportIncompatibleVariableOverride]
-
     def __init__(
         self,
-        actor_network: DenoisingActor | None = None,
+        actor_network: DenoisingActor | TensorDictSequential | None = None,
         critic_network: TensorDictModule | None = None,
         clip_epsilon: float | tuple[float, float] = 0.2,
         *,
         trust_region: TrustRegion | None = None,
         **ppo_settings: Any,
     ) -> None:
-        if not hasattr(actor_network, "denoising_log_prob_key"):
+        if actor_network is None or not hasattr(flow_policy(actor_network), "denoising_log_prob_key"):
             raise TypeError(
-                f"DenoisingMDPLoss needs a DenoisingActor as actor_network, got {type(actor_network).__name__}; "
-                "for a FlowActor use FPOLoss"
+                "DenoisingMDPLoss needs a DenoisingActor as actor_network, alone or at the end of a "
+                f"TensorDictSequential, got {type(actor_network).__name__}; for a FlowActor use FPOLoss"
             )
         super().__init__(
             actor_network,
@@ -64,6 +64,6 @@ class DenoisingMDPLoss(FlowPPOLoss):
 
     def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Log-likelihood of each step under the current weights minus that at collection, ``[*batch, steps]``."""
-        new = self.actor_network.get_dist(tensordict).step_log_prob
-        key = self.actor_network.denoising_log_prob_key
+        new = self.flow_actor.get_dist(tensordict).step_log_prob
+        key = self.flow_actor.denoising_log_prob_key
         return new - stored(tensordict, key, new, "the log-likelihood of each denoising step"), {}

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor
 
 from fpo_torchrl.functional import fpo_log_ratio, straight_through_clamp
 from fpo_torchrl.modules.actor import FlowActor
+from fpo_torchrl.modules.chain import flow_policy
 from fpo_torchrl.objectives.surrogate import FlowPPOLoss, stored
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
@@ -54,8 +55,9 @@ class FPOLoss(FlowPPOLoss):
     ``"explained_variance"``; with their coefficients also ``"loss_cfm"`` and ``"loss_prior"``.
 
     Args:
-        actor_network: the :class:`FlowActor`; it holds CFM target and reduction, so that collection and
-            update agree. critic_network: module that writes ``"state_value"``.
+        actor_network: the :class:`FlowActor`, or a ``TensorDictSequential`` that ends with one, of which every
+            module is trained. The FlowActor holds CFM target and reduction, so that collection and update agree.
+        critic_network: module that writes ``"state_value"``.
         clip_epsilon: radius of the clip on the ratio, or ``(low, high)`` radii.
         trust_region: an object in place of the clip, with its own radius: ``SPO(0.05)``, ``ASPO(0.05)``.
         ratio: ``"per_action"`` (FPO), ``"per_sample"`` (FPO++), or the number of groups of pairs between. The
@@ -78,11 +80,9 @@ class FPOLoss(FlowPPOLoss):
     >>> loss = FPOLoss(FlowActor(VelocityMLP(3, 2)), critic, clip_epsilon=0.05)
     """
 
-    actor_network: FlowActor  # pyright: ignore[reportIncompatibleVariableOverride]
-
     def __init__(
         self,
-        actor_network: FlowActor | None = None,
+        actor_network: FlowActor | TensorDictSequential | None = None,
         critic_network: TensorDictModule | None = None,
         clip_epsilon: float | tuple[float, float] = 0.05,
         *,
@@ -92,17 +92,18 @@ class FPOLoss(FlowPPOLoss):
         log_ratio_clamp: Clamp | None = None,
         cfm_coeff: float = 0.0,
         prior_coeff: float = 0.0,
-        actor: FlowActor | None = None,
+        actor: FlowActor | TensorDictSequential | None = None,
         critic: TensorDictModule | None = None,
         **ppo_settings: Any,
     ) -> None:
         actor_network = actor if actor is not None else actor_network
-        if actor_network is None or not hasattr(actor_network, "cfm_loss_key"):
+        flow_actor = flow_policy(actor_network)
+        if actor_network is None or not hasattr(flow_actor, "cfm_loss_key"):
             raise TypeError(
-                f"FPOLoss needs a FlowActor as actor_network, got {type(actor_network).__name__}; "
-                "for a Gaussian actor use torchrl.objectives.ClipPPOLoss"
+                "FPOLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "
+                f"{type(actor_network).__name__}; for a Gaussian actor use torchrl.objectives.ClipPPOLoss"
             )
-        num_pairs = actor_network.num_mc_samples
+        num_pairs = flow_actor.num_mc_samples
         groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio) if isinstance(ratio, str) else ratio
         if num_pairs < 1:
             raise ValueError("FPOLoss needs an actor that stores pairs: num_mc_samples must be at least 1, got 0")
@@ -129,18 +130,19 @@ class FPOLoss(FlowPPOLoss):
 
     def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
         """``L_old - L_new`` per group of pairs ``[*batch, groups]``; the two pulls, and the mean of both losses."""
-        new = self.actor_network.get_dist(tensordict).cfm_loss
-        old = stored(tensordict, self.actor_network.cfm_loss_key, new, "the CFM loss of each (noise, time) pair")
-        if self.num_ratio_groups > 1 and new.shape[-1] != self.actor_network.num_mc_samples:
+        actor = self.flow_actor
+        new = actor.get_dist(tensordict).cfm_loss
+        old = stored(tensordict, actor.cfm_loss_key, new, "the CFM loss of each (noise, time) pair")
+        if self.num_ratio_groups > 1 and new.shape[-1] != actor.num_mc_samples:
             raise ValueError(
-                f"the loss groups the actor's num_mc_samples={self.actor_network.num_mc_samples} pairs of an action, "
+                f"the loss groups the actor's num_mc_samples={actor.num_mc_samples} pairs of an action, "
                 f"the batch has {new.shape[-1]}: collect and train with the same number"
             )
         beside = {"cfm_loss_old": old.mean(), "cfm_loss_new": new.detach().mean()}
         if self.cfm_coeff:
             beside["loss_cfm"] = self.cfm_coeff * new.mean(-1, keepdim=True)
         if self.prior_coeff:
-            beside["loss_prior"] = self.prior_coeff * self.actor_network.prior_loss(tensordict).unsqueeze(-1)
+            beside["loss_prior"] = self.prior_coeff * actor.prior_loss(tensordict).unsqueeze(-1)
         if self.cfm_loss_clamp is not None:
             old, new = self.cfm_loss_clamp(old), self.cfm_loss_clamp(new)
         log_ratio = fpo_log_ratio(old, new, self.num_ratio_groups)

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModule, dispatch
+from tensordict.nn import TensorDictModule, TensorDictSequential, dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives import PPOLoss
 
 from fpo_torchrl.functional import effective_sample_size
+from fpo_torchrl.modules.chain import encode, flow_policy
 from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
 
@@ -31,7 +32,8 @@ class FlowPPOLoss(PPOLoss):
     by the sign of the advantage, the subclass's own diagnostics and ``"explained_variance"``.
 
     Args:
-        actor_network: the flow policy. critic_network: module that writes ``"state_value"``.
+        actor_network: the flow policy, or a ``TensorDictSequential`` that ends with one; what comes before it, such as
+            an encoder, is trained too. critic_network: module that writes ``"state_value"``.
         trust_region: what happens to ratios far from 1.
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
             default the authors' 0.25, ``"l2"`` and True.
@@ -41,13 +43,13 @@ class FlowPPOLoss(PPOLoss):
             the actor's flow keys.
     """
 
-    actor_network: FlowSampler  # pyright: ignore[reportIncompatibleVariableOverride]
+    actor_network: FlowSampler | TensorDictSequential  # pyright: ignore[reportIncompatibleVariableOverride]
     beside_ratio: tuple[str, ...] = ()
     """Names of what :meth:`log_ratio` returns beside the ratio."""
 
     def __init__(
         self,
-        actor_network: FlowSampler,
+        actor_network: FlowSampler | TensorDictSequential,
         critic_network: TensorDictModule | None,
         trust_region: TrustRegion,
         *,
@@ -80,8 +82,14 @@ class FlowPPOLoss(PPOLoss):
     def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Logarithms of the ratios ``[*batch, ratios]`` under the current weights, and what else comes of them.
 
-        That is further losses ``[*batch, 1]``, whose names begin with "loss_", and diagnostics without gradient.
+        ``tensordict`` holds the outputs of the modules before the flow, under the current weights too. What
+        else comes is further losses ``[*batch, 1]``, whose names begin with "loss_", and diagnostics without gradient.
         """
+
+    @property
+    def flow_actor(self) -> Any:
+        """The flow policy, which is ``actor_network`` or comes last in it."""
+        return flow_policy(self.actor_network)
 
     @property
     def clip_epsilon(self) -> float | tuple[float, float]:
@@ -104,7 +112,7 @@ class FlowPPOLoss(PPOLoss):
             self._set_in_keys()
         unread = [self.tensor_keys.action, self.tensor_keys.sample_log_prob]
         inherited = [key for key in self._in_keys if key not in unread]
-        return inherited + [key for key in self.actor_network.flow_keys if key not in inherited]
+        return inherited + [key for key in self.flow_actor.flow_keys if key not in inherited]
 
     @in_keys.setter
     def in_keys(self, values: list[NestedKey]) -> None:
@@ -149,6 +157,7 @@ class FlowPPOLoss(PPOLoss):
             advantage = tensordict.get(self.tensor_keys.advantage)
         weights = self.actor_network_params.to_module(self.actor_network) if self.functional else None
         with weights if weights is not None else contextlib.nullcontext():
+            tensordict = encode(self.actor_network, tensordict)
             log_ratio, beside = self.log_ratio(tensordict)
         _check_advantage(advantage, expected=(*log_ratio.shape[:-1], 1))
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)

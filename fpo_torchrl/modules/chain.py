@@ -1,0 +1,45 @@
+"""Policies in which other modules, such as a recurrent or convolutional encoder, come before the flow.
+
+Such a policy is a ``TensorDictSequential`` that ends with a flow policy. The encoder runs once for an action; inside a
+velocity network it would run once for every step of the solver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from torch import nn
+
+
+def flow_policy(policy: Any) -> Any:
+    """The last module of ``policy``, where its flow is; ``policy`` itself if it is no ``TensorDictSequential``."""
+    while isinstance(policy, TensorDictSequential):
+        policy = links(policy)[-1]
+    return policy
+
+
+def encode(policy: Any, tensordict: TensorDictBase) -> TensorDictBase:
+    """``tensordict`` after every module of ``policy`` before its flow, each of which writes into it."""
+    if isinstance(policy, TensorDictSequential):
+        *encoders, last = links(policy)
+        for encoder in encoders:
+            tensordict = encoder(tensordict)
+        return encode(last, tensordict)
+    return tensordict
+
+
+def for_inference(policy: Any, **sampling: Any) -> Any:
+    """``policy`` with the view :meth:`FlowSampler.for_inference` of its flow, on the same weights."""
+    if isinstance(policy, TensorDictSequential):
+        *encoders, last = links(policy)
+        return TensorDictSequential(*encoders, for_inference(last, **sampling))
+    return policy.for_inference(**sampling)
+
+
+def links(policy: TensorDictSequential) -> Sequence[TensorDictModuleBase]:
+    """The modules of ``policy`` in order."""
+    modules = policy.module
+    return [*modules.values()] if isinstance(modules, nn.ModuleDict) else [*modules]
