@@ -40,8 +40,10 @@ def friendly_errors() -> Iterator[None]:
         fail(str(error), EXIT_CONFIG)
     except (HydraException, OmegaConfBaseException) as error:
         fail(describe(error), EXIT_CONFIG)
-    except (CheckpointError, NoLocksError) as error:
+    except CheckpointError as error:
         fail(str(error), EXIT_CHECKPOINT)
+    except NoLocksError as error:
+        fail(f"{error}, but several processes share this directory. Choose one on another", EXIT_CHECKPOINT)
     except InUseError as error:
         fail(str(error), EXIT_IN_USE)
     except NonFiniteError as error:

@@ -60,10 +60,7 @@ def take(file: TextIO, operation: int) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        raise NoLocksError(
-            f"{file.name} is on a file system without locks (flock: {error.strerror}), so two processes could train "
-            "the same run. Choose a directory on another one"
-        ) from error
+        raise NoLocksError(f"{file.name} is on a file system without locks (flock: {error.strerror})") from error
     return True
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.files import InUseError, locked
+from fpo_torchrl.files import InUseError, NoLocksError, locked
 
 LOCK = ".lock"
 """The file in its directory that a run holds while it trains."""
@@ -22,7 +22,8 @@ LOCK = ".lock"
 def held(run_dir: Path) -> Iterator[ExitStack]:
     """Hold a directory while a run is built in it; the run takes the hold over with ``pop_all`` and trains under it.
 
-    The directory is made if need be. What was made is taken away again if the run cannot be built.
+    The directory is made if need be. What was made is taken away again if the run cannot be built. On a file system
+    without locks, nothing holds it, and a warning says so.
 
     Raises:
         ConfigError: if it cannot be a directory. InUseError: if another process trains in it.
@@ -38,6 +39,8 @@ def held(run_dir: Path) -> Iterator[ExitStack]:
             hold.enter_context(locked(run_dir / LOCK, wait=False))
         except InUseError as error:
             raise InUseError(f"run_dir={run_dir} is being trained in by another process") from error
+        except NoLocksError as error:  # as on Lustre mounted without them: see to it that a cluster job can run there
+            print(f"warning: {error}; nothing keeps another process from training in it as well")
         try:
             yield hold
         except BaseException:

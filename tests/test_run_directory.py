@@ -12,7 +12,7 @@ import tiny
 from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.files import InUseError, NoLocksError, is_held, locked
+from fpo_torchrl.files import InUseError, is_held, locked
 from fpo_torchrl.run import Run, resume_run, start_run
 from fpo_torchrl.run_directory import LOCK
 
@@ -76,9 +76,10 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(NoLocksError, match=r"without locks \(flock: No locks available\).*Choose a directory"):
-        start_run(config(tmp_path / "run"))
-    with pytest.raises(SystemExit) as stopped, friendly_errors():
-        ensure_trained(config(tmp_path / "run"))
+    start_run(config(tmp_path / "run"))
+    assert "warning: " in (out := capsys.readouterr().out)
+    assert "without locks (flock: No locks available); nothing keeps another process" in out
+    with pytest.raises(SystemExit) as stopped, friendly_errors(), locked(tmp_path / "shared"):
+        pass
     assert stopped.value.code == 3
-    assert "error: " in capsys.readouterr().err
+    assert "several processes share this directory" in capsys.readouterr().err
