@@ -140,7 +140,7 @@ OUT_OF_RANGE = {
     "num_envs=100": r"trainer: frames_per_batch must be a multiple of num_envs=100, got 4096; for example 4100",
     "env.max_episode_steps=0": r"env: max_episode_steps must be at least 1, got 0",
     "seed=-1": r"seed=-1 is out of range: it must be 0 or more",
-    "actor=gaussian": r"loss: FPOLoss needs a FlowActor as actor_network, got ProbabilisticActor",
+    "actor=gaussian": r"loss: FPOLoss needs a FlowActor as actor_network, .*, got ProbabilisticActor; .*ClipPPOLoss",
     "logger=wandb": r"logger=wandb needs .* pip install fpo-torchrl\[wandb\]",
     "run_dir=' '": r"run_dir=' ' is empty: give a directory",
 }
