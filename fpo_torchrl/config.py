@@ -48,6 +48,8 @@ class RunConfig:
     final_eval_episodes: int = 32
     checkpoint_interval_frames: int | None = None  # null: as eval_interval_frames
     keep_checkpoints: int = 2
+    nan_rollbacks: int = 0  # times that a start may go back to the last checkpoint on a NaN, instead of stopping
+    nan_lr_factor: float = 0.5  # on the step sizes, each time
     task_gamma: dict[str, float] = field(default_factory=dict)  # discounts by task, for presets that serve many
     env: Any = None
     actor: Any = None
@@ -71,9 +73,9 @@ class LoggerConfig:
 
 BOOKKEEPING = (
     *("label", "run_dir", "resume", "progress", "render", "num_threads", "logger"),
-    *("keep_checkpoints", "checkpoint_interval_frames"),
+    *("keep_checkpoints", "checkpoint_interval_frames", "nan_rollbacks", "nan_lr_factor"),
 )
-"""Settings that leave the results of a run as they are."""
+"""Settings that leave the results of a run as they are; those for a NaN let one go on that has none."""
 
 COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "actor": {
@@ -221,6 +223,10 @@ def check_run(cfg: RunConfig) -> None:
         value = getattr(cfg, key)
         if value is not None and value < 1:
             raise ConfigError(f"{key}={value} is out of range: it must be at least 1")
+    if cfg.nan_rollbacks < 0:
+        raise ConfigError(f"nan_rollbacks={cfg.nan_rollbacks} is out of range: it must be 0 or more")
+    if not 0 < cfg.nan_lr_factor <= 1:
+        raise ConfigError(f"nan_lr_factor={cfg.nan_lr_factor} is out of range: it must be above 0 and at most 1")
     if cfg.logger.kind not in (None, *LOGGERS):
         raise ConfigError(f"logger.kind={cfg.logger.kind} is unknown: it must be null, {' or '.join(LOGGERS)}")
     if cfg.seed < 0:

@@ -58,6 +58,20 @@ class Evaluation:
         return {"mean": self.mean, "low": low, "high": high, "policy_s": self.policy_s, "returns": self.returns}
 
 
+def evaluation_table(evaluations: dict[str, Evaluation], task: str) -> str:
+    """The evaluations as a small table of text."""
+    lines = [
+        f"evaluation on {task}",
+        f"  {'start noise':<12} {'mean return':>12}   {'95 % interval of the mean':<26} episodes",
+    ]
+    for noise, evaluation in evaluations.items():
+        low, high = evaluation.interval
+        lines.append(
+            f"  {noise:<12} {evaluation.mean:>12.1f}   {f'[{low:.1f}, {high:.1f}]':<26} {len(evaluation.returns)}"
+        )
+    return "\n".join(lines)
+
+
 @contextlib.contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
     """Random numbers of their own inside, so that evaluating does not change the training that goes on."""

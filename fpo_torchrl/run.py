@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from fpo_torchrl.builders import Agent, ConfigError, build, build_agent
 from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
-from fpo_torchrl.config import check_run
-from fpo_torchrl.evaluation import Evaluation, evaluate, record
+from fpo_torchrl.config import BOOKKEEPING, RunConfig, check_run
+from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.health import Watch
 from fpo_torchrl.loggers import MetricsCSV, build_logger
@@ -42,7 +43,7 @@ class Run:
     Args:
         cfg: the composed config.
         run_dir: where everything goes; created, and kept when ``resume`` is true.
-        resume: continue from the newest checkpoint in ``run_dir``.
+        resume: continue from the newest whole checkpoint in ``run_dir``.
         hold: of :func:`~fpo_torchrl.run_directory.held` on ``run_dir``, which ends with :meth:`train`.
 
     Raises:
@@ -53,28 +54,13 @@ class Run:
         check_run(cfg)  # pyright: ignore[reportArgumentType]
         if cfg.num_threads is not None:
             torch.set_num_threads(cfg.num_threads)
-        torch.manual_seed(cfg.seed)
         self.cfg, self.run_dir = cfg, run_dir
         self.stop = StopOnSignal()
-        tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-        self.env = self._make_env(cfg.num_envs, cfg.seed)
-        self.agent: Agent = build_agent(tree, self.env)
-        self.trainer: Trainer = build(
-            tree["trainer"], "trainer", env=self.env, total_frames=cfg.total_frames, **vars(self.agent)
-        )
         self.eval_interval = cfg.eval_interval_frames or max(1, cfg.total_frames // 10)
         self.checkpoint_interval = cfg.checkpoint_interval_frames or self.eval_interval
-        self.checkpointer = Checkpointer(
-            run_dir,
-            keep_last=cfg.keep_checkpoints,
-            actor=self.agent.actor,
-            critic=self.agent.critic,
-            optimizer=self.agent.optimizer,
-            trainer=self.trainer,
-            rng=GlobalRNGState(),
-        )
+        self._build()
         if resume:
-            self._resume()
+            self._load(self.checkpointer.newest_whole())
         elif cfg.init_from is not None:
             self._load_actor(Path(cfg.init_from))
         logger = cfg.logger
@@ -88,6 +74,26 @@ class Run:
         self.watch = Watch(self.metrics.rows)
         self._hold = hold.pop_all() if hold is not None else ExitStack()
 
+    def _build(self) -> None:
+        """Everything that trains, as it is before the first iteration."""
+        cfg = self.cfg
+        torch.manual_seed(cfg.seed)
+        tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        self.env = self._make_env(cfg.num_envs, cfg.seed)
+        self.agent: Agent = build_agent(tree, self.env)
+        self.trainer: Trainer = build(
+            tree["trainer"], "trainer", env=self.env, total_frames=cfg.total_frames, **vars(self.agent)
+        )
+        self.checkpointer = Checkpointer(
+            self.run_dir,
+            keep_last=cfg.keep_checkpoints,
+            actor=self.agent.actor,
+            critic=self.agent.critic,
+            optimizer=self.agent.optimizer,
+            trainer=self.trainer,
+            rng=GlobalRNGState(),
+        )
+
     def _make_env(self, num_envs: int, seed: int, **overrides: Any):
         tree = {**OmegaConf.to_container(self.cfg.env, resolve=True), **overrides}  # pyright: ignore
         return build(tree, "env", task=self.cfg.task, num_envs=num_envs, device=self.cfg.device, seed=seed)
@@ -98,9 +104,8 @@ class Run:
         found = Checkpointer(directory, actor=self.agent.actor).load(path)
         print(f"beginning with the actor of {found}")
 
-    def _resume(self) -> None:
-        newest = self.checkpointer.newest_whole()
-        path = self.checkpointer.load(newest, components={"actor", "critic", "optimizer", "trainer"})
+    def _load(self, path: Path | None) -> None:
+        path = self.checkpointer.load(path, components={"actor", "critic", "optimizer", "trainer"})
         self.trainer.start()
         self.checkpointer.load(path, components={"rng"})
         print(f"resuming from {path} at frame {self.trainer.frames}")
@@ -114,10 +119,30 @@ class Run:
 
         Raises:
             Preempted: on SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, after the iteration and its checkpoint.
+            NonFiniteError: for a NaN or infinity, once ``nan_rollbacks`` are used up.
         """
         with self._hold, self.stop, recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
-            self._train()
+            for rollbacks_left in range(self.cfg.nan_rollbacks, -1, -1):
+                try:
+                    self._train()
+                    break
+                except NonFiniteError as error:
+                    if rollbacks_left == 0:
+                        raise
+                    self._roll_back(error)
             return self.finish()
+
+    def _roll_back(self, error: NonFiniteError) -> None:
+        """Go back to the newest checkpoint, or to the start, with smaller steps."""
+        lr_scale = self.trainer.lr_scale * self.cfg.nan_lr_factor
+        print(f"{error}\nrolling back, with {lr_scale:.3g} times the step sizes of the config")
+        self.env.close()
+        newest = self.checkpointer.newest_whole()
+        self._build()
+        if newest is not None:
+            self._load(newest)
+        self.trainer.lr_scale = lr_scale
+        self.metrics.truncate(self.trainer.frames)
 
     def _train(self) -> None:
         cfg, trainer = self.cfg, self.trainer
@@ -139,6 +164,8 @@ class Run:
                     evaluation = self.evaluate("zero", cfg.eval_episodes)
                     low, high = evaluation.interval
                     metrics |= {"eval_zero": evaluation.mean, "eval_zero_low": low, "eval_zero_high": high}
+                if trainer.lr_scale != 1:
+                    metrics["lr_scale"] = trainer.lr_scale
                 self.log(metrics)
                 for finding in self.watch.new(self.metrics.rows):
                     bar.write(f"warning: {finding}")
@@ -205,22 +232,8 @@ def record_rollout(run: Run, path: Path) -> Path | None:
     return recorded
 
 
-def evaluation_table(evaluations: dict[str, Evaluation], task: str) -> str:
-    """The evaluations as a small table of text."""
-    lines = [
-        f"evaluation on {task}",
-        f"  {'start noise':<12} {'mean return':>12}   {'95 % interval of the mean':<26} episodes",
-    ]
-    for noise, evaluation in evaluations.items():
-        low, high = evaluation.interval
-        lines.append(
-            f"  {noise:<12} {evaluation.mean:>12.1f}   {f'[{low:.1f}, {high:.1f}]':<26} {len(evaluation.returns)}"
-        )
-    return "\n".join(lines)
-
-
 def load_run_config(run_dir: str | Path) -> DictConfig:
-    """The resolved config of a run.
+    """The resolved config of a run; bookkeeping that the version which wrote it did not have is as by default.
 
     Raises:
         CheckpointError: if the directory is not that of a run.
@@ -228,7 +241,8 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise CheckpointError(f"{run_dir} is not the directory of a run: it has no config.yaml")
-    cfg = OmegaConf.load(path)
+    defaults = {name: RunConfig.__dict__[name] for name in BOOKKEEPING if name in RunConfig.__dict__}
+    cfg = OmegaConf.merge(defaults, OmegaConf.load(path))
     assert isinstance(cfg, DictConfig)
     return cfg
 

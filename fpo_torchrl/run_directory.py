@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.files import InUseError, NoLocksError, locked
+from fpo_torchrl.files import PARTIAL, InUseError, NoLocksError, locked
 
 LOCK = ".lock"
 """The file in its directory that a run holds while it trains."""
@@ -41,6 +43,8 @@ def held(run_dir: Path) -> Iterator[ExitStack]:
             raise InUseError(f"run_dir={run_dir} is being trained in by another process") from error
         except NoLocksError as error:  # as on Lustre mounted without them: see to it that a cluster job can run there
             print(f"warning: {error}; nothing keeps another process from training in it as well")
+        else:
+            remove_remains(run_dir)
         try:
             yield hold
         except BaseException:
@@ -48,6 +52,14 @@ def held(run_dir: Path) -> Iterator[ExitStack]:
                 (run_dir / LOCK).unlink(missing_ok=True)
             remove_empty(made)
             raise
+
+
+def remove_remains(run_dir: Path) -> None:
+    """Remove what processes left that were killed while they wrote; only who holds the directory may."""
+    half_written = re.compile(rf".+\.[0-9a-f]{{8}}\{PARTIAL}|\.checkpoint-.+\.(stage|archive|backup|delete)-[0-9a-f]+")
+    for path in [*run_dir.glob(f"*{PARTIAL}"), *(run_dir / "checkpoints").glob(".checkpoint-*")]:
+        if half_written.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager

@@ -126,6 +126,8 @@ class Trainer:
         self.anneal_lr, self.compile = anneal_lr, compile
         self._evaluate = compiled(self._total_loss, device=env.device) if compile else self._total_loss
         self.initial_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.lr_scale = 1.0
+        """Factor on the step sizes, which checkpoints keep."""
         self.frames = 0
         self.tracker = EpisodeTracker(num_envs, skip_first=getattr(env, "spread_episodes", False))
         self._collector: Collector | None = None
@@ -161,9 +163,9 @@ class Trainer:
 
     def learn(self, batch: TensorDictBase) -> dict[str, float]:
         """Advantage, epochs of gradient steps, and then the normaliser; ``batch`` is ``[num_envs, time]``."""
-        if self.anneal_lr:
-            for group, lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
-                group["lr"] = lr * max(0.0, 1 - self.frames / self.total_frames)
+        annealed = max(0.0, 1 - self.frames / self.total_frames) if self.anneal_lr else 1.0
+        for group, lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
+            group["lr"] = lr * annealed * self.lr_scale
         self._descended = "loss_critic" if self.frames < self.critic_warmup_frames else "loss_"
         behaviour = copy.deepcopy(self.actor) if self.redraws_pairs else None
         if self.normalizer is not None and self.normalizer.as_released:
@@ -212,7 +214,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Progress, episode returns and, where it can be had, the environment's state."""
-        state = {"frames": self.frames, "tracker": self.tracker.state_dict()}
+        state = {"frames": self.frames, "lr_scale": self.lr_scale, "tracker": self.tracker.state_dict()}
         if self.can_restore_env:
             state["env"] = self.env.get_state().to_dict()
         return state
@@ -228,6 +230,7 @@ class Trainer:
         if "env" in state:
             self.env.set_state(TensorDict(state["env"]))
         self.frames = int(state["frames"])
+        self.lr_scale = float(state.get("lr_scale", 1.0))  # of a checkpoint before there was one
         self.tracker.load_state_dict(state["tracker"])
         if "env" not in state:
             self.tracker.restart_episodes()

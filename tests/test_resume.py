@@ -157,6 +157,12 @@ class TestResumingWithOtherValues:
         assert 0 < moved < 4 * 2e-5  # four steps of Adam
         assert [row["frames"] for row in read_metrics(finished / "metrics.csv")] == [64, 128, 192, 256, 320]
 
+    def test_a_run_of_a_version_with_fewer_settings(self, finished):
+        saved = OmegaConf.load(finished / "config.yaml")
+        del saved["nan_rollbacks"]
+        OmegaConf.save(saved, finished / "config.yaml")
+        assert self.resume(finished, "total_frames=320").cfg.nan_rollbacks == 0
+
     def test_the_saved_config_counts_not_the_defaults(self, finished):
         run = self.resume(finished)
         assert (run.cfg.task, run.trainer.frames) == ("gridworld/two_walls", 256)

@@ -83,3 +83,21 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
         pass
     assert stopped.value.code == 3
     assert "several processes share this directory" in capsys.readouterr().err
+
+
+def test_what_killed_processes_left_half_written_is_removed(tmp_path):
+    Run(config(tmp_path), tmp_path).checkpointer.save(0)
+    kept = {path for path in tmp_path.rglob("*") if path.is_file()} | {tmp_path / "notes.partial", tmp_path / LOCK}
+    (tmp_path / "notes.partial").write_text("of the user")
+    (tmp_path / "metrics.csv.0123abcd.partial").write_text("frames\n")
+    stage = tmp_path / "checkpoints/.checkpoint-000000000064.torchrl.stage-0123456789abcdef"
+    (stage / "components").mkdir(parents=True)
+    (stage / "components/weights").write_text("some")
+    stage.with_name(".checkpoint-000000000064.torchrl.archive-0123").write_text("some")
+    ensure_trained(config(tmp_path, "resume=auto", "checkpoint_interval_frames=640", "keep_checkpoints=9"))
+    left = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path.name for path in left - kept} == {
+        *("provenance.json", "metrics.csv", "checkpoint-000000000064.torchrl")
+    }
+    assert kept <= left
+    assert not stage.exists()
