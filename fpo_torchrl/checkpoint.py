@@ -120,6 +120,10 @@ class Checkpointer:
             ) from error
         return source
 
+    def holds(self, path: Path, component: str) -> bool:
+        """Whether a whole checkpoint has a component, which another version may not have saved."""
+        return component in Checkpoint.manifest(path)["components"]
+
     def latest(self) -> Path | None:
         """The newest checkpoint, or None."""
         return self._rotation.latest()

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import torch
 from torchrl.record.loggers import Logger
 
 from fpo_torchrl.builders import ConfigError
@@ -21,15 +22,26 @@ LOGGERS = ("tensorboard", "wandb")
 class MetricsCSV:
     """One row per iteration in ``metrics.csv``; each row is on disk when :meth:`log` returns.
 
-    Columns may appear later (an evaluation, say): the file is then rewritten with the wider header.
+    Columns may appear later (an evaluation, say): the file is then rewritten with the wider header. Checkpoints keep
+    the rows too, so that whatever happened to the file, a resumed run has every one of them.
 
     Args:
-        path: the file; rows of an earlier part of the run are kept.
+        path: the file. keep: go on below the rows that it has; else they are gone with the next row.
+
+    Raises:
+        ConfigError: if the file is damaged and its rows are to be kept.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, keep: bool = True) -> None:
         self.path = Path(path)
-        self.rows = read_metrics(self.path) if self.path.exists() else []
+        self.rows: list[dict[str, float]] = []
+        self.columns: list[str] = []
+        if keep and self.path.exists():
+            self.read()
+
+    def read(self) -> None:
+        """Take over the rows of the file."""
+        self.rows = read_metrics(self.path)
         self.columns = list(dict.fromkeys(name for row in self.rows for name in row))
 
     def truncate(self, frames: int) -> None:
@@ -37,6 +49,18 @@ class MetricsCSV:
         self.rows = [row for row in self.rows if row["frames"] <= frames]
         if self.path.exists():
             self._rewrite()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint stores: the rows as a table, NaN where one lacks a column."""
+        rows = [[row.get(name, math.nan) for name in self.columns] for row in self.rows]
+        return {"columns": list(self.columns), "rows": torch.tensor(rows, dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, and the file with it."""
+        self.columns = list(state["columns"])
+        rows = (zip(self.columns, row, strict=True) for row in state["rows"].tolist())
+        self.rows = [{name: value for name, value in row if not math.isnan(value)} for row in rows]
+        self._rewrite()
 
     def log(self, metrics: dict[str, float]) -> None:
         """Append a row; NaN is written as an empty cell."""

@@ -58,6 +58,7 @@ class Run:
         self.stop = StopOnSignal()
         self.eval_interval = cfg.eval_interval_frames or max(1, cfg.total_frames // 10)
         self.checkpoint_interval = cfg.checkpoint_interval_frames or self.eval_interval
+        self.metrics = MetricsCSV(run_dir / "metrics.csv", keep=False)
         self._build()
         if resume:
             self._load(self.checkpointer.newest_whole())
@@ -69,7 +70,6 @@ class Run:
         )
         run_dir.mkdir(parents=True, exist_ok=True)
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        self.metrics = MetricsCSV(run_dir / "metrics.csv")
         self.metrics.truncate(self.trainer.frames)
         self.watch = Watch(self.metrics.rows)
         self._hold = hold.pop_all() if hold is not None else ExitStack()
@@ -91,6 +91,7 @@ class Run:
             critic=self.agent.critic,
             optimizer=self.agent.optimizer,
             trainer=self.trainer,
+            metrics=self.metrics,
             rng=GlobalRNGState(),
         )
 
@@ -106,6 +107,10 @@ class Run:
 
     def _load(self, path: Path | None) -> None:
         path = self.checkpointer.load(path, components={"actor", "critic", "optimizer", "trainer"})
+        if self.checkpointer.holds(path, "metrics"):
+            self.checkpointer.load(path, components={"metrics"})
+        else:  # it is of a version that did not save them
+            self.metrics.read()
         self.trainer.start()
         self.checkpointer.load(path, components={"rng"})
         print(f"resuming from {path} at frame {self.trainer.frames}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,24 @@ def test_a_run_goes_on_from_the_one_before(run_dir, checkpoints, capsys):
     assert [row["frames"] for row in run.metrics.rows] == [64, 128, 192]
     assert f"{checkpoints[-1]} is damaged: the checksum of " in (out := capsys.readouterr().out)
     assert "is wrong: going on from the one before" in out
+
+
+@pytest.mark.parametrize("damage", [flipped, cut, overwritten, lambda content, generator: b""])
+def test_metrics_come_back_from_the_checkpoint(run_dir, checkpoints, damage):
+    path, generator = run_dir / "metrics.csv", random.Random(1)
+    rows = resume_run([f"resume={run_dir}"]).metrics.rows
+    assert [row["frames"] for row in rows] == [64, 128, 192, 256]
+    content = path.read_bytes()
+    for _ in range(3):
+        path.write_bytes(damage(content, generator))
+        assert resume_run([f"resume={run_dir}"]).metrics.rows == rows
+        assert path.read_bytes() == content
+
+
+def test_a_checkpoint_that_has_no_metrics_leaves_them_to_the_file(tmp_path, run_dir, monkeypatch):
+    path = shutil.copytree(run_dir, tmp_path / "run")
+    monkeypatch.setattr(Checkpointer, "holds", lambda self, path, component: component != "metrics")
+    assert resume_run([f"resume={path}"]).metrics.rows == read_metrics(path / "metrics.csv") != []
 
 
 class TestMetrics:
