@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from tqdm import tqdm
 
 from fpo_torchrl.builders import Agent, ConfigError, build, build_agent
 from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
-from fpo_torchrl.config import BOOKKEEPING, RunConfig, check_run
+from fpo_torchrl.config import RunConfig, check_run
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
 from fpo_torchrl.files import write_json, write_whole
@@ -62,8 +64,8 @@ class Run:
         self._build()
         if resume:
             self._load(self.checkpointer.newest_whole())
-        elif cfg.init_from is not None:
-            self._load_actor(Path(cfg.init_from))
+        else:
+            self._begin()
         logger = cfg.logger
         self.logger = build_logger(
             logger.kind, run_dir, name=run_dir.name, project=logger.project, offline=logger.offline
@@ -99,8 +101,11 @@ class Run:
         tree = {**OmegaConf.to_container(self.cfg.env, resolve=True), **overrides}  # pyright: ignore
         return build(tree, "env", task=self.cfg.task, num_envs=num_envs, device=self.cfg.device, seed=seed)
 
-    def _load_actor(self, source: Path) -> None:
-        """Begin with the actor of a run, in its newest checkpoint, or of the checkpoint ``source``."""
+    def _begin(self) -> None:
+        """Take over the actor of ``init_from``, in the newest checkpoint of that run, or in the checkpoint it names."""
+        if self.cfg.init_from is None:
+            return
+        source = Path(self.cfg.init_from)
         directory, path = (source, None) if source.is_dir() else (source.parent.parent, source)
         found = Checkpointer(directory, actor=self.agent.actor).load(path)
         print(f"beginning with the actor of {found}")
@@ -146,6 +151,8 @@ class Run:
         self._build()
         if newest is not None:
             self._load(newest)
+        else:
+            self._begin()
         self.trainer.lr_scale = lr_scale
         self.metrics.truncate(self.trainer.frames)
 
@@ -238,7 +245,7 @@ def record_rollout(run: Run, path: Path) -> Path | None:
 
 
 def load_run_config(run_dir: str | Path) -> DictConfig:
-    """The resolved config of a run; bookkeeping that the version which wrote it did not have is as by default.
+    """The resolved config of a run; what the version which wrote it did not have is as by default.
 
     Raises:
         CheckpointError: if the directory is not that of a run.
@@ -246,7 +253,7 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise CheckpointError(f"{run_dir} is not the directory of a run: it has no config.yaml")
-    defaults = {name: RunConfig.__dict__[name] for name in BOOKKEEPING if name in RunConfig.__dict__}
+    defaults = {option.name: option.default for option in fields(RunConfig) if option.default is not NO_DEFAULT}
     cfg = OmegaConf.merge(defaults, OmegaConf.load(path))
     assert isinstance(cfg, DictConfig)
     return cfg

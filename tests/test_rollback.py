@@ -84,6 +84,13 @@ def test_without_a_checkpoint_it_begins_again(tmp_path, breaks):
     assert [row["frames"] for row in read_metrics(tmp_path / "metrics.csv")] == [64, 128, 192, 256]
 
 
+def test_it_begins_again_with_the_pretrained_actor(tmp_path, breaks, capsys):
+    pretrained = start_run(config(tmp_path / "pretrained")).checkpointer.save(0)
+    breaks(2, LR / 2)
+    start_run(config(tmp_path / "run", *BROKEN, f"init_from={pretrained}")).train()
+    assert capsys.readouterr().out.count(f"beginning with the actor of {pretrained}") == 2
+
+
 def test_it_gives_up_in_the_end(tmp_path, breaks):
     used = breaks(0, 0)
     with pytest.raises(NonFiniteError):
