@@ -1,0 +1,129 @@
+"""Every frame of every motion, ready to be looked up on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fpo_torchrl.envs.humanoid.clip import MotionClip, MotionError, find_clips, load_clip, select_clips
+from fpo_torchrl.envs.humanoid.kinematics import BodyStates, Kinematics
+from fpo_torchrl.envs.humanoid.motion import aligned, joint_positions, joint_velocities, mirrored, repeated, resample
+from fpo_torchrl.envs.humanoid.skeleton import Skeleton
+from fpo_torchrl.envs.humanoid.stroll import stroll
+
+_MIN_FRAMES = 3
+
+
+class MotionLibrary:
+    """Motions as a body does them, a frame for each control step.
+
+    Args:
+        clips: what to do, in the order of their numbers.
+        skeleton: the body.
+        fps (float): control steps per second.
+        mirror (bool): after each motion, also its mirror image. From the root alone the two cannot be told apart.
+        cycles (int): how often a motion that loops is repeated.
+        device: where the states are looked up.
+        dtype: of the states of bodies.
+
+    Raises:
+        MotionError: for a motion of fewer than two control steps, two of one name, or none at all.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[MotionClip],
+        skeleton: Skeleton,
+        *,
+        fps: float = 30.0,
+        mirror: bool = True,
+        cycles: int = 3,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        prepared = [aligned(repeated(resample(clip, fps), cycles)) for clip in clips]
+        if mirror:
+            prepared = [it for clip in prepared for it in (clip, mirrored(clip))]
+        _check(prepared, fps)
+        self.skeleton, self.fps, self.has_mirrors = skeleton, fps, mirror
+        self.names = [clip.name for clip in prepared]
+        kinematics = Kinematics(skeleton)
+        qpos = [joint_positions(clip, kinematics) for clip in prepared]
+        qvel = [joint_velocities(it, skeleton, 1 / fps) for it in qpos]
+        lengths = torch.tensor([len(it) for it in qpos])
+        self.num_frames = lengths.to(device)
+        self._first = (lengths.cumsum(0) - lengths).to(device)
+        self._qpos, self._qvel = torch.cat(qpos), torch.cat(qvel)
+        bodies = kinematics(self._qpos, self._qvel)
+        self._bodies = BodyStates(
+            *(it.to(device, dtype).contiguous() for it in (bodies.pos, bodies.quat, bodies.vel, bodies.angvel))
+        )
+        self._qpos, self._qvel = self._qpos.to(device), self._qvel.to(device)
+
+    @classmethod
+    def load(
+        cls, path: str | Path | None, skeleton: Skeleton, *, clips: Sequence[str] | None = None, **settings
+    ) -> MotionLibrary:
+        """The motions at ``path``, a file or a folder; without one, a walk made of sines.
+
+        Args:
+            path: where the motions are.
+            skeleton: the body.
+            clips: names of those to take, a file's without its ending; None for all.
+            settings: as for the class.
+        """
+        found = [stroll()] if path is None else [load_clip(it) for it in find_clips(path)]
+        return cls(found if clips is None else select_clips(found, clips), skeleton, **settings)
+
+    def __len__(self) -> int:
+        """Motions, mirror images among them."""
+        return len(self.names)
+
+    def joints(self, clip: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Joint positions ``[n, nq]`` and velocities ``[n, nv]`` in these frames; both int64 ``[n]``."""
+        row = self._first[clip] + frame
+        return self._qpos[row], self._qvel[row]
+
+    def bodies(self, clip: Tensor, frame: Tensor) -> BodyStates:
+        """The bodies in these frames; the batch is ``[n]``."""
+        return self._bodies[self._first[clip] + frame]
+
+
+def _check(clips: Sequence[MotionClip], fps: float) -> None:
+    if not clips:
+        raise MotionError("there is no motion: give at least one")
+    names = [clip.name for clip in clips]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise MotionError(f"two motions are called {', '.join(twice)}: rename one of the files")
+    for clip in clips:
+        if clip.num_frames < _MIN_FRAMES:
+            raise MotionError(
+                f"{clip.name}: a motion needs at least 2 control steps, this one has {clip.num_frames - 1} "
+                f"at {fps:g} Hz"
+            )
+
+
+def goal_ambiguity(library: MotionLibrary, *, radius: float = 0.25) -> dict[str, float]:
+    """How little the root's path tells: the comparison of every motion with its mirror image, frame by frame.
+
+    Returns:
+        ``root_gap_m``, the mean distance of the two roots, and ``ambiguous``, the share of frames in which some body
+        is more than ``radius`` metres from where the mirror image has it.
+
+    Raises:
+        ValueError: if the library has no mirror images.
+    """
+    if not library.has_mirrors:
+        raise ValueError("goal_ambiguity compares motions with their mirror images: build the library with mirror=True")
+    gaps, far = [], []
+    for number in range(0, len(library), 2):
+        frames = torch.arange(int(library.num_frames[number]), device=library.num_frames.device)
+        one, other = (library.bodies(torch.full_like(frames, number + i), frames).pos for i in (0, 1))
+        distance = (one - other).norm(dim=0)
+        gaps.append(distance[0])
+        far.append((distance > radius).any(0))
+    return {"root_gap_m": torch.cat(gaps).mean().item(), "ambiguous": torch.cat(far).double().mean().item()}
