@@ -6,16 +6,19 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from hydra.utils import get_object
 from tensordict.nn import TensorDictModule
+from torch import nn
 from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule
 from torchrl.objectives.utils import distance_loss
 
 from fpo_torchrl.advantage import GAE
+from fpo_torchrl.modules.masking import MaskedObservation
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.optim import AgentOptimizer
@@ -69,7 +72,9 @@ def build(node: Any, path: str = "", **context: Any) -> Any:
 @functools.cache
 def signature(target: Any) -> Mapping[str, inspect.Parameter]:
     """Parameters of a callable; of a class that passes keywords on to another one of this package, those of both."""
-    own = dict(inspect.signature(target).parameters)
+    # An environment's metaclass has a __call__ of its own, which inspect would describe instead.
+    called = partial(target.__init__, None) if isinstance(target, type(EnvBase)) else target
+    own = dict(inspect.signature(called).parameters)
     rest = [name for name, parameter in own.items() if parameter.kind is parameter.VAR_KEYWORD]
     base = target.__mro__[1] if inspect.isclass(target) else None
     if base is None or not rest or not base.__module__.startswith("fpo_torchrl."):
@@ -140,6 +145,12 @@ def check_critic_settings(loss: LossModule) -> None:
         ) from error
 
 
+def view(normalizer: ObservationNormalizer | None, env: EnvBase, role: Literal["actor", "critic"]) -> nn.Module | None:
+    """What a network sees of an observation: all of it, normalised, or what the environment lets this one see."""
+    mask = getattr(env, "observation_masks", {}).get(role)
+    return normalizer if mask is None else MaskedObservation(mask, normalizer)
+
+
 def build_agent(cfg: Mapping[str, Any], env: EnvBase) -> Agent:
     """Build actor, critic, loss, advantage and optimiser from a resolved config, for ``env``."""
     sizes = env_sizes(env)
@@ -147,8 +158,8 @@ def build_agent(cfg: Mapping[str, Any], env: EnvBase) -> Agent:
     normalizer = build(cfg["normalizer"], "normalizer", **sizes)
     if normalizer is not None:
         normalizer = normalizer.to(device)
-    actor = build(cfg["actor"], "actor", normalizer=normalizer, **sizes).to(device)
-    value_net = build(cfg["critic"], "critic", normalizer=normalizer, **sizes).to(device)
+    actor = build(cfg["actor"], "actor", normalizer=view(normalizer, env, "actor"), **sizes).to(device)
+    value_net = build(cfg["critic"], "critic", normalizer=view(normalizer, env, "critic"), **sizes).to(device)
     critic = TensorDictModule(value_net, in_keys=["observation"], out_keys=["state_value"])
     loss = build(fixed_settings(actor) | dict(cfg["loss"]), "loss", actor_network=actor, critic_network=critic)
     check_critic_settings(loss)

@@ -20,6 +20,7 @@ from torchrl.objectives import ClipPPOLoss
 from fpo_torchrl import flow, modules, objectives
 from fpo_torchrl.advantage import GAE, BraxGAE
 from fpo_torchrl.builders import ConfigError, signature
+from fpo_torchrl.envs.humanoid import HumanoidEnv
 from fpo_torchrl.envs.registry import make_env
 from fpo_torchrl.loggers import LOGGERS
 from fpo_torchrl.modules.gaussian import gaussian_actor
@@ -115,7 +116,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "advantage": {"gae": GAE, "brax": BraxGAE},
     "optim": {"adam": AgentOptimizer},
     "trainer": {"default": Trainer},
-    "env": {"default": make_env},
+    "env": {"default": make_env, "humanoid": HumanoidEnv},
 }
 """Every component by its config group: the options of a node are the parameters of the class."""
 

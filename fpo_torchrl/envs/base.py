@@ -135,13 +135,17 @@ class BatchedEnv(EnvBase):
         self._restored = False
         reward, terminated = self.advance(tensordict.get("action"))
         self.step_count += 1
-        truncated = (self.step_count >= self.max_episode_steps) & ~terminated
+        truncated = self.out_of_time() & ~terminated
         return self._pack(
             reward=reward.unsqueeze(-1),
             done=(terminated | truncated).unsqueeze(-1),
             terminated=terminated.unsqueeze(-1),
             truncated=truncated.unsqueeze(-1),
         )
+
+    def out_of_time(self) -> Tensor:
+        """Which copies have reached the end of their episode, ``[num_envs]``."""
+        return self.step_count >= self.max_episode_steps
 
     def _pack(self, **entries: Tensor) -> TensorDictBase:
         """The current observation with ``entries``."""

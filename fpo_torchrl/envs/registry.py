@@ -22,10 +22,12 @@ TORCH_TASKS: dict[str, Callable[..., EnvBase]] = {
 """The tasks that need torch only."""
 
 
-def _control_tasks() -> dict[str, Callable[..., EnvBase]]:
+def _physics_tasks() -> dict[str, Callable[..., EnvBase]]:
     from .control import CONTROL_TASKS, ControlEnv  # here, because it loads the physics engine
+    from .humanoid import HUMANOID_TASKS, HumanoidEnv
 
-    return {name: partial(ControlEnv, name) for name in CONTROL_TASKS}
+    control = {name: partial(ControlEnv, name) for name in CONTROL_TASKS}
+    return control | {name: partial(HumanoidEnv, name) for name in HUMANOID_TASKS}
 
 
 def list_tasks() -> list[str]:
@@ -34,7 +36,7 @@ def list_tasks() -> list[str]:
     >>> "gridworld/two_walls" in list_tasks()
     True
     """
-    return [*_control_tasks(), *TORCH_TASKS]
+    return [*_physics_tasks(), *TORCH_TASKS]
 
 
 def make_env(
@@ -52,8 +54,8 @@ def make_env(
 
     Args:
         task (str): a control task under the paper's name ("CartpoleBalance"), "gridworld/two_walls" (or
-            "two_walls"), "probe/constant", "bandit/bimodal", "gym/<Id>" for any Gymnasium id, or
-            "playground/<Name>" for any MuJoCo Playground environment.
+            "two_walls"), "probe/constant", "bandit/bimodal", "humanoid/planar" or "humanoid/full", "gym/<Id>"
+            for any Gymnasium id, or "playground/<Name>" for any MuJoCo Playground environment.
         num_envs (int): copies, at least 1; the batch size is ``[num_envs]``.
         device: where the environment's tensors live.
         seed (int): at least 0. The same seed repeats a run, another one differs.
@@ -98,7 +100,7 @@ def _builder(task: str) -> Callable[..., EnvBase]:
     for known in (task, f"gridworld/{task}"):
         if known in TORCH_TASKS:
             return TORCH_TASKS[known]
-    tasks = _control_tasks() | TORCH_TASKS
+    tasks = _physics_tasks() | TORCH_TASKS
     if task in tasks:
         return tasks[task]
     raise ValueError(

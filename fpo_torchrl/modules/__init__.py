@@ -3,6 +3,7 @@
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.denoising import DenoisingActor
 from fpo_torchrl.modules.likelihood import FlowLikelihood, PathLikelihood
+from fpo_torchrl.modules.masking import MaskedObservation
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.modules.policy import FlowPolicy
 from fpo_torchrl.modules.sampler import FlowSampler
@@ -23,6 +24,7 @@ __all__ = [
     "FlowSampler",
     "FourierTimeEmbedding",
     "IdentityTimeEmbedding",
+    "MaskedObservation",
     "ObservationNormalizer",
     "PathLikelihood",
     "ValueMLP",

@@ -10,7 +10,6 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.modules import IndependentNormal, ProbabilisticActor, TanhNormal
 
-from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.modules.velocity import dense_layers, make_activation
 
 
@@ -76,7 +75,7 @@ def gaussian_actor(
     squash: Literal["tanh", "none"] = "tanh",
     action_low: float | Tensor = -1.0,
     action_high: float | Tensor = 1.0,
-    normalizer: ObservationNormalizer | None = None,
+    normalizer: nn.Module | None = None,
 ) -> ProbabilisticActor:
     """Gaussian policy for TorchRL's ``ClipPPOLoss``, with the sizes of :class:`VelocityMLP`.
 

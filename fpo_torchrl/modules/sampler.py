@@ -15,7 +15,6 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 
 from fpo_torchrl.flow import Euler, RandomNoise, Solver, StartNoise, ZeroNoise
 from fpo_torchrl.flow.solver import VelocityField
-from fpo_torchrl.modules.normalizer import ObservationNormalizer
 
 SQUASHES = {
     "tanh": torch.tanh,
@@ -62,7 +61,7 @@ class FlowSampler(TensorDictModuleBase):
         squash: Literal["tanh", "clip", "none"] = "tanh",
         action_low: float | Tensor = -1.0,
         action_high: float | Tensor = 1.0,
-        normalizer: ObservationNormalizer | None = None,
+        normalizer: nn.Module | None = None,
         action_dim: int | None = None,
         in_keys: Sequence[NestedKey] = ("observation",),
         action_key: NestedKey = "action",

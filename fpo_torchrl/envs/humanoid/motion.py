@@ -13,7 +13,7 @@ from fpo_torchrl.envs.humanoid.clip import MotionClip
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
 from fpo_torchrl.envs.humanoid.skeleton import HUMANOID, PLANAR_HINGE, Skeleton
 
-_TRAVELS = 0.5  # m; a clip that gets no farther has no direction
+_TRAVELS = 0.3  # m; a clip that gets no farther has no direction
 _MIRRORED = [
     HUMANOID.names.index(name.replace("left", "right") if "left" in name else name.replace("right", "left"))
     for name in HUMANOID.names

@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 
 
+def length(vector: Tensor) -> Tensor:
+    """The length ``[...]`` of ``vector`` ``[3, ...]``; far faster than torch's norm over a first dimension."""
+    return vector.square().sum(0).sqrt()
+
+
 def multiply(left: Tensor, right: Tensor) -> Tensor:
     """The rotation ``right`` followed by ``left``."""
     scalar = left[:1] * right[:1] - (left[1:] * right[1:]).sum(0, keepdim=True)
@@ -41,19 +46,19 @@ def canonical(quat: Tensor) -> Tensor:
 
 def angle(quat: Tensor) -> Tensor:
     """The angle (rad, between 0 and pi) that ``quat`` turns by: ``[...]``."""
-    return 2 * torch.atan2(quat[1:].norm(dim=0), quat[0].abs())
+    return 2 * torch.atan2(length(quat[1:]), quat[0].abs())
 
 
 def to_rotvec(quat: Tensor) -> Tensor:
     """Axis times angle (rad, at most pi): ``[3, ...]``."""
     quat = canonical(quat)
-    sine = quat[1:].norm(dim=0)
+    sine = length(quat[1:])
     return quat[1:] * torch.where(sine > 1e-12, 2 * torch.atan2(sine, quat[0]) / sine.clamp_min(1e-12), 2.0)
 
 
 def from_rotvec(rotvec: Tensor) -> Tensor:
     """The rotation about ``rotvec`` ``[3, ...]`` by its length (rad)."""
-    turn = rotvec.norm(dim=0)
+    turn = length(rotvec)
     # sinc(x) is sin(pi x) / (pi x)
     return torch.cat([(turn / 2).cos().unsqueeze(0), 0.5 * torch.sinc(turn / (2 * torch.pi)) * rotvec])
 

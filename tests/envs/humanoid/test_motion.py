@@ -148,7 +148,7 @@ def test_the_walk_of_sines_stays_on_the_ground_and_does_not_slide(name):
 def test_a_motion_and_its_mirror_image_share_the_root_but_not_the_limbs():
     found = goal_ambiguity(MotionLibrary([stroll()], SKELETONS["planar"]))
     assert found["root_gap_m"] < 1e-6
-    assert found["ambiguous"] > 0.5
+    assert found["ambiguous"] > 0.3
     with pytest.raises(ValueError, match="mirror=True"):
         goal_ambiguity(MotionLibrary([stroll()], SKELETONS["planar"], mirror=False))
 

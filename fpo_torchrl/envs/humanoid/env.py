@@ -1,0 +1,271 @@
+"""The environment in which a humanoid tracks motions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torchrl.data import Bounded
+
+from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
+from fpo_torchrl.envs.humanoid.goal import goal_dim, goal_mask
+from fpo_torchrl.envs.humanoid.kinematics import Kinematics
+from fpo_torchrl.envs.humanoid.library import MotionLibrary
+from fpo_torchrl.envs.humanoid.model import FORCE_LIMIT, build_spec
+from fpo_torchrl.envs.humanoid.observation import observe, self_dim
+from fpo_torchrl.envs.humanoid.reward import DISTANCES, power, servo_torque, tracking_terms
+from fpo_torchrl.envs.humanoid.skeleton import SKELETONS
+from fpo_torchrl.envs.physics import PhysicsError
+from fpo_torchrl.envs.physics.c import CPhysics
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fpo_torchrl.envs.control.camera import Camera
+    from fpo_torchrl.envs.control.sketch import Sketch
+
+HUMANOID_TASKS = [f"humanoid/{name}" for name in SKELETONS]
+_CONTROL_HZ, _SUBSTEPS = 30.0, 4
+_FREE_STEPS = 3  # at the start of an episode, without a price on power (phc/puffer_phc/humanoid_phc.py:1548-1556)
+_DIVERGED_SHARE, _DIVERGED_FREE = 0.01, 10
+
+
+class HumanoidEnv(BatchedEnv):
+    """``num_envs`` humanoids that each track a motion, 30 control steps a second.
+
+    An episode starts in a random frame of a random motion, in the reference's state; it terminates when the body is
+    too far from the reference and is truncated at the end of the motion. The action sets the targets of the servos.
+    The reward, at most 1, is that of the whole body under every conditioning, less a price on power.
+
+    Keys are those of :class:`~fpo_torchrl.envs.base.BatchedEnv`. ``"observation"`` is the body itself and then the
+    *whole* goal (:func:`~fpo_torchrl.envs.humanoid.observation.observe`); what a policy may see of it
+    is up to ``observation_masks``, which ``fpo-train`` puts behind the normaliser.
+
+    Args:
+        task (str): ``"humanoid/full"`` (28 servos) or ``"humanoid/planar"`` (12).
+        num_envs (int): copies, at least 1.
+        device: where observations, rewards and actions live; physics and motions are on the CPU.
+        seed (int): of the motions and frames that episodes start with.
+        max_episode_steps (int): control steps after which an episode is truncated at the latest.
+        spread_episodes (bool): give the copies different phases at the very first reset.
+        motions (str, optional): a motion's file or a folder of them; None for a walk made of sines.
+        clips: names of the motions to take; None for all.
+        mirror (bool): track every motion's mirror image too.
+        cycles (int): how often a motion that loops is repeated.
+        conditioning (str): the goal that the policy sees: ``"full"``, ``"root_hands"`` or ``"root"``.
+        critic_goal (str): the goal that the critic sees, whatever the policy is: ``"full"``, or ``"masked"`` as the
+            policy's.
+        distance (str): what ends an episode: the ``"farthest"`` body's distance or the ``"mean"`` distance.
+        max_distance (float): in metres, positive.
+        action_unit (float): what 1 in an action is of a servo's range, at most 1. Actions go from -1 / action_unit to
+            1 / action_unit; at 0.055 standard normal ones are as wide as the reference's exploration.
+        power_coeff (float): price of a watt per control step.
+        random_start (bool): if false, copy ``i`` tracks motion ``i``, from its first frame, and those after the last
+            motion begin anew; for evaluation.
+        num_threads (int, optional): threads that step the physics; None means every core.
+
+    Raises:
+        ValueError: for an unknown task or setting, one out of range, or an action of the wrong shape; MotionError, a
+            kind of it, for motions that cannot be used.
+        NonFiniteError: when stepping, if an action is not finite, or if physics breaks down in more than 1 % of
+            the steps. A copy in which it does so now and then terminates, without reward, and is counted in
+            ``num_diverged``.
+
+    >>> env = HumanoidEnv("humanoid/planar", num_envs=4, num_threads=1)
+    >>> env.rollout(3, break_when_any_done=False)["observation"].shape
+    torch.Size([4, 3, 583])
+    """
+
+    def __init__(
+        self,
+        task: str = "humanoid/full",
+        *,
+        num_envs: int,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        max_episode_steps: int = 300,
+        spread_episodes: bool = True,
+        motions: str | None = None,
+        clips: Sequence[str] | None = None,
+        mirror: bool = True,
+        cycles: int = 3,
+        conditioning: Literal["full", "root_hands", "root"] = "full",
+        critic_goal: Literal["full", "masked"] = "full",
+        distance: Literal["farthest", "mean"] = "farthest",
+        max_distance: float = 0.25,
+        action_unit: float = 1.0,
+        power_coeff: float = 5e-4,
+        random_start: bool = True,
+        num_threads: int | None = None,
+    ) -> None:
+        if task not in HUMANOID_TASKS:
+            raise ValueError(f"task must be one of {', '.join(HUMANOID_TASKS)}, got {task!r}")
+        skeleton = SKELETONS[task.partition("/")[2]]
+        if critic_goal not in ("full", "masked"):
+            raise ValueError(f'critic_goal must be "full" or "masked", got {critic_goal!r}')
+        if distance not in DISTANCES:
+            raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+        if max_distance <= 0:
+            raise ValueError(f"max_distance must be positive, got {max_distance}")
+        if not 0 < action_unit <= 1:
+            raise ValueError(f"action_unit must be above 0 and at most 1, got {action_unit}")
+        if power_coeff < 0:
+            raise ValueError(f"power_coeff must not be negative, got {power_coeff}")
+        visible = {role: goal_mask(skeleton, seen) for role, seen in _visible(conditioning, critic_goal).items()}
+        super().__init__(
+            num_envs=num_envs,
+            obs_dim=self_dim(skeleton) + goal_dim(skeleton),
+            action_dim=skeleton.action_dim,
+            max_episode_steps=max_episode_steps,
+            device=device,
+            seed=seed,
+            spread_episodes=spread_episodes,
+        )
+        bound = torch.full(self.action_spec.shape, 1 / action_unit, device=self.device)
+        self.action_spec = Bounded(-bound, bound, dtype=torch.float32)
+        self.task, self.conditioning, self.skeleton = task, conditioning, skeleton
+        self.control_dt = 1 / _CONTROL_HZ
+        self.random_start, self.power_coeff = random_start, power_coeff
+        self.distance, self.max_distance = DISTANCES[distance], max_distance
+        self.observation_masks = {
+            role: torch.cat([torch.ones(self_dim(skeleton), dtype=torch.bool), mask]).to(self.device)
+            for role, mask in visible.items()
+        }
+        path = Path(motions).expanduser() if motions is not None else None
+        self.library = MotionLibrary.load(path, skeleton, clips=clips, fps=_CONTROL_HZ, mirror=mirror, cycles=cycles)
+        model = build_spec(skeleton, timestep=self.control_dt / _SUBSTEPS).compile()
+        self.physics = CPhysics(model, num_envs=num_envs, num_substeps=_SUBSTEPS, num_threads=num_threads)
+        self._kinematics = Kinematics(skeleton, dtype=torch.float32)
+        self._range, self._stiffness, self._damping = (
+            skeleton.per_servo(field) for field in ("target_scale", "stiffness", "damping")
+        )
+        self._action_unit = action_unit
+        self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64) for _ in range(3))
+        self.num_diverged, self.num_steps = 0, 0
+        self._observation = torch.zeros(num_envs, self_dim(skeleton) + goal_dim(skeleton))
+        self.bodies = self.reference = self.library.bodies(self.clip, self.frame)
+        self._camera: Camera | Sketch | None = None
+
+    def start_episodes(self, rows: Tensor) -> None:
+        """Put the copies ``rows`` (int64 ``[k]``) into the reference's state at the start of an episode."""
+        rows = rows.cpu()
+        if self.random_start:
+            draw = torch.rand(2, len(rows), generator=self.generator, device=self.generator.device).cpu()
+            self.clip[rows] = (draw[0] * len(self.library)).long()
+            num_starts = self.library.num_frames[self.clip[rows]] - 2
+            self.frame[rows] = (draw[1] * num_starts).long()
+        else:
+            self.clip[rows], self.frame[rows] = rows % len(self.library), 0
+        self._age[rows] = 0
+        self._place(rows)
+        clip, frame = self.clip[rows], self.frame[rows]
+        self._observation[rows] = observe(self.library.bodies(clip, frame), self.library.bodies(clip, frame + 1))
+
+    def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """One control step of every copy: reward and termination, each ``[num_envs]``."""
+        if action.shape != self.action_spec.shape:
+            raise ValueError(
+                f"{self.task}: expected an action of shape {list(self.action_spec.shape)} [num_envs, action_dim], "
+                f"got {list(action.shape)}"
+            )
+        targets = (self._action_unit * action.cpu().double()).clamp(-1, 1) * self._range
+        diverged = self._step_physics(targets)
+        self.frame += 1
+        self._age += 1
+        state = self.physics.state
+        self.bodies = self._kinematics(state.qpos, state.qvel)
+        self.reference = self.library.bodies(self.clip, self.frame)
+        self._observation = observe(self.bodies, self.library.bodies(self.clip, self.frame + 1))
+        # Written so that NaN terminates.
+        lost = diverged | ~(self.distance(self.bodies, self.reference) <= self.max_distance)
+        reward = torch.stack([*tracking_terms(self.bodies, self.reference).values()]).sum(0)
+        priced = self._power(targets) * (self._age > _FREE_STEPS)
+        reward = torch.where(diverged, 0.0, reward - self.power_coeff * priced)
+        return reward.to(self.device, torch.float32), lost.to(self.device)
+
+    def _step_physics(self, targets: Tensor) -> Tensor:
+        """Step every copy; put those in which physics breaks down, bool ``[num_envs]``, back to the reference."""
+        diverged = torch.zeros(self.num_envs, dtype=torch.bool)
+        self.num_steps += self.num_envs
+        try:
+            self.physics.step(targets)
+        except PhysicsError as error:
+            bad = (~targets.isfinite()).any(-1).nonzero().flatten().tolist()
+            if bad:
+                raise NonFiniteError(
+                    f"{self.task}: the action of env {', '.join(map(str, bad))} is not finite. Look for a diverged "
+                    "policy."
+                ) from error
+            diverged[error.rows] = True
+            self.num_diverged += len(error.rows)
+            if self.num_diverged > _DIVERGED_FREE + _DIVERGED_SHARE * self.num_steps:
+                raise NonFiniteError(
+                    f"{self.task}: the physics broke down {self.num_diverged} times in {self.num_steps} steps, last in "
+                    f"env {', '.join(map(str, error.rows))} ({error.reason}). Look for motions with jumps"
+                ) from error
+            self._place(diverged.nonzero().flatten())
+            self.physics.step(torch.where(diverged.unsqueeze(-1), 0.0, targets))
+        return diverged
+
+    def _place(self, rows: Tensor) -> None:
+        """Put the copies ``rows`` into the state of the reference in their frame."""
+        state = self.physics.state
+        for tensor in state.tensors().values():
+            if tensor is not state.mocap_quat:
+                tensor[rows] = 0
+        state.qpos[rows], state.qvel[rows] = self.library.joints(self.clip[rows], self.frame[rows])
+
+    def _power(self, targets: Tensor) -> Tensor:
+        """Power (W) of all servos in the state reached: ``[num_envs]``."""
+        rates = self.physics.state.qvel[:, self.skeleton.num_root_velocities :]
+        angles = self._kinematics.servo_angles(self.physics.state.qpos)
+        return power(servo_torque(angles, rates, targets, self._stiffness, self._damping, FORCE_LIMIT), rates)
+
+    def out_of_time(self) -> Tensor:
+        """Which copies are at the end of their motion, or of their time: ``[num_envs]``.
+
+        The last frame of a motion is only ever a goal.
+        """
+        at_end = self.frame >= self.library.num_frames[self.clip] - 2
+        return super().out_of_time() | at_end.to(self.device)
+
+    def observe(self) -> Tensor:
+        """The current observation ``[num_envs, obs_dim]``, a tensor that later steps do not overwrite."""
+        return self._observation.to(self.device, copy=True)
+
+    def task_state(self) -> dict[str, Tensor]:
+        """The state of the physics, where each copy is in its motion, and what it observes."""
+        own = {"clip": self.clip, "frame": self.frame, "age": self._age, "observation": self._observation}
+        counts = {"counts": torch.tensor([self.num_diverged, self.num_steps])}
+        return self.physics.state.tensors() | own | counts
+
+    def load_task_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`task_state` returned."""
+        self.physics.state.load(state)
+        self.clip.copy_(state["clip"])
+        self.frame.copy_(state["frame"])
+        self._age.copy_(state["age"])
+        self._observation = state["observation"].clone()
+        self.num_diverged, self.num_steps = state["counts"].tolist()
+
+    def render(self, index: int = 0, *, height: int = 240, width: int = 320) -> np.ndarray:
+        """A picture of copy ``index`` and, behind it, of its reference as a ghost: uint8 ``[height, width, 3]``."""
+        if not 0 <= index < self.num_envs:
+            raise ValueError(f"index must be in [0, {self.num_envs}), got {index}")
+        if self._camera is None or (self._camera.height, self._camera.width) != (height, width):
+            from fpo_torchrl.envs.control.camera import make_camera
+
+            self._camera = make_camera(build_spec(self.skeleton, ghost=True).compile(), height, width)
+        row, state = slice(index, index + 1), self.physics.state
+        qpos, qvel = self.library.joints(self.clip[row], self.frame[row])
+        both = replace(state, qpos=torch.cat([state.qpos[row], qpos], -1), qvel=torch.cat([state.qvel[row], qvel], -1))
+        return self._camera.draw(both, 0)
+
+
+def _visible(conditioning: str, critic_goal: str) -> dict[str, str]:
+    """By network, the conditioning whose goal it sees."""
+    return {"actor": conditioning, "critic": "full" if critic_goal == "full" else conditioning}

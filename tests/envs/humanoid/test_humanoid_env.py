@@ -1,0 +1,260 @@
+"""The environment: starts, ends, faults, and what actor and critic get to see of its observation."""
+
+from __future__ import annotations
+
+import mujoco
+import pytest
+import torch
+from motions import write_npz
+from tensordict import TensorDict
+from tiny import FLOW, SMALL, compose
+from torchrl.envs import check_env_specs
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from fpo_torchrl.builders import build_agent
+from fpo_torchrl.envs import make_env
+from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.envs.humanoid import HUMANOID_TASKS, HumanoidEnv, MotionError
+from fpo_torchrl.envs.humanoid.goal import goal_mask
+from fpo_torchrl.envs.humanoid.kinematics import Kinematics
+from fpo_torchrl.envs.physics import PhysicsError
+
+PLANAR = "humanoid/planar"
+
+
+def make(task: str = PLANAR, num_envs: int = 4, **settings) -> HumanoidEnv:
+    return HumanoidEnv(task, num_envs=num_envs, num_threads=1, **{"spread_episodes": False, **settings})
+
+
+def advance(env: HumanoidEnv, td: TensorDict, action: torch.Tensor) -> tuple[TensorDict, TensorDict]:
+    return env.step_and_maybe_reset(td.set("action", action))
+
+
+def reference_action(env: HumanoidEnv) -> torch.Tensor:
+    """The action whose targets are the reference's joints one step ahead, with a lead that cancels the damping."""
+    qpos, qvel = env.library.joints(env.clip, env.frame + 1)
+    angles = Kinematics(env.skeleton).servo_angles(qpos)
+    return ((angles + 0.1 * qvel[:, env.skeleton.num_root_velocities :]) / env._range).float()
+
+
+@pytest.mark.parametrize("task", HUMANOID_TASKS)
+def test_specs(task):
+    env = make_env(task, num_envs=3, num_threads=1)
+    check_env_specs(env)
+    assert env.observation_spec["observation"].shape == (3, 583)
+    assert env.action_spec.shape == (3, {"humanoid/full": 28, "humanoid/planar": 12}[task])
+
+
+@pytest.mark.parametrize("task", HUMANOID_TASKS)
+def test_episodes_start_in_the_state_of_the_reference(task):
+    env = make(task, num_envs=32)
+    env.reset()
+    qpos, qvel = env.library.joints(env.clip, env.frame)
+    assert torch.equal(env.physics.state.qpos, qpos)
+    assert torch.equal(env.physics.state.qvel, qvel)
+    assert set(env.clip.tolist()) == {0, 1}
+    assert len(set(env.frame.tolist())) > 10
+
+
+def test_a_small_action_unit_widens_the_actions_and_leaves_the_servos_alone():
+    fine, plain = make(num_envs=2, action_unit=0.1, random_start=False), make(num_envs=2, random_start=False)
+    assert fine.action_spec.space.high.unique().item() == pytest.approx(10.0)
+    action = torch.full((2, 12), 0.04)
+    steps = [env.step(env.reset().set("action", it))["next"] for env, it in ((fine, 10 * action), (plain, action))]
+    torch.testing.assert_close(steps[0]["observation"], steps[1]["observation"])
+
+
+def test_copies_of_an_evaluation_start_at_the_beginning_of_each_motion():
+    env = make(num_envs=5, random_start=False)
+    env.reset()
+    assert env.clip.tolist() == [0, 1, 0, 1, 0]
+    assert env.frame.tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("task", HUMANOID_TASKS)
+def test_servos_that_follow_the_reference_keep_to_it(task):
+    """As in DeepMimic's paper the gains hold a walk for a while without a policy: ten steps with a reward near 1."""
+    env = make(task, num_envs=2, random_start=False)
+    td, rewards = env.reset(), []
+    for _ in range(10):
+        step, td = advance(env, td, reference_action(env))
+        assert not step["next", "terminated"].any()
+        rewards.append(step["next", "reward"].mean())
+    assert torch.stack(rewards).mean() > 0.8
+
+
+@pytest.mark.parametrize("task", HUMANOID_TASKS)
+def test_without_a_policy_it_loses_the_reference(task):
+    env = make(task, num_envs=8)
+    td, lost = env.reset(), torch.zeros(8, 1, dtype=torch.bool)
+    for _ in range(30):
+        step, td = advance(env, td, torch.zeros(env.action_spec.shape))
+        lost |= step["next", "terminated"]
+    assert lost.all()
+
+
+def test_the_last_step_shows_where_the_body_was_not_where_it_starts_again():
+    """Termination at the first step beyond max_distance, with the height of the root that MuJoCo has then."""
+    env = make(num_envs=1, random_start=False)
+    td, heights = env.reset(), []
+    for _ in range(30):
+        step = env.step(td.set("action", torch.zeros(1, 12)))
+        heights.append(env.physics.state.qpos[0, 1].item())
+        distance = env.distance(env.bodies, env.reference).item()
+        assert step["next", "terminated"].item() == (distance > 0.25)
+        assert step["next", "observation"][0, 0].item() == pytest.approx(heights[-1], abs=1e-6)
+        if step["next", "terminated"]:
+            break
+        td = step["next"].exclude("reward")
+    assert step["next", "done"].item()
+    assert not step["next", "truncated"].item()
+    restarted = env.maybe_reset(step["next"].clone())
+    assert restarted["observation"][0, 0] != pytest.approx(heights[-1], abs=1e-3)
+
+
+def test_the_end_of_a_motion_is_a_truncation(tmp_path):
+    """A motion of 7 frames has 5 steps that end at its last frame but one, whose goal is the last."""
+    motions = str(write_npz(tmp_path / "glide.npz", num_frames=7))
+    env = make(num_envs=1, random_start=False, motions=motions, mirror=False, max_distance=100.0)
+    td = env.reset()
+    for count in range(1, 6):
+        step = env.step(td.set("action", torch.zeros(1, 12)))["next"]
+        assert step["truncated"].item() == (count == 5)
+        assert not step["terminated"].any()
+        td = step.exclude("reward")
+
+
+def test_a_partial_reset_leaves_the_other_copies_alone():
+    env = make(num_envs=4)
+    td = env.reset()
+    before = env.get_state()["task"]
+    mask = torch.tensor([False, True, False, True]).unsqueeze(-1)
+    after = env.reset(td.clone().set("_reset", mask))
+    kept = [0, 2]
+    assert torch.equal(after["observation"][kept], td["observation"][kept])
+    assert torch.equal(env.physics.state.qpos[kept], before["qpos"][kept])
+    assert not torch.equal(after["observation"][[1, 3]], td["observation"][[1, 3]])
+
+
+def test_the_same_seed_repeats_a_run_and_a_saved_state_goes_on_bit_for_bit():
+    runs, actions = [], torch.rand(12, 4, 12) - 0.5
+    for _ in range(2):
+        env = make(seed=3)
+        td = env.reset()
+        steps = []
+        for number, action in enumerate(actions):
+            if number == 6:
+                state = env.get_state()
+            step, td = advance(env, td, action)
+            steps.append(step["next"])
+        runs.append(torch.stack(steps))
+    assert torch.equal(runs[0]["observation"], runs[1]["observation"])
+    other = make(seed=99)
+    other.set_state(state)
+    td = other.reset()
+    for number in range(6, 12):
+        step, td = advance(other, td, actions[number])
+        assert torch.equal(step["next", "observation"], runs[0]["observation"][number])
+        assert torch.equal(step["next", "reward"], runs[0]["reward"][number])
+
+
+def test_an_action_that_is_not_finite_is_an_error():
+    env = make(num_envs=3)
+    td = env.reset()
+    action = torch.zeros(3, 12)
+    action[1, 4] = torch.nan
+    with pytest.raises(NonFiniteError, match="humanoid/planar: the action of env 1 is not finite"):
+        env.step(td.set("action", action))
+
+
+def test_a_copy_whose_physics_breaks_down_terminates_alone_and_is_counted():
+    env = make(num_envs=3)
+    td = env.reset()
+    env.physics.state.qvel[2] = torch.nan
+    step = env.step(td.set("action", torch.zeros(3, 12)))["next"]
+    assert step["terminated"].flatten().tolist() == [False, False, True]
+    assert step["reward"][2] == 0
+    assert step["observation"].isfinite().all()
+    assert env.num_diverged == 1
+    disabled = env.physics.model.opt.disableflags
+    assert disabled & mujoco.mjtDisableBit.mjDSBL_AUTORESET.value
+
+
+def test_physics_that_breaks_down_again_and_again_is_an_error(monkeypatch):
+    env = make(num_envs=4)
+    td, step = env.reset(), env.physics.step
+    turns = iter([True, False] * 6)
+
+    def broken(control: torch.Tensor) -> None:
+        if next(turns):
+            raise PhysicsError([0, 1], "mjWARN_BADQACC")
+        step(control)
+
+    monkeypatch.setattr(env.physics, "step", broken)
+    action = torch.zeros(4, 12)
+    for _ in range(5):
+        _, td = advance(env, td, action)
+    with pytest.raises(NonFiniteError, match=r"broke down 12 times in 24 steps, last in env 0, 1 \(mjWARN_BADQACC\)"):
+        advance(env, td, action)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "humanoid/dog"}, "task must be one of humanoid/full, humanoid/planar"),
+        ({"conditioning": "hands"}, "conditioning must be one of full, root_hands, root, got 'hands'"),
+        ({"critic_goal": "none"}, 'critic_goal must be "full" or "masked", got \'none\''),
+        ({"distance": "median"}, "distance must be one of farthest, mean, got 'median'"),
+        ({"max_distance": 0.0}, "max_distance must be positive, got 0"),
+        ({"action_unit": 0.0}, "action_unit must be above 0 and at most 1, got 0"),
+        ({"power_coeff": -1.0}, "power_coeff must not be negative, got -1"),
+        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
+        ({"cycles": 0}, "cycles must be at least 1, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+def test_motions_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(MotionError, match="neither a file nor a folder"):
+        make(motions=str(tmp_path / "nowhere"))
+
+
+def test_an_action_of_the_wrong_shape_is_refused():
+    env = make()
+    with pytest.raises(ValueError, match=r"shape \[4, 12\] \[num_envs, action_dim\], got \[4, 3\]"):
+        env.advance(torch.zeros(4, 3))
+
+
+POLICIES = {"fpo": FLOW, "ppo": (*SMALL, "actor=gaussian", "loss=ppo", "actor.hidden_sizes=[8]")}
+
+
+@pytest.mark.parametrize("critic_goal", ["full", "masked"])
+@pytest.mark.parametrize("conditioning", ["full", "root_hands", "root"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_hidden_feature_reaches_the_actor_and_the_critic_sees_what_it_is_told_to(policy, conditioning, critic_goal):
+    """Whatever is written into the hidden features, NaN included, the action is the same bit for bit."""
+    env = make(num_envs=6, conditioning=conditioning, critic_goal=critic_goal)
+    agent = build_agent(compose("env=humanoid", f"task={PLANAR}", *POLICIES[policy]), env)
+    assert agent.normalizer is not None
+    observation = env.reset()["observation"]
+    agent.normalizer.update(torch.randn(64, 583))
+    visible = torch.cat([torch.ones(223, dtype=torch.bool), goal_mask(env.skeleton, conditioning)])
+    changed = observation.masked_fill(~visible, torch.nan)
+    for entry in (~visible).nonzero().flatten()[::7].tolist():
+        changed[:, entry] = 1e6
+
+    def answers(seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        td = TensorDict(observation=seen, batch_size=6)
+        with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+            return agent.actor(td)["action"], agent.critic(td)["state_value"]
+
+    (action, value), (other_action, other_value) = answers(observation), answers(changed)
+    assert torch.equal(action, other_action)
+    blind = conditioning == "full" or critic_goal == "masked"
+    assert torch.equal(value, other_value) == blind
+    shown = observation.clone()
+    shown[:, visible.nonzero().flatten()[-1]] += 0.5
+    assert not torch.equal(action, answers(shown)[0])
