@@ -39,6 +39,37 @@ def test_the_ppo_tutorial_trains_with_a_flow_policy(capsys):
     assert all(reward > 0 for reward in rewards)  # the task pays about 9 for each step upright
 
 
+def test_with_an_lstm_before_the_flow_it_remembers():
+    pays = load("recurrent").train(num_batches=11)
+    assert pays[-1] > 0.85  # 0.75 is the best that a policy without memory can do
+
+
+def test_pixels_are_understood():
+    rewards = load("pixels").train(num_batches=12, num_envs=256)
+    assert max(rewards[-3:]) > 0.78  # the middle of the picture, always, is worth 0.73
+
+
+def test_nested_observations_are_learnt_from():
+    rewards = load("nested_observations").train(num_batches=5)
+    assert rewards[-1] > rewards[0] + 0.1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_environment_of_ones_own_is_a_task_by_name():
+    rewards = load("own_gym_env").train(total_frames=4800)
+    assert len(rewards) == 3
+    assert rewards[-1] > rewards[0]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_agents_learn_together(capsys):
+    pytest.importorskip("vmas")
+    agents = load("agents")
+    rewards = agents.train(num_batches=2, num_envs=10, max_steps=10)
+    assert len(rewards) == 2
+    assert all(abs(reward) < 10 for reward in rewards)
+
+
 class TestActionChunks:
     def test_the_transformer_treats_every_action_of_a_batch_on_its_own(self):
         chunks = load("action_chunks")
