@@ -3,6 +3,7 @@
 # make gridworld   trains FPO and a Gaussian on GridWorld and draws both; LAYOUT=cshape chooses another of its worlds
 # make slurm   installs SLURM on this Debian or Ubuntu machine, for make test ARGS="-m slurm"
 # make check   runs linter, formatter and type checker
+# make docs    builds the documentation into site/; a broken link or reference is an error
 # Each command creates .venv and installs what it needs first.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 LAYOUT ?= two_walls
 
-.PHONY: train gridworld test slurm check install clean
+.PHONY: train gridworld test slurm check docs install clean
 
 train: install
 	$(BIN)/fpo-train $(ARGS)
@@ -36,6 +37,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: install
+	$(BIN)/mkdocs build --strict
 
 install: $(VENV)/installed
 
