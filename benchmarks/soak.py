@@ -11,6 +11,7 @@ traceback, an end without a message.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import multiprocessing
@@ -24,6 +25,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from omegaconf import OmegaConf
 
 from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.checkpoint import DamagedError, verify
 from fpo_torchrl.cli import EXIT_CHECKPOINT, friendly_errors
 from fpo_torchrl.files import write_json
 from fpo_torchrl.loggers import read_metrics
@@ -42,9 +45,9 @@ SMALL = (
     *("final_eval_episodes=2", "critic.hidden_sizes=[8]", "actor.velocity_net.hidden_sizes=[8]"),
     *("actor.solver.num_steps=2", "actor.num_mc_samples=2", "env.max_episode_steps=7", "trainer.frames_per_batch=64"),
     *("trainer.num_epochs=1", "trainer.minibatch_size=64", "checkpoint_interval_frames=64", "resume=auto"),
-    *("total_frames=1920", "eval_interval_frames=640"),
+    *("total_frames=1280", "eval_interval_frames=640"),
 )
-"""Thirty short iterations, each with a checkpoint."""
+"""Twenty short iterations, each with a checkpoint."""
 TIMES = ("collect_s", "update_s", "frames_per_s")
 STATE = re.compile(r"components/\d+-(actor|critic|optimizer|trainer)/")
 CAP_DAC_OVERRIDE, CAPABILITY_VERSION = 1, 0x20080522
@@ -98,13 +101,28 @@ def obey_permissions() -> None:
     assert libc.capset(header, sets) == 0
 
 
-def state_of(run_dir: Path) -> str:
-    """The hash of everything in the newest checkpoint that decides how the run goes on, but for unused generators."""
+def state_of(checkpoint: Path) -> str:
+    """The hash of everything in a checkpoint that decides how the run goes on, but for random numbers."""
     digest = hashlib.sha256()
-    with zipfile.ZipFile(newest(run_dir)) as archive:
+    with zipfile.ZipFile(checkpoint) as archive:
         for name in sorted(filter(STATE.match, archive.namelist())):
             digest.update(archive.read(name))
     return digest.hexdigest()
+
+
+def frames_of(checkpoint: Path) -> int:
+    """The frame that a checkpoint is of."""
+    return int(checkpoint.stem.partition("-")[2])
+
+
+def whole_checkpoints(run_dir: Path) -> list[Path]:
+    """Those that can be resumed from."""
+    whole = []
+    for path in (run_dir / "checkpoints").glob("checkpoint-*"):
+        with contextlib.suppress(DamagedError):
+            verify(path)
+            whole.append(path)
+    return whole
 
 
 def rows_of(run_dir: Path) -> list[dict[str, float]]:
@@ -117,10 +135,11 @@ class Soak:
     """Runs that are started, killed and broken, and what was seen.
 
     Args:
-        work: an empty directory. seed: of the moments and faults. max_s: the longest that a start is left alone.
+        work: an empty directory. seed: of the moments and faults.
+        max_s: the longest that a run trains before it is killed; some are killed before that, while they start.
     """
 
-    def __init__(self, work: Path, *, seed: int = 0, max_s: float = 3.0) -> None:
+    def __init__(self, work: Path, *, seed: int = 0, max_s: float = 2.0) -> None:
         self.work, self.max_s = work, max_s
         self.draw = random.Random(seed)
         self.context = multiprocessing.get_context("forkserver")
@@ -130,31 +149,35 @@ class Soak:
         self.count: Counter[str] = Counter()
         self.codes: dict[str, Counter[int]] = {}
         self.wrong: list[str] = []
-        self.reference = self.directory("undisturbed")
-        self.start(self.reference, KILLED, alone_s=600)
-        self.rows, self.state = rows_of(self.reference), state_of(self.reference)
-        self.count.clear()
-        self.codes.clear()
+        undisturbed = work / "undisturbed"
+        undisturbed.mkdir()
+        self.launch(undisturbed, keep_checkpoints=1000).join()
+        self.rows = rows_of(undisturbed)
+        self.states = {frames_of(path): state_of(path) for path in whole_checkpoints(undisturbed)}
 
-    def directory(self, name: str) -> Path:
-        """A new directory for a run."""
-        path = self.work / name
-        path.mkdir()
-        return path
-
-    def start(self, run_dir: Path, fault: str, alone_s: float) -> int:
-        """Train until it ends, or is killed after ``alone_s``; returns the exit code and checks what it left."""
-        config = OmegaConf.merge(self.config, {"run_dir": str(run_dir)})
+    def launch(self, run_dir: Path, *, max_file_bytes: int | None = None, **changes: Any) -> BaseProcess:
+        """Begin to train in a directory, and return once that has begun, or ended, or by chance before."""
+        config = OmegaConf.to_yaml(OmegaConf.merge(self.config, {"run_dir": str(run_dir), **changes}))
         log = run_dir.with_suffix(".log")
-        limit = self.draw.randrange(60_000) if fault == FULL_DISK else None
-        process = self.context.Process(target=train, args=(OmegaConf.to_yaml(config), str(log), limit))
+        log.write_text("")
+        process = self.context.Process(target=train, args=(config, str(log), max_file_bytes))
         process.start()
+        while process.is_alive() and "run directory" not in log.read_text() and self.draw.random() > 0.002:
+            time.sleep(0.01)
+        return process
+
+    def start(self, run_dir: Path, fault: str) -> int:
+        """Train until it ends or is killed; returns the exit code and checks what was said."""
+        limit = self.draw.randrange(60_000) if fault == FULL_DISK else None
+        process = self.launch(run_dir, max_file_bytes=limit)
+        if fault != FULL_DISK:
+            process.join(self.draw.uniform(0, self.max_s))
         if fault == NO_PERMISSION:
-            process.join(alone_s)
             for path in (run_dir, run_dir / "checkpoints"):
                 if path.exists():
                     path.chmod(0o500)
-        process.join(120 if fault in (FULL_DISK, NO_PERMISSION) else alone_s)
+        if fault != KILLED:
+            process.join(120)
         process.kill()
         process.join()
         for path in (run_dir, run_dir / "checkpoints"):
@@ -164,10 +187,9 @@ class Soak:
         assert code is not None
         self.count[fault] += 1
         self.codes.setdefault(fault, Counter())[code] += 1
-        self.count["half-written files that a kill left"] += len(
-            [*run_dir.rglob("*.partial"), *run_dir.rglob(".check*")]
-        )
-        self.check_message(log.read_text(), code, fault)
+        remains = [*run_dir.glob("*.partial"), *run_dir.glob("checkpoints/.check*")]
+        self.count["half-written files left behind"] += len(remains)
+        self.check_message(run_dir.with_suffix(".log").read_text(), code, fault)
         return code
 
     def blame(self, what: str) -> None:
@@ -182,37 +204,37 @@ class Soak:
         elif code not in (0, -9, EXIT_CHECKPOINT):
             self.blame(f"{fault}: exit code {code}")
 
-    def check_rows(self, run_dir: Path, fault: str) -> None:
-        """No row up to the newest whole checkpoint is lost or another one."""
-        frames = [int(path.stem.partition("-")[2]) for path in (run_dir / "checkpoints").glob("checkpoint-*")]
-        expected = [row for row in self.rows if row["frames"] <= max(frames, default=0)]
+    def has_rows(self, run_dir: Path, frames: int) -> bool:
+        """Whether the metrics up to ``frames`` are those of the undisturbed run."""
+        expected = [row for row in self.rows if row["frames"] <= frames]
         try:
-            found = rows_of(run_dir) if expected else []
-        except (ConfigError, OSError) as error:
-            self.blame(f"{fault}: {error}")
-        else:
-            if found[: len(expected)] != expected:
-                self.blame(f"{fault}: rows up to frame {max(frames)} are not those of the undisturbed run")
+            return not expected or rows_of(run_dir)[: len(expected)] == expected
+        except (ConfigError, OSError):
+            return False
 
     def story(self, number: int, enough: Callable[[], bool]) -> None:
         """Start one run again and again until it has reached its end, or ``enough``."""
-        run_dir = self.directory(f"run{number}")
-        damage = None
-        while not enough():
+        run_dir = self.work / f"run{number}"
+        run_dir.mkdir()
+        metrics_are_damaged, code = False, 1
+        while code != 0 and not enough():
             fault = self.draw.choices([KILLED, FULL_DISK, NO_PERMISSION], [8, 1, 1])[0]
-            code = self.start(run_dir, fault, alone_s=self.draw.uniform(0, self.max_s))
-            if code == 0:
-                self.count["runs that reached their end"] += 1
-                if state_of(run_dir) != self.state or rows_of(run_dir) != self.rows:
-                    self.blame(f"run {number} ended with another state or other rows")
-                break
-            if damage is None or not damage.startswith("metrics"):
-                self.check_rows(run_dir, fault)
-            damage = None
-            if len([*(run_dir / "checkpoints").glob("checkpoint-*")]) == 2 and self.draw.random() < 0.3:
+            code = self.start(run_dir, fault)
+            whole = whole_checkpoints(run_dir)
+            for path in whole:
+                if state_of(path) != self.states[frames_of(path)]:
+                    self.blame(f"{fault}: {path.name} holds another state than the undisturbed run's")
+            frames = max(map(frames_of, whole), default=0)
+            if self.has_rows(run_dir, frames):
+                metrics_are_damaged = False
+            elif not metrics_are_damaged:  # if they are, this start was killed before it had repaired them
+                self.blame(f"{fault}: rows up to frame {frames} are not those of the undisturbed run")
+            if len(whole) == 2 and self.draw.random() < 0.5:
                 damage = self.draw.choice([*DAMAGES])
                 DAMAGES[damage](run_dir, self.draw)
+                metrics_are_damaged |= damage.startswith("metrics")
                 self.count[damage] += 1
+        self.count["runs that reached their end"] += code == 0
         shutil.rmtree(run_dir)
 
     def report(self) -> dict[str, Any]:
@@ -236,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and faults; default %(default)s")
-    parser.add_argument("--max-s", type=float, default=3.0, help="longest time before a kill; default %(default)s")
+    parser.add_argument("--max-s", type=float, default=2.0, help="longest time to a kill; default %(default)s")
     parser.add_argument("--work", type=Path, default=Path("runs/soak"), help="an empty or new directory")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/soak.json"))
     arguments = parser.parse_args()

@@ -135,7 +135,7 @@ SUPPLIED: dict[str, set[str]] = {
     },
     "advantage": {"critic"},
     "optim": {"actor_parameters", "critic_parameters"},
-    "trainer": {"env", "actor", "loss", "advantage", "optimizer", "normalizer", "total_frames"},
+    "trainer": {"env", "actor", "loss", "advantage", "optimizer", "normalizer", "total_frames", "processes"},
 }
 """By group, parameters that are no settings: objects and sizes passed in while building, and those that a run fixes."""
 

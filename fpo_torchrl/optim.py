@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -58,10 +58,18 @@ class AgentOptimizer(torch.optim.Adam):
         for group, own in zip(self.param_groups, settings, strict=True):
             group.update(own)
 
-    def descend(self, loss: Tensor) -> dict[str, Tensor]:
-        """Backward pass, norm limits and one step; returns the gradient norms before limiting."""
+    def descend(
+        self, loss: Tensor, average: Callable[[Sequence[Tensor]], None] = lambda gradients: None
+    ) -> dict[str, Tensor]:
+        """Backward pass, norm limits and one step; returns the gradient norms before limiting.
+
+        Args:
+            loss: scalar. average: changes the gradients in place before their norms are taken, to their means over
+                processes.
+        """
         self.zero_grad(set_to_none=True)
         loss.backward()
+        average([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None])
         norms = {}
         for (name, limit), group in zip(self.limits.items(), self.param_groups, strict=True):
             norm = nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])

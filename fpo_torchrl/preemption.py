@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from types import FrameType, TracebackType
 from typing import Any
@@ -77,6 +77,17 @@ class StopOnSignal:
             self.received = signal.Signals(number)
             with contextlib.suppress(OSError):  # print() could find its buffer in use
                 os.write(2, f"\n{self.received.name}: the run stops after this iteration\n".encode())
+
+    def agree(self, largest: Callable[[int], int]) -> bool:
+        """Whether to stop here, which processes that train together decide together.
+
+        Args:
+            largest: of the numbers that the processes give it.
+        """
+        number = largest(self.received or 0)
+        if number:
+            self.received = signal.Signals(number)
+        return number > 0
 
     def check(self) -> None:
         """Stop here if a signal came.

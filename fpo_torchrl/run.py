@@ -16,19 +16,20 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from torchrl.checkpoint import GlobalRNGState
 from tqdm import tqdm
 
-from fpo_torchrl.builders import Agent, ConfigError, build, build_agent
+from fpo_torchrl.builders import ConfigError, build
 from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
 from fpo_torchrl.config import RunConfig, check_run
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
 from fpo_torchrl.files import write_json, write_whole
+from fpo_torchrl.follow import build_trainer, lead
 from fpo_torchrl.health import Watch
 from fpo_torchrl.loggers import MetricsCSV, build_logger
+from fpo_torchrl.parallel import Processes
 from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import recorded
 from fpo_torchrl.run_directory import held, new_run_dir
-from fpo_torchrl.trainer import Trainer
 
 FIXED_ON_RESUME = ("task", "seed", "experiment", "run_dir")
 """What makes a run another one."""
@@ -61,6 +62,7 @@ class Run:
         self.eval_interval = cfg.eval_interval_frames or max(1, cfg.total_frames // 10)
         self.checkpoint_interval = cfg.checkpoint_interval_frames or self.eval_interval
         self.metrics = MetricsCSV(run_dir / "metrics.csv", keep=False)
+        self.processes = Processes()
         self._build()
         if resume:
             self._load(self.checkpointer.newest_whole())
@@ -79,13 +81,7 @@ class Run:
     def _build(self) -> None:
         """Everything that trains, as it is before the first iteration."""
         cfg = self.cfg
-        torch.manual_seed(cfg.seed)
-        tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-        self.env = self._make_env(cfg.num_envs, cfg.seed)
-        self.agent: Agent = build_agent(tree, self.env)
-        self.trainer: Trainer = build(
-            tree["trainer"], "trainer", env=self.env, total_frames=cfg.total_frames, **vars(self.agent)
-        )
+        self.agent, self.trainer = build_trainer(cfg, self.processes)
         self.checkpointer = Checkpointer(
             self.run_dir,
             keep_last=cfg.keep_checkpoints,
@@ -122,6 +118,8 @@ class Run:
         if not self.trainer.can_restore_env:
             print(
                 f"{self.cfg.task}: its simulator's state cannot be restored, episodes start afresh; the rest is exact"
+                if self.processes.size == 1
+                else f"{self.processes.size} processes: episodes and random numbers start afresh; the rest is exact"
             )
 
     def train(self) -> dict[str, Evaluation]:
@@ -146,7 +144,7 @@ class Run:
         """Go back to the newest checkpoint, or to the start, with smaller steps."""
         lr_scale = self.trainer.lr_scale * self.cfg.nan_lr_factor
         print(f"{error}\nrolling back, with {lr_scale:.3g} times the step sizes of the config")
-        self.env.close()
+        self.trainer.env.close()
         newest = self.checkpointer.newest_whole()
         self._build()
         if newest is not None:
@@ -158,6 +156,7 @@ class Run:
 
     def _train(self) -> None:
         cfg, trainer = self.cfg, self.trainer
+        lead(cfg, self.agent, trainer, self.processes)
         print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames; run directory {self.run_dir}")
         bar = tqdm(
             total=-(-cfg.total_frames // trainer.frames_per_batch) * trainer.frames_per_batch,
@@ -181,9 +180,11 @@ class Run:
                 self.log(metrics)
                 for finding in self.watch.new(self.metrics.rows):
                     bar.write(f"warning: {finding}")
-                if self._is_due(self.checkpoint_interval) or self.stop.received is not None:
+                stops = self.stop.agree(self.processes.largest)
+                if stops or self._is_due(self.checkpoint_interval):
                     self.checkpointer.save(trainer.frames)
-                self.stop.check()
+                if stops:
+                    self.stop.check()
                 finished = f"{metrics['return']:.1f}" if metrics["episodes"] else "(no episode over yet)"
                 ratio = f", ratio {metrics['ratio']:.4f}" if "ratio" in metrics else ""
                 reward = f"reward per step {metrics['reward']:.3f}"

@@ -13,6 +13,10 @@ from omegaconf import DictConfig
 from fpo_torchrl.auto_resume import AUTO, ensure_trained
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import register_schemas
+from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.follow import follow
+from fpo_torchrl.parallel import joined
+from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.run import resume_run, start_run
 
 register_schemas()
@@ -30,14 +34,25 @@ def _train(cfg: DictConfig) -> float:
 
 
 def main() -> None:
-    """Train as the command line says."""
-    arguments = sys.argv[1:]
-    with friendly_errors():
-        resumes = any(a.startswith("resume=") and a != f"resume={AUTO}" for a in arguments)
-        if resumes and not any(argument.startswith("-") for argument in arguments):
-            resume_run(arguments).train()  # of the run's own config: nothing to compose
-        else:
-            _train()
+    """Train as the command line says; started by ``torchrun``, together with the other processes."""
+    with friendly_errors(), joined() as processes:
+        if processes.rank > 0:
+            follow(processes)
+            return
+        try:
+            _start(sys.argv[1:])
+        except (NonFiniteError, Preempted) as error:
+            processes.tell(error.signal if isinstance(error, Preempted) else None)
+            raise
+        processes.tell(None)
+
+
+def _start(arguments: list[str]) -> None:
+    resumes = any(a.startswith("resume=") and a != f"resume={AUTO}" for a in arguments)
+    if resumes and not any(argument.startswith("-") for argument in arguments):
+        resume_run(arguments).train()  # of the run's own config: nothing to compose
+    else:
+        _train()
 
 
 if __name__ == "__main__":

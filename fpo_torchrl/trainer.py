@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.chain import encode, flow_policy
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
+from fpo_torchrl.parallel import Processes
 from fpo_torchrl.tracking import EpisodeTracker, describe, summarize
 
 RECURRENT = (GRUModule, LSTMModule)
@@ -59,6 +61,8 @@ class Trainer:
         compile (bool): compile loss and gradient with ``torch.compile``, on a GPU into CUDA graphs. The first gradient
             step then takes minutes. Values and gradients agree with uncompiled ones to rounding, but a loss that draws
             random numbers, as PPO's does for the entropy of a squashed Gaussian, draws others.
+        processes: those that train together, each with an equal share of environments, batch and minibatch (the sizes
+            above are of all); advantages are then normalised over all of them. Default this one alone.
 
     Raises:
         ValueError: for sizes that do not fit together. NonFiniteError: while iterating, for a NaN or
@@ -84,8 +88,10 @@ class Trainer:
         critic_warmup_frames: int = 0,
         anneal_lr: bool = False,
         compile: bool = False,
+        processes: Processes | None = None,
     ) -> None:
-        num_envs = env.batch_size.numel()
+        processes = processes if processes is not None else Processes()
+        num_envs = env.batch_size.numel() * processes.size
         positive = {"total_frames": total_frames, "num_epochs": num_epochs, "minibatch_size": minibatch_size}
         for name, value in {**positive, "frames_per_batch": frames_per_batch, "unroll_length": unroll_length}.items():
             if value is not None and value < 1:
@@ -100,6 +106,7 @@ class Trainer:
                 f"for example {max(1, round(frames_per_batch / num_envs)) * num_envs}"
             )
         steps = frames_per_batch // num_envs
+        minibatch_size = processes.share("minibatch_size", minibatch_size)
         unroll_length = unroll_length if unroll_length is not None else steps
         if steps % unroll_length:
             raise ValueError(f"unroll_length must divide the {steps} steps per batch, got {unroll_length}")
@@ -122,6 +129,10 @@ class Trainer:
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self.advantage_every, self.unroll_length = advantage_every, unroll_length
         self.critic_warmup_frames, self._descended = critic_warmup_frames, "loss_"
+        self.processes = processes
+        self.standardizes = processes.size > 1 and bool(getattr(loss, "normalize_advantage", False))
+        if self.standardizes:  # over the minibatches of all processes, where the loss sees one
+            loss.normalize_advantage = False
         self.redraws_pairs = redraw_pairs and isinstance(flow_policy(actor), FlowActor)
         self.anneal_lr, self.compile = anneal_lr, compile
         self._evaluate = compiled(self._total_loss, device=env.device) if compile else self._total_loss
@@ -138,27 +149,27 @@ class Trainer:
         while self.frames < self.total_frames:
             started = time.perf_counter()
             batch = next(batches)
-            check_finite(batch, first_frame=self.frames)
+            self.processes.check(functools.partial(check_finite, batch, first_frame=self.frames))
             collected = time.perf_counter()
             metrics = self.learn(batch)
-            self.frames += batch.numel()
-            self.tracker.update(batch["next", "reward"], batch["next", "done"])
+            self.frames += self.frames_per_batch
+            self.tracker.update(*(self.processes.gather(batch["next", name]) for name in ("reward", "done")))
             finished = time.perf_counter()
             yield {
                 "frames": self.frames,
                 "return": self.tracker.mean_return,
                 "episodes": self.tracker.num_episodes,
-                **describe(batch, self.env.action_spec),
+                **self.processes.reduce(describe(batch, self.env.action_spec)),
                 **metrics,
                 "collect_s": collected - started,
                 "update_s": finished - collected,
-                "frames_per_s": batch.numel() / (finished - started),
+                "frames_per_s": self.frames_per_batch / (finished - started),
             }
 
     def start(self) -> Collector:
         """Build the collector, which resets the environment, or continues it after :meth:`load_state_dict`."""
         if self._collector is None:
-            self._collector = make_collector(self.env, self.actor, self.frames_per_batch)
+            self._collector = make_collector(self.env, self.actor, self.frames_per_batch // self.processes.size)
         return self._collector
 
     def learn(self, batch: TensorDictBase) -> dict[str, float]:
@@ -169,7 +180,7 @@ class Trainer:
         self._descended = "loss_critic" if self.frames < self.critic_warmup_frames else "loss_"
         behaviour = copy.deepcopy(self.actor) if self.redraws_pairs else None
         if self.normalizer is not None and self.normalizer.as_released:
-            self.normalizer.update(batch["observation"])
+            self.normalizer.update(self.processes.gather(batch["observation"]))
         history = []
         for epoch in range(self.num_epochs):
             if behaviour is not None and epoch > 0:
@@ -178,10 +189,12 @@ class Trainer:
             if self.advantage_every == "epoch" or (self.advantage_every == "batch" and epoch == 0):
                 self.advantage(batch)
             for minibatch in self._minibatches(batch):
+                if self.standardizes:
+                    minibatch["advantage"] = self.processes.standardize(minibatch["advantage"])
                 total, losses = self._evaluate(minibatch)
-                norms = self.optimizer.descend(total)
+                norms = self.optimizer.descend(total, self.processes.average)
                 history.append(losses.update(norms))
-        metrics = summarize(history)
+        metrics = self.processes.reduce(summarize(history))
         if not all(map(math.isfinite, metrics.values())):
             names = [name for name, value in metrics.items() if not math.isfinite(value)]
             raise NonFiniteError(
@@ -189,7 +202,7 @@ class Trainer:
                 "lost, the last checkpoint is not: resume from it with a smaller optim.lr or a tighter trust region"
             )
         if self.normalizer is not None and not self.normalizer.as_released:
-            self.normalizer.update(batch["observation"])
+            self.normalizer.update(self.processes.gather(batch["observation"]))
         return metrics
 
     def _total_loss(self, minibatch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
@@ -227,18 +240,22 @@ class Trainer:
         """
         if self._collector is not None:
             raise RuntimeError("load the state before training starts: this trainer's collector is running already")
-        if "env" in state:
+        restores_env = "env" in state and self.can_restore_env
+        if restores_env:
             self.env.set_state(TensorDict(state["env"]))
         self.frames = int(state["frames"])
         self.lr_scale = float(state.get("lr_scale", 1.0))  # of a checkpoint before there was one
         self.tracker.load_state_dict(state["tracker"])
-        if "env" not in state:
+        if not restores_env:
             self.tracker.restart_episodes()
 
     @property
     def can_restore_env(self) -> bool:
-        """Whether the environment's state goes into a checkpoint; if not, resuming starts fresh episodes."""
-        return hasattr(self.env, "get_state")
+        """Whether the environment's state goes into a checkpoint; if not, resuming starts fresh episodes.
+
+        It does not where several processes have an environment each.
+        """
+        return self.processes.size == 1 and hasattr(self.env, "get_state")
 
 
 def compiled(evaluate: Callable[..., tuple[Tensor, TensorDictBase]], device: torch.device | None) -> Callable[..., Any]:

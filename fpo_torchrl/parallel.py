@@ -1,0 +1,126 @@
+"""Several processes that train one policy, each on its share of the environments, as ``torchrun`` starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.envs.base import NonFiniteError
+
+
+class Processes:
+    """This process among those that train together; alone, it is all of them and every method does nothing.
+
+    Methods that talk to the others must be called by all of them, in the same order. Process 0 leads: it alone writes.
+    """
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.size = dist.get_world_size() if dist.is_initialized() else 1
+
+    def share(self, name: str, total: int) -> int:
+        """What of a number of environments or frames is for this process.
+
+        Raises:
+            ConfigError: if there is no equal share.
+        """
+        if total % self.size:
+            raise ConfigError(
+                f"{name}={total} cannot be shared equally by {self.size} processes: give a multiple of {self.size}"
+            )
+        return total // self.size
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their means over the processes, in place and in one message."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def standardize(self, advantage: Tensor) -> Tensor:
+        """Shift and scale the advantages of all processes to mean 0 and standard deviation 1, as ``PPOLoss`` does."""
+        everyone = self.gather(advantage)
+        return (advantage - everyone.mean()) / everyone.std().clamp_min(torch.finfo(torch.float).resolution)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Everyone's tensors of this shape, one after the other along the first dimension."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def reduce(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Metrics of all processes: the least of what is called ``_min``, the largest of ``_max``, else the mean."""
+        if self.size == 1:
+            return metrics
+        rows: list[Any] = [None] * self.size
+        dist.all_gather_object(rows, metrics)
+        columns = {name: [row[name] for row in rows] for name in metrics}
+        return {name: summary(name)(values) for name, values in columns.items()}
+
+    def largest(self, number: int) -> int:
+        """The largest number that any process has."""
+        if self.size == 1:
+            return number
+        numbers: list[Any] = [None] * self.size
+        dist.all_gather_object(numbers, number)
+        return max(numbers)
+
+    def check(self, is_finite: Callable[[], None]) -> None:
+        """Let a check that fails in one process fail in all of them.
+
+        Raises:
+            NonFiniteError: of the check, or that it failed elsewhere.
+        """
+        try:
+            is_finite()
+        except NonFiniteError:
+            self.largest(1)
+            raise
+        if self.largest(0):
+            raise NonFiniteError("another process met a value that is not finite, and says which")
+
+    def tell(self, message: Any) -> Any:
+        """What process 0 gives, in every process."""
+        if self.size == 1:
+            return message
+        box = [message]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+
+def summary(name: str) -> Callable[[list[float]], float]:
+    """How one number is made of several processes' metrics of a name."""
+    if name.endswith("_min"):
+        return min
+    return max if name.endswith("_max") else lambda values: sum(values) / len(values)
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Processes]:
+    """Join the processes that ``torchrun`` started together with this one, if it did; on a machine with GPUs, by NCCL.
+
+    Each then takes the GPU of its number for ``device=cuda``.
+    """
+    if "RANK" not in os.environ or os.environ.get("WORLD_SIZE") == "1":
+        yield Processes()
+        return
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
+    try:
+        yield Processes()
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,149 @@
+"""Two processes that share a batch take the steps that one takes with all of it; one of them writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.loggers import read_metrics
+from fpo_torchrl.parallel import Processes, joined
+from fpo_torchrl.provenance import read_provenance
+
+RUN = (*tiny.CARTPOLE, "trainer.redraw_pairs=false")
+POLICIES = {
+    "fpo": RUN,
+    # without the entropy, which is estimated with random numbers
+    "ppo": (*tiny.SMALL, "task=CartpoleBalance", "actor=gaussian", "loss=ppo", "loss.entropy_coeff=0"),
+}
+
+
+def as_process(rank: int, port: int, log: Path) -> None:
+    """What ``torchrun --nproc-per-node 2`` tells a process."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    torch.set_num_threads(1)
+
+
+def start_pair(function, directory: Path, *arguments) -> list[BaseProcess]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [tiny.start(function, rank, port, directory / f"{rank}.log", *arguments) for rank in range(2)]
+
+
+def finish(processes: list[BaseProcess], directory: Path) -> list[int | None]:
+    for rank, process in enumerate(processes):
+        process.join(150)
+        assert not process.is_alive(), (directory / f"{rank}.log").read_text()
+    return [process.exitcode for process in processes]
+
+
+def learn(directory: Path, overrides: tuple[str, ...], share: slice) -> None:
+    """Two updates from the stored weights with a share of the stored batches; stores the weights."""
+    trainer = tiny.make_trainer(*overrides)
+    trainer.loss.load_state_dict(torch.load(directory / "start"))
+    for batch in torch.load(directory / "batches", weights_only=False):
+        trainer.learn(batch[share])
+    torch.save((trainer.loss.state_dict(), trainer.optimizer.state_dict()), directory / f"end{share.start}")
+
+
+def learn_together(rank: int, port: int, log: Path, directory: Path, overrides: tuple[str, ...]) -> None:
+    as_process(rank, port, log)
+    with joined():
+        learn(directory, (*overrides, "num_envs=4"), slice(4 * rank, 4 * rank + 4))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_two_halves_of_a_batch_are_the_batch(tmp_path, policy):
+    overrides = (*POLICIES[policy], "normalizer=running", "trainer.minibatch_size=64", "trainer.num_epochs=3")
+    overrides = (*overrides, "optim.max_grad_norm=0.01")
+    trainer = tiny.make_trainer(*overrides)
+    torch.save(trainer.loss.state_dict(), tmp_path / "start")
+    batches = iter(trainer.start())
+    torch.save([next(batches).clone() for _ in range(2)], tmp_path / "batches")
+    learn(tmp_path, overrides, slice(0, 8))
+    (tmp_path / "end0").rename(tmp_path / "one")
+    assert finish(start_pair(learn_together, tmp_path, tmp_path, overrides), tmp_path) == [0, 0]
+    one, first, second = (
+        tiny.flat(torch.load(tmp_path / name, weights_only=False)) for name in ("one", "end0", "end4")
+    )
+    begun = tiny.flat(torch.load(tmp_path / "start"))
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(first[key], value, atol=1e-5, rtol=1e-5)
+            assert second[key].equal(first[key]), key
+    moved = [(one[f"0.{key}"] - value).abs().max() for key, value in begun.items() if f"0.{key}" in one]
+    assert max(moved) > 1e-3
+
+
+def fpo_train(rank: int, port: int, log: Path, *overrides: str) -> None:
+    as_process(rank, port, log)
+    tiny.fpo_train(log, *overrides)
+
+
+class TestARun:
+    @pytest.fixture(scope="class")
+    def story(self, tmp_path_factory):
+        """A run of two processes, of which one gets a signal; it is started again and ends."""
+        directory = tmp_path_factory.mktemp("pair")
+        command = (*RUN, "total_frames=1024", f"run_dir={directory}/run", "resume=auto")
+        first = start_pair(fpo_train, directory, *command)
+        deadline = time.monotonic() + 120
+        while not (directory / "run/metrics.csv").exists():
+            assert time.monotonic() < deadline, (directory / "0.log").read_text()
+            assert first[0].is_alive(), (directory / "0.log").read_text()
+            time.sleep(0.01)
+        assert first[1].pid is not None
+        os.kill(first[1].pid, signal.SIGTERM)
+        codes = finish(first, directory)
+        rows = len(read_metrics(directory / "run/metrics.csv"))
+        again = finish(start_pair(fpo_train, directory, *command), directory)
+        return directory, codes, rows, again
+
+    def test_a_signal_to_one_stops_both(self, story):
+        _, codes, rows, again = story
+        assert codes == [75, 75]
+        assert again == [0, 0]
+        assert 0 < rows < 16
+
+    def test_one_of_them_writes(self, story):
+        directory, _, rows, _ = story
+        assert [row["frames"] for row in read_metrics(directory / "run/metrics.csv")] == [
+            64.0 * i for i in range(1, 17)
+        ]
+        assert [it["from_frame"] for it in read_provenance(directory / "run")["starts"]] == [0, 64 * rows]
+        assert (directory / "1.log").read_text() == ""
+        assert "2 processes: episodes and random numbers start afresh" in (directory / "0.log").read_text()
+
+    def test_the_same_command_finds_it_finished(self, story):
+        directory, *_ = story
+        command = (*RUN, "total_frames=1024", f"run_dir={directory}/run", "resume=auto")
+        assert finish(start_pair(fpo_train, directory, *command), directory) == [0, 0]
+        assert "holds the finished run already" in (directory / "0.log").read_text()
+
+
+def test_alone_nothing_is_shared():
+    alone, gradient = Processes(), torch.tensor([2.0])
+    alone.average([gradient])
+    assert gradient == 2
+    assert alone.share("num_envs", 7) == 7
+    assert alone.reduce({"ratio_max": 3.0}) == {"ratio_max": 3.0}
+
+
+def test_what_cannot_be_shared_equally_is_refused():
+    pair = Processes()
+    pair.size = 2
+    with pytest.raises(ConfigError, match="num_envs=7 cannot be shared equally by 2 processes: give a multiple of 2"):
+        pair.share("num_envs", 7)
