@@ -21,11 +21,11 @@ from torch import Tensor
 
 from fpo_torchrl import AntitheticPairs, IndependentPairs, NoiseTarget, VelocityTarget
 from fpo_torchrl.builders import build
+from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.files import write_json
 from fpo_torchrl.modules import FlowActor
 from fpo_torchrl.provenance import origin
-from fpo_torchrl.run import load_run_config
-from fpo_torchrl.trainer import make_collector
+from fpo_torchrl.start import load_run_config
 
 MINIBATCH, NUM_MINIBATCHES = 1024, 4
 PAIRS = {"independent": IndependentPairs(), "antithetic": AntitheticPairs()}

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.config import BOOKKEEPING, flatten
 from fpo_torchrl.provenance import read_provenance
-from fpo_torchrl.run import Run, load_run_config
+from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held
+from fpo_torchrl.start import load_run_config
 
 AUTO = "auto"
 
@@ -34,15 +35,23 @@ def ensure_trained(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
     directory = cfg.run_dir or sweep_dir
     if directory is None:
         raise ConfigError("resume=auto goes on in a directory that you name: give run_dir=")
-    run_dir = Path(directory)
+    run = unfinished_run(cfg, Path(directory))
+    return run.train()["random"].mean if run is not None else final_return(Path(directory))
+
+
+def unfinished_run(cfg: DictConfig, run_dir: Path) -> Run | None:
+    """The run of ``cfg`` in its directory, new or from the newest checkpoint there; None if it has finished.
+
+    Raises:
+        ConfigError: if the directory holds a run with other settings. InUseError: if another process trains in it.
+    """
     with held(run_dir) as hold:
         cfg = saved_settings(cfg, run_dir)
         if is_finished(run_dir, cfg.total_frames):
             print(f"{run_dir} holds the finished run already")
-            return final_return(run_dir)
+            return None
         has_checkpoint = any((run_dir / "checkpoints").glob("checkpoint-*"))
-        run = Run(cfg, run_dir, resume=has_checkpoint, hold=hold)
-    return run.train()["random"].mean
+        return Run(cfg, run_dir, resume=has_checkpoint, hold=hold)
 
 
 def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:

@@ -16,9 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
+from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.files import InUseError, NoLocksError
 from fpo_torchrl.preemption import Preempted, ending_process
-from fpo_torchrl.trainer import NonFiniteError
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 """The errors of a file system that is full or cannot be written to."""

@@ -34,6 +34,8 @@ class RunConfig:
 
     task: str = MISSING
     seed: int = 0
+    num_seeds: int = 1  # agents trained in this process: seed, seed + 1 and so on, each with its own run directory
+    vmap: bool | None = None  # one arithmetic for all of them; null: for flow policies on a GPU
     device: str = "cpu"
     num_envs: int = 128
     total_frames: int = MISSING
@@ -73,7 +75,7 @@ class LoggerConfig:
 
 
 BOOKKEEPING = (
-    *("label", "run_dir", "resume", "progress", "render", "num_threads", "logger"),
+    *("label", "run_dir", "resume", "progress", "render", "num_threads", "logger", "num_seeds", "vmap"),
     *("keep_checkpoints", "checkpoint_interval_frames", "nan_rollbacks", "nan_lr_factor"),
 )
 """Settings that leave the results of a run as they are; those for a NaN let one go on that has none."""

@@ -58,11 +58,11 @@ class Evaluation:
         return {"mean": self.mean, "low": low, "high": high, "policy_s": self.policy_s, "returns": self.returns}
 
 
-def evaluation_table(evaluations: dict[str, Evaluation], task: str) -> str:
-    """The evaluations as a small table of text."""
+def evaluation_table(evaluations: dict[str, Evaluation], task: str, counted: str = "episodes") -> str:
+    """The evaluations as a small table of text; ``counted`` is what a return is of."""
     lines = [
         f"evaluation on {task}",
-        f"  {'start noise':<12} {'mean return':>12}   {'95 % interval of the mean':<26} episodes",
+        f"  {'start noise':<12} {'mean return':>12}   {'95 % interval of the mean':<26} {counted}",
     ]
     for noise, evaluation in evaluations.items():
         low, high = evaluation.interval

@@ -58,17 +58,17 @@ class AgentOptimizer(torch.optim.Adam):
         for group, own in zip(self.param_groups, settings, strict=True):
             group.update(own)
 
-    def descend(
-        self, loss: Tensor, average: Callable[[Sequence[Tensor]], None] = lambda gradients: None
-    ) -> dict[str, Tensor]:
-        """Backward pass, norm limits and one step; returns the gradient norms before limiting.
-
-        Args:
-            loss: scalar. average: changes the gradients in place before their norms are taken, to their means over
-                processes.
-        """
+    def backward(self, loss: Tensor) -> None:
+        """Replace the gradients by those of a scalar."""
         self.zero_grad(set_to_none=True)
         loss.backward()
+
+    def limited_step(self, average: Callable[[Sequence[Tensor]], None] = lambda gradients: None) -> dict[str, Tensor]:
+        """Norm limits and one step with the gradients that are there; returns their norms before limiting.
+
+        Args:
+            average: changes the gradients in place before their norms are taken, to their means over processes.
+        """
         average([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None])
         norms = {}
         for (name, limit), group in zip(self.limits.items(), self.param_groups, strict=True):

@@ -26,8 +26,10 @@ PACKAGES = ("fpo-torchrl", "torch", "torchrl", "tensordict", "mujoco", "numpy", 
 
 
 @contextlib.contextmanager
-def recorded(run_dir: Path, *, device: str, frames: Callable[[], int]) -> Iterator[None]:
-    """Keep ``provenance.json`` of a run up to date while it trains.
+def recorded(
+    run_dir: Path, *, device: str, frames: Callable[[], int]
+) -> Iterator[Callable[[BaseException | None], None]]:
+    """Keep ``provenance.json`` of a run up to date while it trains; gives a function that ends it early.
 
     ``status`` is "running", then "finished", "diverged" (:class:`NonFiniteError`) or "interrupted" (any other
     exception), with ``frames`` and ``error``; a killed process leaves "running". Each start adds an entry to
@@ -42,18 +44,22 @@ def recorded(run_dir: Path, *, device: str, frames: Callable[[], int]) -> Iterat
     content["starts"] = [*content.get("starts", []), {"from_frame": frames(), **origin(device)}]
     write_json(run_dir / FILE, content)
 
-    def end(status: str, error: BaseException | None = None) -> None:
+    def end(error: BaseException | None = None) -> None:
+        if content["status"] != "running":
+            return
+        stopped = "diverged" if isinstance(error, NonFiniteError) else "interrupted"
         message = f"{type(error).__name__}: {error}".rstrip(": ") if error is not None else None
+        status = stopped if error is not None else "finished"
         content.update(status=status, frames=frames(), error=message, ended=now())
         write_json(run_dir / FILE, content)
 
     try:
-        yield
+        yield end
     except BaseException as error:
         with contextlib.suppress(OSError):  # a full disk: what stopped the run is the error to report
-            end("diverged" if isinstance(error, NonFiniteError) else "interrupted", error)
+            end(error)
         raise
-    end("finished")
+    end()
 
 
 def read_provenance(run_dir: Path) -> dict[str, Any]:

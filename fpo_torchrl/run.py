@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torchrl.checkpoint import GlobalRNGState
 from tqdm import tqdm
 
-from fpo_torchrl.builders import ConfigError, build
-from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
-from fpo_torchrl.config import RunConfig, check_run
+from fpo_torchrl.builders import build
+from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.config import check_run
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.follow import build_trainer, lead
-from fpo_torchrl.health import Watch
+from fpo_torchrl.health import Finding, Watch
 from fpo_torchrl.loggers import MetricsCSV, build_logger
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import recorded
-from fpo_torchrl.run_directory import held, new_run_dir
 
-FIXED_ON_RESUME = ("task", "seed", "experiment", "run_dir")
-"""What makes a run another one."""
 EVALUATION_SEED = 10_000
 """Added to the run's seed for evaluation, so that no training episode is evaluated."""
 
@@ -76,7 +69,7 @@ class Run:
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         self.metrics.truncate(self.trainer.frames)
         self.watch = Watch(self.metrics.rows)
-        self._hold = hold.pop_all() if hold is not None else ExitStack()
+        self.hold = hold.pop_all() if hold is not None else ExitStack()
 
     def _build(self) -> None:
         """Everything that trains, as it is before the first iteration."""
@@ -129,7 +122,7 @@ class Run:
             Preempted: on SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, after the iteration and its checkpoint.
             NonFiniteError: for a NaN or infinity, once ``nan_rollbacks`` are used up.
         """
-        with self._hold, self.stop, recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
+        with self.hold, self.stop, recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
             for rollbacks_left in range(self.cfg.nan_rollbacks, -1, -1):
                 try:
                     self._train()
@@ -158,38 +151,41 @@ class Run:
         cfg, trainer = self.cfg, self.trainer
         lead(cfg, self.agent, trainer, self.processes)
         print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames; run directory {self.run_dir}")
-        bar = tqdm(
-            total=-(-cfg.total_frames // trainer.frames_per_batch) * trainer.frames_per_batch,
-            initial=trainer.frames,
-            unit="frames",
-            unit_scale=True,
-            disable=not cfg.progress,
-            file=sys.stdout,
-            mininterval=0.5 if sys.stdout.isatty() else 10,
-            bar_format="{percentage:3.0f}% {n_fmt}/{total_fmt} frames [{rate_fmt}, left {remaining}]{postfix}",
-        )
-        with bar:
+        with progress_bar(self.num_frames, trainer.frames, shown=cfg.progress) as bar:
             for metrics in trainer:
-                if self._is_due(self.eval_interval):
-                    # Training episodes already show the return under random start noise.
-                    evaluation = self.evaluate("zero", cfg.eval_episodes)
-                    low, high = evaluation.interval
-                    metrics |= {"eval_zero": evaluation.mean, "eval_zero_low": low, "eval_zero_high": high}
-                if trainer.lr_scale != 1:
-                    metrics["lr_scale"] = trainer.lr_scale
-                self.log(metrics)
-                for finding in self.watch.new(self.metrics.rows):
+                stopping = self.stop.agree(self.processes.largest)
+                for finding in self.record(metrics, stopping=stopping):
                     bar.write(f"warning: {finding}")
-                stops = self.stop.agree(self.processes.largest)
-                if stops or self._is_due(self.checkpoint_interval):
-                    self.checkpointer.save(trainer.frames)
-                if stops:
+                if stopping:
                     self.stop.check()
                 finished = f"{metrics['return']:.1f}" if metrics["episodes"] else "(no episode over yet)"
                 ratio = f", ratio {metrics['ratio']:.4f}" if "ratio" in metrics else ""
                 reward = f"reward per step {metrics['reward']:.3f}"
                 bar.set_postfix_str(f"return {finished}, {reward}{ratio}", refresh=False)
                 bar.update(trainer.frames - bar.n)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the whole run, in whole batches."""
+        batch = self.trainer.frames_per_batch
+        return -(-self.trainer.total_frames // batch) * batch
+
+    def record(self, metrics: dict[str, float], *, stopping: bool) -> list[Finding]:
+        """Evaluate, log and save an iteration as far as they are due; returns what is new about the run's health.
+
+        If the run is ``stopping``, a checkpoint is due.
+        """
+        if self._is_due(self.eval_interval):
+            # Training episodes already show the return under random start noise.
+            evaluation = self.evaluate("zero", self.cfg.eval_episodes)
+            low, high = evaluation.interval
+            metrics |= {"eval_zero": evaluation.mean, "eval_zero_low": low, "eval_zero_high": high}
+        if self.trainer.lr_scale != 1:
+            metrics["lr_scale"] = self.trainer.lr_scale
+        self.log(metrics)
+        if self._is_due(self.checkpoint_interval) or stopping:
+            self.checkpointer.save(self.trainer.frames)
+        return self.watch.new(self.metrics.rows)
 
     def _is_due(self, interval: int) -> bool:
         """Whether this iteration crossed a multiple of ``interval`` frames, or is the last."""
@@ -232,6 +228,20 @@ class Run:
         return evaluations
 
 
+def progress_bar(num_frames: int, frames: int, *, shown: bool) -> tqdm:
+    """A bar of ``num_frames`` frames that begins at ``frames``."""
+    return tqdm(
+        total=num_frames,
+        initial=frames,
+        unit="frames",
+        unit_scale=True,
+        disable=not shown,
+        file=sys.stdout,
+        mininterval=0.5 if sys.stdout.isatty() else 10,
+        bar_format="{percentage:3.0f}% {n_fmt}/{total_fmt} frames [{rate_fmt}, left {remaining}]{postfix}",
+    )
+
+
 def record_rollout(run: Run, path: Path) -> Path | None:
     """Record one evaluation episode; says so if this machine or task cannot draw."""
     try:
@@ -243,70 +253,3 @@ def record_rollout(run: Run, path: Path) -> Path | None:
     if recorded is None:
         print(f"no rollout.gif: {run.cfg.task} cannot draw itself")
     return recorded
-
-
-def load_run_config(run_dir: str | Path) -> DictConfig:
-    """The resolved config of a run; what the version which wrote it did not have is as by default.
-
-    Raises:
-        CheckpointError: if the directory is not that of a run.
-    """
-    path = Path(run_dir) / "config.yaml"
-    if not path.is_file():
-        raise CheckpointError(f"{run_dir} is not the directory of a run: it has no config.yaml")
-    defaults = {option.name: option.default for option in fields(RunConfig) if option.default is not NO_DEFAULT}
-    cfg = OmegaConf.merge(defaults, OmegaConf.load(path))
-    assert isinstance(cfg, DictConfig)
-    return cfg
-
-
-def start_run(cfg: DictConfig) -> Run:
-    """A new run of ``cfg``, in the directory it names or in a new one, which it holds until it has trained."""
-    if cfg.run_dir is not None and not cfg.run_dir.strip():
-        raise ConfigError(f"run_dir={cfg.run_dir!r} is empty: give a directory")
-    if cfg.run_dir is None:
-        with new_run_dir(cfg) as new, held(new) as hold:
-            return Run(cfg, new, hold=hold)
-    run_dir = Path(cfg.run_dir)
-    with held(run_dir) as hold:
-        if (run_dir / "metrics.csv").exists():
-            raise ConfigError(
-                f"run_dir={run_dir} holds a run already: resume={run_dir} continues it, or choose another"
-            )
-        return Run(cfg, run_dir, hold=hold)
-
-
-def resume_run(overrides: Sequence[str]) -> Run:
-    """The continuation of a run, with single values of its saved config changed.
-
-    Args:
-        overrides: as on the command line; one of them is ``resume=RUN_DIRECTORY``.
-
-    Raises:
-        ConfigError: for a setting that the run does not have, that cannot change, or of another type.
-    """
-    changes = {parsed.key_or_group: parsed.value() for parsed in OverridesParser.create().parse_overrides([*overrides])}
-    run_dir = str(changes.pop("resume") or "")
-    if not run_dir.strip():
-        raise ConfigError(f"resume={run_dir!r} is empty: give a directory")
-    saved = load_run_config(run_dir)
-    for key, value in changes.items():
-        if key in FIXED_ON_RESUME:
-            raise ConfigError(f"{key}={value} cannot change when a run is resumed: start a new run for that")
-        before = OmegaConf.select(saved, key, default=MISSING)
-        if OmegaConf.is_config(before) or "/" in key:
-            raise ConfigError(f"{key}={value}: a resumed run keeps its components; only single values can change")
-        if before == MISSING:
-            raise ConfigError(f"{key} is not a setting of {run_dir}; its config.yaml lists them")
-        if not same_kind(value, before):
-            raise ConfigError(f"{key}={value!r}: expected a {type(before).__name__}, the run has {before!r}")
-        OmegaConf.update(saved, key, value)
-    with held(Path(run_dir)) as hold:
-        return Run(saved, Path(run_dir), resume=True, hold=hold)
-
-
-def same_kind(value: Any, before: Any) -> bool:
-    """Whether a setting that is ``before`` may become ``value``: None fits everywhere, and numbers fit each other."""
-    number = {int: float}
-    kinds = {number.get(type(it), type(it)) for it in (value, before) if it is not None}
-    return len(kinds) < 2

@@ -64,8 +64,9 @@ def remove_remains(run_dir: Path) -> None:
 
 @contextlib.contextmanager
 def new_run_dir(cfg: DictConfig) -> Iterator[Path]:
-    """A new directory named after the time, the task and the seed, taken away again if the run cannot be built."""
-    stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{cfg.task.replace('/', '-')}_seed{cfg.seed}"
+    """A new directory named after the time, the task and the seeds, taken away again if the run cannot be built."""
+    seeds = f"seed{cfg.seed}" if cfg.num_seeds == 1 else f"seeds{cfg.seed}-{cfg.seed + cfg.num_seeds - 1}"
+    stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{cfg.task.replace('/', '-')}_{seeds}"
     for number in itertools.count(1):
         path = Path("runs") / (stem if number == 1 else f"{stem}_{number}")
         with contextlib.suppress(FileExistsError):  # another process may have just taken it

@@ -17,7 +17,8 @@ from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.follow import follow
 from fpo_torchrl.parallel import joined
 from fpo_torchrl.preemption import Preempted
-from fpo_torchrl.run import resume_run, start_run
+from fpo_torchrl.seeds.run import resume, train_seeds
+from fpo_torchrl.start import start_run
 
 register_schemas()
 
@@ -26,10 +27,12 @@ register_schemas()
 def _train(cfg: DictConfig) -> float:
     job = HydraConfig.get()
     sweep_dir = Path(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
+    if cfg.num_seeds != 1 and cfg.resume in (None, AUTO):
+        return train_seeds(cfg, sweep_dir)
     if cfg.resume == AUTO or (cfg.resume is None and sweep_dir is not None):
         return ensure_trained(cfg, sweep_dir)
     if cfg.resume is not None:
-        return resume_run(list(job.overrides.task)).train()["random"].mean
+        return resume(list(job.overrides.task)).train()["random"].mean
     return start_run(cfg).train()["random"].mean
 
 
@@ -50,7 +53,7 @@ def main() -> None:
 def _start(arguments: list[str]) -> None:
     resumes = any(a.startswith("resume=") and a != f"resume={AUTO}" for a in arguments)
     if resumes and not any(argument.startswith("-") for argument in arguments):
-        resume_run(arguments).train()  # of the run's own config: nothing to compose
+        resume(arguments).train()  # of the run's own config: nothing to compose
     else:
         _train()
 

@@ -12,7 +12,7 @@ from torchrl.envs import EnvBase
 
 from fpo_torchrl.builders import build, build_agent
 from fpo_torchrl.checkpoint import Checkpointer
-from fpo_torchrl.run import load_run_config
+from fpo_torchrl.start import load_run_config
 
 
 @dataclass

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,9 @@ from torchrl.modules import GRUModule, LSTMModule
 from torchrl.objectives import LossModule
 
 from fpo_torchrl.advantage import GAE
+from fpo_torchrl.collecting import check_finite, make_collector
 from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.gradient import compiled, total_loss
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.chain import encode, flow_policy
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
@@ -149,22 +151,9 @@ class Trainer:
         while self.frames < self.total_frames:
             started = time.perf_counter()
             batch = next(batches)
-            self.processes.check(functools.partial(check_finite, batch, first_frame=self.frames))
             collected = time.perf_counter()
             metrics = self.learn(batch)
-            self.frames += self.frames_per_batch
-            self.tracker.update(*(self.processes.gather(batch["next", name]) for name in ("reward", "done")))
-            finished = time.perf_counter()
-            yield {
-                "frames": self.frames,
-                "return": self.tracker.mean_return,
-                "episodes": self.tracker.num_episodes,
-                **self.processes.reduce(describe(batch, self.env.action_spec)),
-                **metrics,
-                "collect_s": collected - started,
-                "update_s": finished - collected,
-                "frames_per_s": self.frames_per_batch / (finished - started),
-            }
+            yield self.report(batch, metrics, collect_s=collected - started, update_s=time.perf_counter() - collected)
 
     def start(self) -> Collector:
         """Build the collector, which resets the environment, or continues it after :meth:`load_state_dict`."""
@@ -174,6 +163,23 @@ class Trainer:
 
     def learn(self, batch: TensorDictBase) -> dict[str, float]:
         """Advantage, epochs of gradient steps, and then the normaliser; ``batch`` is ``[num_envs, time]``."""
+        steps, losses = self.gradient_steps(batch), None
+        while True:
+            try:
+                minibatch = steps.send(losses)
+            except StopIteration as end:
+                return end.value
+            total, losses = self._evaluate(minibatch)
+            self.optimizer.backward(total)
+
+    def gradient_steps(
+        self, batch: TensorDictBase
+    ) -> Generator[TensorDictBase, TensorDictBase | None, dict[str, float]]:
+        """:meth:`learn`, with losses and gradients left to the caller; returns the metrics.
+
+        Yields a minibatch, and takes back what the loss reports of it, with the gradient in the weights' ``grad``.
+        """
+        self.processes.check(partial(check_finite, batch, first_frame=self.frames))
         annealed = max(0.0, 1 - self.frames / self.total_frames) if self.anneal_lr else 1.0
         for group, lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
             group["lr"] = lr * annealed * self.lr_scale
@@ -191,9 +197,9 @@ class Trainer:
             for minibatch in self._minibatches(batch):
                 if self.standardizes:
                     minibatch["advantage"] = self.processes.standardize(minibatch["advantage"])
-                total, losses = self._evaluate(minibatch)
-                norms = self.optimizer.descend(total, self.processes.average)
-                history.append(losses.update(norms))
+                losses = yield minibatch
+                assert losses is not None
+                history.append(losses.update(self.optimizer.limited_step(self.processes.average)))
         metrics = self.processes.reduce(summarize(history))
         if not all(map(math.isfinite, metrics.values())):
             names = [name for name, value in metrics.items() if not math.isfinite(value)]
@@ -206,10 +212,24 @@ class Trainer:
         return metrics
 
     def _total_loss(self, minibatch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
-        """The sum of the losses, to descend, and everything that the loss reports, without gradient."""
-        losses = self.loss(minibatch)
-        total = [value for name, value in losses.items() if name.startswith(self._descended)]
-        return torch.stack(total).sum(), losses.detach()
+        return total_loss(self.loss, minibatch, self._descended)
+
+    def report(
+        self, batch: TensorDictBase, metrics: dict[str, float], *, collect_s: float, update_s: float
+    ) -> dict[str, float]:
+        """Count the frames of a ``batch`` that was learnt from; returns all metrics of its iteration."""
+        self.frames += self.frames_per_batch
+        self.tracker.update(*(self.processes.gather(batch["next", name]) for name in ("reward", "done")))
+        return {
+            "frames": self.frames,
+            "return": self.tracker.mean_return,
+            "episodes": self.tracker.num_episodes,
+            **self.processes.reduce(describe(batch, self.env.action_spec)),
+            **metrics,
+            "collect_s": collect_s,
+            "update_s": update_s,
+            "frames_per_s": self.frames_per_batch / (collect_s + update_s),
+        }
 
     def _minibatches(self, batch: TensorDictBase) -> Iterator[TensorDictBase]:
         """One epoch of minibatches in random order: transitions, or windows with their own advantage."""
@@ -256,49 +276,3 @@ class Trainer:
         It does not where several processes have an environment each.
         """
         return self.processes.size == 1 and hasattr(self.env, "get_state")
-
-
-def compiled(evaluate: Callable[..., tuple[Tensor, TensorDictBase]], device: torch.device | None) -> Callable[..., Any]:
-    """``evaluate``, a total loss and its parts, compiled for batches of one size; on a GPU as CUDA graphs."""
-    if device is None or device.type != "cuda":
-        return torch.compile(evaluate, dynamic=False)
-    graphs = torch.compile(evaluate, dynamic=False, mode="reduce-overhead")
-
-    def evaluate_in_graph(minibatch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
-        torch.compiler.cudagraph_mark_step_begin()
-        total, losses = graphs(minibatch)
-        return total, losses.clone()  # the next call writes over what this one returned
-
-    return evaluate_in_graph
-
-
-def make_collector(env: EnvBase, policy: Any, frames_per_batch: int) -> Collector:
-    """An endless TorchRL collector without the bookkeeping that training does not need."""
-    return Collector(
-        env,
-        policy,
-        frames_per_batch=frames_per_batch,
-        total_frames=-1,
-        track_traj_ids=False,
-        trust_policy=True,
-        auto_register_policy_transforms=False,
-    )
-
-
-def check_finite(batch: TensorDictBase, *, first_frame: int = 0) -> None:
-    """Refuse a batch ``[num_envs, time]`` with a NaN or infinite entry, before anything learns from it.
-
-    Raises:
-        NonFiniteError: naming the entry, the environment's index and the step.
-    """
-    names = {"observation": "observation", "action": "action"}
-    names |= {("next", "observation"): "next observation", ("next", "reward"): "reward"}
-    for key, name in names.items():
-        values = batch.get(key, None)
-        if values is None or not values.is_floating_point() or torch.isfinite(values).all():
-            continue
-        env, step = (~torch.isfinite(values)).flatten(2).any(-1).nonzero()[0].tolist()
-        raise NonFiniteError(
-            f"{name} of environment {env} at step {step} of the batch after frame {first_frame} is not finite "
-            f"({values[env, step].tolist()}). Nothing was learnt from this batch; the last checkpoint is intact"
-        )

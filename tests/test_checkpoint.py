@@ -39,7 +39,8 @@ class Parts:
 
     def learn(self) -> None:
         x = torch.randn(4, 3)
-        self.optimizer.descend(self.actor(x).square().sum() + self.critic(x).sum())
+        self.optimizer.backward(self.actor(x).square().sum() + self.critic(x).sum())
+        self.optimizer.limited_step()
 
     def state(self) -> dict:
         parts = {"actor": self.actor, "critic": self.critic, "optimizer": self.optimizer}

@@ -19,7 +19,8 @@ from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.evaluate import EvalConfig, evaluate_run
 from fpo_torchrl.evaluation import Evaluation
 from fpo_torchrl.loggers import read_metrics
-from fpo_torchrl.run import Run, start_run
+from fpo_torchrl.run import Run
+from fpo_torchrl.start import start_run
 
 
 @pytest.fixture(scope="module")

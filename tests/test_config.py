@@ -15,7 +15,7 @@ from torch import nn
 from fpo_torchrl import FlowActor
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.config import SUPPLIED, RunConfig, check_run, schema
-from fpo_torchrl.run import start_run
+from fpo_torchrl.start import start_run
 from fpo_torchrl.train import main
 
 

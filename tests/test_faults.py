@@ -12,7 +12,8 @@ import tiny
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
 from fpo_torchrl.loggers import MetricsCSV, read_metrics
-from fpo_torchrl.run import Run, resume_run, start_run
+from fpo_torchrl.run import Run
+from fpo_torchrl.start import resume_run, start_run
 
 
 @pytest.fixture(scope="module")

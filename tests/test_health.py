@@ -17,7 +17,7 @@ from torchrl.data import Bounded, Unbounded
 from fpo_torchrl import doctor
 from fpo_torchrl.health import CHECKS, Watch, examine
 from fpo_torchrl.loggers import MetricsCSV, read_metrics
-from fpo_torchrl.run import start_run
+from fpo_torchrl.start import start_run
 from fpo_torchrl.tracking import describe
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results"

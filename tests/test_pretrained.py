@@ -12,7 +12,8 @@ from torch import nn
 from fpo_torchrl import CFMLoss
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
-from fpo_torchrl.run import Run, resume_run, start_run
+from fpo_torchrl.run import Run
+from fpo_torchrl.start import resume_run, start_run
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
@@ -31,7 +32,7 @@ def make_run(tmp_path):
 def pretrained(make_run, tmp_path):
     """A checkpoint of an actor alone, after a step of flow matching and a look at some observations."""
     run = make_run("seed=1", name="pretrained")
-    agent, batch = run.agent, run.env.rollout(4)
+    agent, batch = run.agent, run.trainer.env.rollout(4)
     optimizer = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
     CFMLoss(agent.actor)(batch)["loss_cfm"].backward()
     optimizer.step()

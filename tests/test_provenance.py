@@ -16,7 +16,7 @@ import fpo_torchrl
 from fpo_torchrl import provenance
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.provenance import read_provenance, recorded
-from fpo_torchrl.run import resume_run, start_run
+from fpo_torchrl.start import resume_run, start_run
 
 
 @pytest.fixture(autouse=True)

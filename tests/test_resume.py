@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.loggers import read_metrics
-from fpo_torchrl.run import Run, load_run_config, resume_run, start_run
+from fpo_torchrl.run import Run
+from fpo_torchrl.start import load_run_config, resume_run, start_run
 
 LENGTH = ("total_frames=384", "eval_interval_frames=256", "trainer.num_epochs=1")
 """Six iterations, each with a checkpoint."""

@@ -13,7 +13,8 @@ from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.provenance import read_provenance
-from fpo_torchrl.run import Run, load_run_config, resume_run, start_run
+from fpo_torchrl.run import Run
+from fpo_torchrl.start import load_run_config, resume_run, start_run
 
 LR = 1e-3
 BROKEN = ("nan_rollbacks=2", "nan_lr_factor=0.25")
@@ -30,15 +31,15 @@ def breaks(monkeypatch):
 
     def install(first_step: int, largest_lr: float) -> list[float]:
         used: list[float] = []
-        descend = AgentOptimizer.descend
+        backward = AgentOptimizer.backward
 
         def breaking(self, loss):
             lr = self.param_groups[0]["lr"]
             used.append(lr)
             done = max((int(state["step"]) for state in self.state.values()), default=0)
-            return descend(self, loss * torch.nan if done >= first_step and lr > largest_lr else loss)
+            backward(self, loss * torch.nan if done >= first_step and lr > largest_lr else loss)
 
-        monkeypatch.setattr(AgentOptimizer, "descend", breaking)
+        monkeypatch.setattr(AgentOptimizer, "backward", breaking)
         return used
 
     return install

@@ -15,9 +15,11 @@ from torchrl.objectives import PPOLoss
 
 from fpo_torchrl import Euler, FlowActor, FPOLoss, ObservationNormalizer, ValueMLP, VelocityMLP, ZeroNoise
 from fpo_torchrl.advantage import GAE
+from fpo_torchrl.collecting import check_finite
+from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.probe import ProbeEnv
 from fpo_torchrl.optim import AgentOptimizer
-from fpo_torchrl.trainer import NonFiniteError, Trainer, check_finite
+from fpo_torchrl.trainer import Trainer
 
 NUM_ENVS, STEPS = 4, 6
 BATCH = NUM_ENVS * STEPS

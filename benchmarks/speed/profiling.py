@@ -33,7 +33,8 @@ def phases(trainer: Trainer) -> dict[str, float]:
             (actor, "forward", "policy"),
             (trainer, "advantage", "advantage"),
             (loss, "forward", "loss"),
-            (optimizer, "descend", "backward, limits and step"),
+            (optimizer, "backward", "backward"),
+            (optimizer, "limited_step", "limits and step"),
         ):
             stack.enter_context(timed(owner, method, phase, spent))
         metrics = next(iter(trainer))

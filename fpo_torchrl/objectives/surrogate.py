@@ -174,7 +174,8 @@ class FlowPPOLoss(PPOLoss):
                 diagnostics["value_clip_fraction"] = value_clip_fraction
             if explained_variance is not None:
                 diagnostics["explained_variance"] = explained_variance.mean()
-        losses = {key: self._reduce_loss(value, tensordict).squeeze(-1) for key, value in losses.items()}
+        losses = {key: self._reduce_loss(value, tensordict) for key, value in losses.items()}
+        losses = {key: value.squeeze(-1) if value.ndim else value for key, value in losses.items()}  # vmap needs the if
         return TensorDict({**losses, **diagnostics})
 
     @torch.no_grad()

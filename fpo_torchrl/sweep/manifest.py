@@ -103,6 +103,8 @@ def composer() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
         def composed(overrides: Sequence[str]) -> DictConfig:
             cfg = compose("config", [*overrides])
             check_run(cfg)  # pyright: ignore[reportArgumentType]
+            if cfg.num_seeds != 1:
+                raise ConfigError(f"num_seeds={cfg.num_seeds}: a sweep has a run for each seed, give seed=0,1,2")
             return cfg
 
         yield composed

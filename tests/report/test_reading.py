@@ -11,7 +11,7 @@ from recorded import make_run
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.report.runs import differing_settings, read_results, read_run
 from fpo_torchrl.report.tables import Table, decimals_of, duration
-from fpo_torchrl.run import start_run
+from fpo_torchrl.start import start_run
 
 
 class TestReading:

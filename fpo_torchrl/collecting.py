@@ -1,0 +1,44 @@
+"""Batches of experience, and the check that they are finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase
+
+from fpo_torchrl.envs.base import NonFiniteError
+
+
+def make_collector(env: EnvBase, policy: Any, frames_per_batch: int) -> Collector:
+    """An endless TorchRL collector without the bookkeeping that training does not need."""
+    return Collector(
+        env,
+        policy,
+        frames_per_batch=frames_per_batch,
+        total_frames=-1,
+        track_traj_ids=False,
+        trust_policy=True,
+        auto_register_policy_transforms=False,
+    )
+
+
+def check_finite(batch: TensorDictBase, *, first_frame: int = 0) -> None:
+    """Refuse a batch ``[num_envs, time]`` with a NaN or infinite entry, before anything learns from it.
+
+    Raises:
+        NonFiniteError: naming the entry, the environment's index and the step.
+    """
+    names = {"observation": "observation", "action": "action"}
+    names |= {("next", "observation"): "next observation", ("next", "reward"): "reward"}
+    for key, name in names.items():
+        values = batch.get(key, None)
+        if values is None or not values.is_floating_point() or torch.isfinite(values).all():
+            continue
+        env, step = (~torch.isfinite(values)).flatten(2).any(-1).nonzero()[0].tolist()
+        raise NonFiniteError(
+            f"{name} of environment {env} at step {step} of the batch after frame {first_frame} is not finite "
+            f"({values[env, step].tolist()}). Nothing was learnt from this batch; the last checkpoint is intact"
+        )

@@ -1,0 +1,1 @@
+"""Several agents, alike but for their seeds, trained in one process."""

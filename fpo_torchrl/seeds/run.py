@@ -1,0 +1,192 @@
+"""A run for each of several seeds, trained together; each leaves the directory that it would leave alone."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from fpo_torchrl.auto_resume import AUTO, final_return, unfinished_run
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.evaluation import Evaluation, evaluation_table
+from fpo_torchrl.modules.sampler import FlowSampler
+from fpo_torchrl.parallel import Processes
+from fpo_torchrl.preemption import StopOnSignal
+from fpo_torchrl.provenance import recorded
+from fpo_torchrl.run import Run, progress_bar
+from fpo_torchrl.run_directory import new_run_dir
+from fpo_torchrl.seeds.generator import AgentGenerator
+from fpo_torchrl.seeds.stack import Member, why_not
+from fpo_torchrl.seeds.training import train_in_turn, train_together
+from fpo_torchrl.start import resume_in, resumed, start_run
+
+
+class SeedRuns:
+    """Runs that differ in their seeds, trained in one process.
+
+    A run that diverges ends, and the others go on.
+
+    Args:
+        runs: what builds them, one by one: each leaves torch's generators as its training is to find them.
+        vmap (bool): whether the agents share one arithmetic (:func:`train_together`) or take turns
+            (:func:`train_in_turn`); None for what is faster, the first on a GPU and the second on a CPU.
+    """
+
+    def __init__(self, runs: Iterable[Run], *, vmap: bool | None = None) -> None:
+        self.stop = StopOnSignal()
+        self.runs: dict[Member, Run] = {}
+        for run in runs:
+            run.stop = self.stop
+            self.runs[Member(run.trainer, AgentGenerator(run.cfg.device))] = run
+        self.vmap = vmap if vmap is not None else all(map(_gains_from_vmap, self.runs.values()))
+
+    def train(self) -> dict[str, Evaluation]:
+        """Train all to the end; returns the seeds' mean returns in the final evaluations, by start noise.
+
+        Raises:
+            NonFiniteError: once the others have finished, if a run diverged. Preempted: as in :meth:`Run.train`.
+        """
+        diverged: dict[Run, NonFiniteError] = {}
+        evaluations = []
+        with self.stop, contextlib.ExitStack() as records:
+            for run in self.runs.values():
+                records.enter_context(run.hold)
+            ends = {run: records.enter_context(_recorded(run)) for run in self.runs.values()}
+            for run, error in self._train():
+                diverged[run] = error
+                ends[run](error)
+            for member, run in self.runs.items():
+                if run not in diverged:
+                    with member.generator:
+                        evaluations.append(run.finish())
+                    ends[run]()
+        if diverged:
+            told = "; ".join(f"seed {run.cfg.seed}: {error}" for run, error in diverged.items())
+            raise NonFiniteError(f"{len(diverged)} of {len(self.runs)} seeds diverged, the others finished. {told}")
+        across = {
+            noise: Evaluation([of_seed[noise].mean for of_seed in evaluations], evaluations[0][noise].policy_s)
+            for noise in evaluations[0]
+        }
+        print(evaluation_table(across, f"{run.cfg.task}, means of {len(evaluations)} seeds", counted="seeds"))
+        return across
+
+    def _train(self) -> Iterator[tuple[Run, NonFiniteError]]:
+        """Train, evaluate, log and save; yields the runs that diverge."""
+        runs = [*self.runs.values()]
+        cfg = runs[0].cfg
+        how = "in one arithmetic" if self.vmap else "in turn"
+        print(f"{cfg.task}, seeds {', '.join(str(run.cfg.seed) for run in runs)} {how}: {cfg.total_frames} frames each")
+        train = train_together if self.vmap else train_in_turn
+        frames = [sum(count) for count in zip(*((run.num_frames, run.trainer.frames) for run in runs), strict=True)]
+        with progress_bar(*frames, shown=cfg.progress) as bar:
+            for results in train([*self.runs]):
+                stopping = self.stop.received is not None
+                for member, result in results.items():
+                    run = self.runs[member]
+                    if isinstance(result, NonFiniteError):
+                        bar.write(f"seed {run.cfg.seed} diverged: {result}")
+                        yield run, result
+                        continue
+                    with member.generator:
+                        findings = run.record(result, stopping=stopping)
+                    for finding in findings:
+                        bar.write(f"warning: seed {run.cfg.seed}: {finding}")
+                if stopping:
+                    self.stop.check()
+                bar.set_postfix_str(_postfix(results.values()), refresh=False)
+                bar.update(sum(run.trainer.frames for run in runs) - bar.n)
+
+
+def _recorded(run: Run) -> Any:
+    return recorded(run.run_dir, device=run.cfg.device, frames=lambda: run.trainer.frames)
+
+
+def _gains_from_vmap(run: Run) -> bool:
+    is_cuda = torch.device(run.cfg.device).type == "cuda"
+    return is_cuda and isinstance(run.agent.actor, FlowSampler) and why_not(run.trainer) is None
+
+
+def _postfix(results: Iterable[Mapping[str, float] | NonFiniteError]) -> str:
+    """What the progress bar says: mean and spread over the seeds."""
+    rows = [row for row in results if not isinstance(row, NonFiniteError)]
+    if not rows:
+        return ""
+    returns = [row["return"] for row in rows if row["episodes"]]
+    spread = f"{fmean(returns):.1f} ± {pstdev(returns):.1f}" if returns else "(no episode over yet)"
+    return f"{len(rows)} seeds, return {spread}, reward per step {fmean(row['reward'] for row in rows):.3f}"
+
+
+def configs_of_seeds(cfg: DictConfig, directory: Path) -> Iterator[tuple[DictConfig, Path]]:
+    """The config of each seed's run, as if it were started alone, and its place in ``directory``."""
+    for seed in range(cfg.seed, cfg.seed + cfg.num_seeds):
+        own, run_dir = copy.deepcopy(cfg), directory / f"seed{seed}"
+        own.seed, own.num_seeds, own.vmap, own.run_dir = seed, 1, None, str(run_dir)
+        yield own, run_dir
+
+
+def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
+    """Train ``cfg.num_seeds`` runs in ``seed0``, ``seed1`` ... of the run directory; with ``resume=auto`` go on there.
+
+    Args:
+        cfg: the composed config. sweep_dir: the directory, if it is one of a sweep.
+
+    Returns:
+        The mean over seeds of the final evaluation's return, under random start noise.
+
+    Raises:
+        ConfigError: for a wrong setting, or a directory that holds other runs. InUseError: with ``resume=auto``, if
+            another process trains in one of the directories.
+    """
+    if cfg.num_seeds < 1:
+        raise ConfigError(f"num_seeds={cfg.num_seeds} is out of range: it must be at least 1")
+    if cfg.logger.kind == "wandb":
+        raise ConfigError("logger=wandb takes one run in a process: with num_seeds use logger=tensorboard or none")
+    if cfg.nan_rollbacks:
+        raise ConfigError(f"nan_rollbacks={cfg.nan_rollbacks} takes a single run back: it needs num_seeds=1")
+    if Processes().size > 1:
+        raise ConfigError(f"num_seeds={cfg.num_seeds} trains in one process: start it without torchrun")
+    if cfg.resume == AUTO or sweep_dir is not None:
+        return _ensure_trained(cfg, sweep_dir)
+    if cfg.run_dir is None:
+        with new_run_dir(cfg) as directory:
+            runs = SeedRuns((start_run(own) for own, _ in configs_of_seeds(cfg, directory)), vmap=cfg.vmap)
+        return runs.train()["random"].mean
+    configs = [*configs_of_seeds(cfg, Path(cfg.run_dir))]
+    if taken := [str(run_dir) for _, run_dir in configs if (run_dir / "metrics.csv").exists()]:
+        raise ConfigError(
+            f"run_dir={cfg.run_dir} holds runs already, in {', '.join(taken)}: resume={cfg.run_dir} continues them, or "
+            "choose another"
+        )
+    return SeedRuns((start_run(own) for own, _ in configs), vmap=cfg.vmap).train()["random"].mean
+
+
+def _ensure_trained(cfg: DictConfig, sweep_dir: Path | None) -> float:
+    directory = cfg.run_dir or sweep_dir
+    if directory is None:
+        raise ConfigError("resume=auto goes on in a directory that you name: give run_dir=")
+    configs = [*configs_of_seeds(cfg, Path(directory))]
+    unfinished = SeedRuns((run for own in configs if (run := unfinished_run(*own)) is not None), vmap=cfg.vmap)
+    if unfinished.runs:
+        unfinished.train()
+    return fmean(final_return(run_dir) for _, run_dir in configs)
+
+
+def resume(overrides: Sequence[str]) -> Run | SeedRuns:
+    """The continuation of a run, or of all runs ``seed0``, ``seed1`` ... in a directory of ``num_seeds``.
+
+    Args:
+        overrides: as for :func:`~fpo_torchrl.start.resume_run`; for several seeds also ``vmap``.
+    """
+    directory, changes = resumed(overrides)
+    of_seeds = sorted(config.parent for config in directory.glob("seed*/config.yaml"))
+    if (directory / "config.yaml").is_file() or not of_seeds:
+        return resume_in(directory, changes)
+    vmap = changes.pop("vmap", None)
+    return SeedRuns((resume_in(run_dir, changes) for run_dir in of_seeds), vmap=vmap)

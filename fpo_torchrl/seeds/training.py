@@ -1,0 +1,132 @@
+"""Iterations of several agents: one agent after the other, or all in one arithmetic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.seeds.stack import Member, Stack
+
+Results = dict[Member, dict[str, float] | NonFiniteError]
+"""Of an iteration: every agent's metrics, or the error that ended it."""
+
+
+def train_in_turn(members: Sequence[Member]) -> Iterator[Results]:
+    """Train agent by agent, an iteration each: bit for bit what each would do alone.
+
+    An agent that diverges, or has its frames, takes no further part.
+    """
+    running = {member: iter(member.trainer) for member in members}
+    while running:
+        answers = {member: _advance(member, iterations.send, None) for member, iterations in running.items()}
+        if results := {member: answer for member, answer in answers.items() if answer is not None}:
+            yield results
+        running = {member: running[member] for member, answer in answers.items() if isinstance(answer, dict)}
+
+
+def train_together(members: Sequence[Member]) -> Iterator[Results]:
+    """Train all agents at once, policy and losses by ``torch.vmap`` over their stacked weights.
+
+    Each does what it would do alone, up to the rounding of batched matrix products: environments, random numbers,
+    minibatches, norm limits and optimiser are its own. The seconds in the metrics are those of all agents. An agent
+    that diverges, or has its frames, takes no further part.
+
+    Args:
+        members: agents with the same settings but for their seeds.
+
+    Raises:
+        ConfigError: for a policy, loss or trainer that cannot be mapped.
+    """
+    stacks = StackCache()
+    running = [member for member in members if not _is_done(member)]
+    for member in running:
+        with member.generator:
+            member.trainer.start()
+    carried = {member: member.trainer.start()._carrier for member in running}
+    while running:
+        started = time.perf_counter()
+        batches = _collect(stacks, carried)
+        collected = time.perf_counter()
+        answers = _learn(stacks, batches)
+        times = {"collect_s": collected - started, "update_s": time.perf_counter() - collected}
+        yield {
+            member: member.trainer.report(batches[member], answer, **times) if isinstance(answer, dict) else answer
+            for member, answer in answers.items()
+        }
+        running = [m for m, answer in answers.items() if isinstance(answer, dict) and not _is_done(m)]
+        carried = {member: carried[member] for member in running}
+
+
+class StackCache:
+    """The stack of the agents that were asked for last; another one is built when one of them is gone."""
+
+    def __init__(self) -> None:
+        self._members: list[Member] = []
+        self._stack: Stack | None = None
+
+    def __call__(self, members: list[Member]) -> Stack:
+        """The stack of ``members``."""
+        if self._stack is None or self._members != members:
+            self._members, self._stack = members, Stack(members)
+        return self._stack
+
+
+def _is_done(member: Member) -> bool:
+    return member.trainer.frames >= member.trainer.total_frames
+
+
+@torch.no_grad()
+def _collect(
+    stacks: StackCache, carried: dict[Member, TensorDictBase]
+) -> dict[Member, TensorDictBase | NonFiniteError]:
+    """The next batch ``[num_envs, time]`` of every agent, or the error of its environment; moves ``carried`` on."""
+    steps: dict[Member, list[TensorDictBase]] = {member: [] for member in carried}
+    broken: dict[Member, NonFiniteError] = {}
+    trainer = next(iter(carried)).trainer
+    with set_exploration_type(ExplorationType.RANDOM):
+        for _ in range(trainer.frames_per_batch // trainer.env.batch_size.numel()):
+            acting = [member for member in carried if member not in broken]
+            if not acting:
+                break
+            seen = torch.stack([carried[member].select(*trainer.actor.in_keys) for member in acting])
+            for member, acted in zip(acting, stacks(acting).act(seen).unbind(0), strict=True):
+                try:
+                    step, carried[member] = member.trainer.env.step_and_maybe_reset(carried[member].update(acted))
+                except NonFiniteError as error:
+                    broken[member] = error
+                else:
+                    steps[member].append(step)
+    batches = {member: torch.stack(of_member, -1) for member, of_member in steps.items() if member not in broken}
+    return {**batches, **broken}
+
+
+def _learn(stacks: StackCache, batches: dict[Member, TensorDictBase | NonFiniteError]) -> dict[Member, Any]:
+    """The metrics of every agent's update, or the error that ended it."""
+    updates = {
+        member: member.trainer.gradient_steps(batch)
+        for member, batch in batches.items()
+        if not isinstance(batch, NonFiniteError)
+    }
+    answers = batches | {member: _advance(member, update.send, None) for member, update in updates.items()}
+    while minibatches := {m: answers[m] for m in updates if isinstance(answers[m], TensorDictBase)}:
+        losses = stacks([*minibatches]).backward([*minibatches.values()])
+        for member, reported in zip(minibatches, losses, strict=True):
+            answers[member] = _advance(member, updates[member].send, reported)
+    return answers
+
+
+def _advance(member: Member, send: Callable[[Any], Any], value: Any) -> Any:
+    """What ``send(value)`` answers or returns at its end, on the agent's random numbers; or that it diverged."""
+    try:
+        with member.generator:
+            return send(value)
+    except StopIteration as end:
+        return end.value
+    except NonFiniteError as error:
+        return error

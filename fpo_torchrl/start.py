@@ -1,0 +1,98 @@
+"""The ways to start a run: anew, or where it stopped, perhaps with other values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.checkpoint import CheckpointError
+from fpo_torchrl.config import RunConfig
+from fpo_torchrl.run import Run
+from fpo_torchrl.run_directory import held, new_run_dir
+
+FIXED_ON_RESUME = ("task", "seed", "num_seeds", "experiment", "run_dir")
+"""What makes a run another one."""
+
+
+def load_run_config(run_dir: str | Path) -> DictConfig:
+    """The resolved config of a run; what the version which wrote it did not have is as by default.
+
+    Raises:
+        CheckpointError: if the directory is not that of a run.
+    """
+    path = Path(run_dir) / "config.yaml"
+    if not path.is_file():
+        raise CheckpointError(f"{run_dir} is not the directory of a run: it has no config.yaml")
+    defaults = {option.name: option.default for option in fields(RunConfig) if option.default is not NO_DEFAULT}
+    cfg = OmegaConf.merge(defaults, OmegaConf.load(path))
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def start_run(cfg: DictConfig) -> Run:
+    """A new run of ``cfg``, in the directory it names or in a new one, which it holds until it has trained."""
+    if cfg.run_dir is not None and not cfg.run_dir.strip():
+        raise ConfigError(f"run_dir={cfg.run_dir!r} is empty: give a directory")
+    if cfg.run_dir is None:
+        with new_run_dir(cfg) as new, held(new) as hold:
+            return Run(cfg, new, hold=hold)
+    run_dir = Path(cfg.run_dir)
+    with held(run_dir) as hold:
+        if (run_dir / "metrics.csv").exists():
+            raise ConfigError(
+                f"run_dir={run_dir} holds a run already: resume={run_dir} continues it, or choose another"
+            )
+        return Run(cfg, run_dir, hold=hold)
+
+
+def resume_run(overrides: Sequence[str]) -> Run:
+    """The continuation of a run, with single values of its saved config changed.
+
+    Args:
+        overrides: as on the command line; one of them is ``resume=RUN_DIRECTORY``.
+
+    Raises:
+        ConfigError: for a setting that the run does not have, that cannot change, or of another type.
+    """
+    return resume_in(*resumed(overrides))
+
+
+def resumed(overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The directory that ``resume=RUN_DIRECTORY`` names among ``overrides``, and the other settings."""
+    changes = {parsed.key_or_group: parsed.value() for parsed in OverridesParser.create().parse_overrides([*overrides])}
+    run_dir = str(changes.pop("resume") or "")
+    if not run_dir.strip():
+        raise ConfigError(f"resume={run_dir!r} is empty: give a directory")
+    return Path(run_dir), changes
+
+
+def resume_in(run_dir: Path, changes: Mapping[str, Any]) -> Run:
+    """The continuation of the run in ``run_dir`` with ``changes`` of its settings; raises as :func:`resume_run`."""
+    saved = load_run_config(run_dir)
+    for key, value in changes.items():
+        if key in FIXED_ON_RESUME:
+            raise ConfigError(f"{key}={value} cannot change when a run is resumed: start a new run for that")
+        before = OmegaConf.select(saved, key, default=MISSING)
+        if OmegaConf.is_config(before) or "/" in key:
+            raise ConfigError(f"{key}={value}: a resumed run keeps its components; only single values can change")
+        if before == MISSING:
+            raise ConfigError(f"{key} is not a setting of {run_dir}; its config.yaml lists them")
+        if not same_kind(value, before):
+            raise ConfigError(f"{key}={value!r}: expected a {type(before).__name__}, the run has {before!r}")
+        OmegaConf.update(saved, key, value)
+    with held(run_dir) as hold:
+        return Run(saved, run_dir, resume=True, hold=hold)
+
+
+def same_kind(value: Any, before: Any) -> bool:
+    """Whether a setting that is ``before`` may become ``value``: None fits everywhere, and numbers fit each other."""
+    number = {int: float}
+    kinds = {number.get(type(it), type(it)) for it in (value, before) if it is not None}
+    return len(kinds) < 2
