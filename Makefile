@@ -3,6 +3,7 @@
 # make gridworld   trains FPO and a Gaussian on GridWorld and draws both; LAYOUT=cshape chooses another of its worlds
 # make slurm   installs SLURM on this Debian or Ubuntu machine, for make test ARGS="-m slurm"
 # make check   runs linter, formatter and type checker
+# make wheel   builds the wheel and tries it in clean environments with the lowest and the newest torch
 # make docs    builds the documentation into site/; a broken link or reference is an error
 # Each command creates .venv and installs what it needs first.
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 LAYOUT ?= two_walls
 
-.PHONY: train gridworld test slurm check docs install clean
+.PHONY: train gridworld test slurm check docs wheel install clean
 
 train: install
 	$(BIN)/fpo-train $(ARGS)
@@ -40,6 +41,9 @@ check: install
 
 docs: install
 	$(BIN)/mkdocs build --strict
+
+wheel: install
+	$(BIN)/pytest -m slow tests/test_wheel.py $(ARGS)
 
 install: $(VENV)/installed
 
