@@ -14,6 +14,8 @@ import argparse
 import contextlib
 import ctypes
 import hashlib
+import io
+import math
 import multiprocessing
 import os
 import random
@@ -106,7 +108,12 @@ def state_of(checkpoint: Path) -> str:
     digest = hashlib.sha256()
     with zipfile.ZipFile(checkpoint) as archive:
         for name in sorted(filter(STATE.match, archive.namelist())):
-            digest.update(archive.read(name))
+            if not name.endswith(".tdz"):
+                digest.update(archive.read(name))
+                continue
+            with zipfile.ZipFile(io.BytesIO(archive.read(name))) as tensors:  # which holds times of day too
+                for part in sorted(tensors.namelist()):
+                    digest.update(tensors.read(part))
     return digest.hexdigest()
 
 
@@ -243,20 +250,26 @@ class Soak:
         return {"counts": dict(self.count), "exit_codes": codes, "wrong": self.wrong}
 
 
-def soak(work: Path, kills: int, **settings: Any) -> dict[str, Any]:
-    """Kill runs below ``work`` so many times, with other faults in between; returns the report."""
+def soak(work: Path, kills: int, *, minutes: float = math.inf, **settings: Any) -> dict[str, Any]:
+    """Kill runs below ``work`` so many times or for so long, with other faults in between; returns the report."""
+    deadline = time.monotonic() + 60 * minutes
     it = Soak(work, **settings)
+
+    def enough() -> bool:
+        return it.codes.get(KILLED, Counter())[-9] >= kills or time.monotonic() > deadline
+
     number = 0
-    while it.codes.get(KILLED, Counter())[-9] < kills:
-        it.story(number, lambda: it.codes.get(KILLED, Counter())[-9] >= kills)
+    while not enough():
+        it.story(number, enough)
         number += 1
-        print(f"{it.codes[KILLED][-9]}/{kills} kills, {len(it.wrong)} wrong", flush=True)
+        print(f"{it.codes[KILLED][-9]} kills, {len(it.wrong)} wrong", flush=True)
     return it.report()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="default %(default)s")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time with fewer")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and faults; default %(default)s")
     parser.add_argument("--max-s", type=float, default=2.0, help="longest time to a kill; default %(default)s")
     parser.add_argument("--work", type=Path, default=Path("runs/soak"), help="an empty or new directory")
@@ -264,7 +277,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    report = soak(arguments.work.resolve(), arguments.kills, seed=arguments.seed, max_s=arguments.max_s)
+    options = {"minutes": arguments.minutes, "seed": arguments.seed, "max_s": arguments.max_s}
+    report = soak(arguments.work.resolve(), arguments.kills, **options)
     wall_s = round(time.monotonic() - started)
     settings = {"seed": arguments.seed, "max_s": arguments.max_s, "wall_s": wall_s}
     write_json(arguments.out, {**origin("cpu"), **settings, **report})
