@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 from torchrl.objectives import ClipPPOLoss
 
 from fpo_torchrl import flow, modules, objectives
@@ -234,3 +234,19 @@ def check_run(cfg: RunConfig) -> None:
         raise ConfigError(f"logger.kind={cfg.logger.kind} is unknown: it must be null, {' or '.join(LOGGERS)}")
     if cfg.seed < 0:
         raise ConfigError(f"seed={cfg.seed} is out of range: it must be 0 or more")
+
+
+def check_components(cfg: DictConfig) -> None:
+    """Refuse a plain value where a component belongs.
+
+    Raises:
+        ConfigError: naming the key, its value and some of the options.
+    """
+    for group, options in COMPONENTS.items():
+        key = group.replace("/", ".")
+        node: Any = OmegaConf.select(cfg, key, default=MISSING)
+        is_optional = group == "normalizer" or ("/" in group and group != "actor/velocity_net")
+        if node == MISSING or (node is None and is_optional) or (OmegaConf.is_dict(node) and "_target_" in node):
+            continue
+        names = ", ".join(name.removesuffix("_schema") for name in options)
+        raise ConfigError(f"{key}={node!r} is no component: choose an option of the group {group}, such as {names}")

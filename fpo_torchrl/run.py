@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fpo_torchrl.builders import build
 from fpo_torchrl.checkpoint import Checkpointer
-from fpo_torchrl.config import check_run
+from fpo_torchrl.config import check_components, check_run
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
 from fpo_torchrl.files import write_json, write_whole
@@ -48,6 +48,7 @@ class Run:
 
     def __init__(self, cfg: DictConfig, run_dir: Path, *, resume: bool = False, hold: ExitStack | None = None) -> None:
         check_run(cfg)  # pyright: ignore[reportArgumentType]
+        check_components(cfg)
         if cfg.num_threads is not None:
             torch.set_num_threads(cfg.num_threads)
         self.cfg, self.run_dir = cfg, run_dir

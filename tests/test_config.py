@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from typing import Literal
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from fpo_torchrl import FlowActor
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.config import SUPPLIED, RunConfig, check_run, schema
+from fpo_torchrl.config import SUPPLIED, RunConfig, check_components, check_run, schema
 from fpo_torchrl.start import start_run
 from fpo_torchrl.train import main
 
@@ -175,3 +176,15 @@ def test_a_setting_without_a_value_is_named(tmp_path):
 )
 def test_a_task_has_the_discount_that_the_preset_gives_it(overrides, gamma):
     assert tiny.compose(*overrides).advantage.gamma == gamma
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["actor=3", "optim=null", "actor.solver=fast", "actor.velocity_net=null", "loss.log_ratio_clamp=2", "env=[1]"],
+)
+def test_a_value_in_the_place_of_a_component_is_refused(change):
+    key, _, value = change.partition("=")
+    cfg = tiny.compose(*tiny.GRIDWORLD)
+    OmegaConf.update(cfg, key, OmegaConf.create(f"x: {value}").x, merge=False)
+    with pytest.raises(ConfigError, match=f"{re.escape(key)}=.* is no component: choose an option of the group"):
+        check_components(cfg)

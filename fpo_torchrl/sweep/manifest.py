@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from fpo_torchrl.auto_resume import comparable
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.config import check_run, register_schemas
+from fpo_torchrl.config import check_components, check_run, register_schemas
 from fpo_torchrl.files import locked, write_json
 from fpo_torchrl.run_directory import LOCK
 
@@ -105,6 +105,7 @@ def composer() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
             check_run(cfg)  # pyright: ignore[reportArgumentType]
             if cfg.num_seeds != 1:
                 raise ConfigError(f"num_seeds={cfg.num_seeds}: a sweep has a run for each seed, give seed=0,1,2")
+            check_components(cfg)
             return cfg
 
         yield composed
