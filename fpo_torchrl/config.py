@@ -244,9 +244,10 @@ def check_components(cfg: DictConfig) -> None:
     """
     for group, options in COMPONENTS.items():
         key = group.replace("/", ".")
-        node: Any = OmegaConf.select(cfg, key, default=MISSING)
+        node = OmegaConf.select(cfg, key, default=MISSING)
         is_optional = group == "normalizer" or ("/" in group and group != "actor/velocity_net")
-        if node == MISSING or (node is None and is_optional) or (OmegaConf.is_dict(node) and "_target_" in node):
+        is_component = isinstance(node, DictConfig) and "_target_" in [*node]  # which may wait for a value
+        if is_component or node == MISSING or (node is None and is_optional):
             continue
         names = ", ".join(name.removesuffix("_schema") for name in options)
         raise ConfigError(f"{key}={node!r} is no component: choose an option of the group {group}, such as {names}")
