@@ -25,8 +25,9 @@ from optuna.trial import TrialState
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.preemption import SIGNALS, Preempted
 from fpo_torchrl.sweep import command, workers
-from fpo_torchrl.sweep import search as search_module
-from fpo_torchrl.sweep.search import Progress, Search, SearchSpace, distribution, intermediate_values
+from fpo_torchrl.sweep import progress as progress_module
+from fpo_torchrl.sweep.progress import Progress, intermediate_values
+from fpo_torchrl.sweep.search import Search, SearchSpace, distribution
 
 SPACE = SearchSpace(("experiment=bandit", "total_frames=1000", "optim.lr=choice(0.1,0.2,0.3)"), (0, 1))
 
@@ -270,8 +271,8 @@ def test_a_search_keeps_the_name_of_its_study(tmp_path):
 
 def test_progress_is_told_once_and_only_files_that_grew_are_read(tmp_path, monkeypatch):
     path, reads = tmp_path / "metrics.csv", []
-    read = search_module.read_metrics
-    monkeypatch.setattr(search_module, "read_metrics", lambda path: reads.append(path) or read(path))
+    read = progress_module.read_metrics
+    monkeypatch.setattr(progress_module, "read_metrics", lambda path: reads.append(path) or read(path))
     progress = Progress([tmp_path], 100)
     assert progress.new() == {}
     path.write_text("frames,return\n10,1\n20,2\n")

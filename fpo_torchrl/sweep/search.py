@@ -9,7 +9,6 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -29,11 +28,11 @@ from optuna.visualization.matplotlib import plot_optimization_history, plot_slic
 from fpo_torchrl.auto_resume import final_return, is_finished
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.files import is_held, locked, replacing, write_json
-from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep.manifest import Entry, Sweep, key_of, values_of
+from fpo_torchrl.sweep.progress import Progress
 from fpo_torchrl.sweep.workers import Workers, has_diverged, log_of
 
 FILE = "search.json"
@@ -270,43 +269,3 @@ class Search:
                 figure = np.ravel(plot(self.study))[0].figure
             figure.savefig(self.directory / f"{name}.png", bbox_inches="tight")
             plt.close(figure)
-
-
-class Progress:
-    """The :func:`intermediate_values` of runs that train, each told once; files that did not change are not read.
-
-    Args:
-        run_dirs, total_frames: of the runs.
-    """
-
-    def __init__(self, run_dirs: Sequence[Path], total_frames: int) -> None:
-        self.run_dirs, self.total_frames = run_dirs, total_frames
-        self._sizes: list[int] = []
-        self._told: set[int] = set()
-
-    def new(self) -> dict[int, float]:
-        """Those that were not told yet."""
-        paths = [run_dir / "metrics.csv" for run_dir in self.run_dirs]
-        sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
-        if sizes == self._sizes:
-            return {}
-        self._sizes = sizes
-        values = intermediate_values(self.run_dirs, self.total_frames)
-        new = {frames: value for frames, value in values.items() if frames not in self._told}
-        self._told |= new.keys()
-        return new
-
-
-def intermediate_values(run_dirs: Sequence[Path], total_frames: int) -> dict[int, float]:
-    """The mean return in training over runs, at each tenth of their frames that all of them have reached."""
-    curves = []
-    for path in (run_dir / "metrics.csv" for run_dir in run_dirs):
-        rows = read_metrics(path) if path.is_file() else []
-        curves.append([(row["frames"], row["return"]) for row in rows if "return" in row])
-    values = {}
-    for tenth in range(1, 11):
-        frames = total_frames * tenth // 10
-        reached = [next((value for at, value in curve if at >= frames), None) for curve in curves]
-        if None not in reached:
-            values[frames] = fmean(reached)
-    return values
