@@ -190,8 +190,7 @@ class Trainer:
         history = []
         for epoch in range(self.num_epochs):
             if behaviour is not None and epoch > 0:
-                with torch.no_grad():
-                    flow_policy(behaviour).redraw_pairs(encode(behaviour, batch))
+                self._redraw_pairs(behaviour, batch)
             if self.advantage_every == "epoch" or (self.advantage_every == "batch" and epoch == 0):
                 self.advantage(batch)
             for minibatch in self._minibatches(batch):
@@ -230,6 +229,14 @@ class Trainer:
             "update_s": update_s,
             "frames_per_s": self.frames_per_batch / (collect_s + update_s),
         }
+
+    @torch.no_grad()
+    def _redraw_pairs(self, behaviour: Any, batch: TensorDictBase) -> None:
+        """Give ``batch`` other pairs, as many environments at a time as make a minibatch, and so in its memory."""
+        flow = flow_policy(behaviour)
+        parts = batch.split(max(1, self.minibatch_size // batch.shape[-1]))
+        redrawn = [flow.redraw_pairs(encode(behaviour, part)).select(*flow.out_keys) for part in parts]
+        batch.update(torch.cat(redrawn))
 
     def _minibatches(self, batch: TensorDictBase) -> Iterator[TensorDictBase]:
         """One epoch of minibatches in random order: transitions, or windows with their own advantage."""

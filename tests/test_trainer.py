@@ -166,6 +166,19 @@ class TestWhatTheLossSees:
             torch.testing.assert_close(minibatch["cfm_loss"], behaviour.cfm_loss(minibatch).detach())
             assert not minibatch["cfm_loss"].allclose(trainer.actor.cfm_loss(minibatch))
 
+    def test_redrawing_takes_no_more_transitions_at_a_time_than_the_update(self, probe, batch, monkeypatch):
+        trainer = trainer_on(probe, num_epochs=2, minibatch_size=10, redraw_pairs=True)
+        collected, pair_loss, sizes = batch(trainer), FlowActor.pair_loss, []
+
+        def measured(actor: FlowActor, observations, flow_action, *args, **kwargs):
+            if not torch.is_grad_enabled():
+                sizes.append(len(flow_action))
+            return pair_loss(actor, observations, flow_action, *args, **kwargs)
+
+        monkeypatch.setattr(FlowActor, "pair_loss", measured)
+        trainer.learn(collected)
+        assert sizes == [10, 10, 4]
+
     def test_also_where_the_normaliser_moves_before_the_update(self, probe, batch):
         normalizer = ObservationNormalizer(1, as_released=True)
         actor = FlowActor(VelocityMLP(1, 1, hidden_sizes=(8,), output_scale=1.0), Euler(2), 2, normalizer=normalizer)
