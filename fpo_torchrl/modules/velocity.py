@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Literal
 
@@ -96,6 +97,17 @@ def dense_layers(sizes: Sequence[int], init: str = "lecun_uniform") -> nn.Module
     return layers
 
 
+def precision(autocast: str | None, like: Tensor) -> AbstractContextManager:
+    """What a network's layers run in: their weights' precision, or with ``"bfloat16"`` torch's autocast to it."""
+    return nullcontext() if autocast is None else torch.autocast(like.device.type, torch.bfloat16)
+
+
+def check_autocast(autocast: str | None) -> None:
+    """Refuse a precision that is not there."""
+    if autocast not in (None, "bfloat16"):
+        raise ValueError(f'autocast must be "bfloat16" or None, got {autocast!r}')
+
+
 class VelocityMLP(nn.Module):
     """Perceptron that predicts the velocity of the flow from observation, point on the path and time.
 
@@ -114,6 +126,8 @@ class VelocityMLP(nn.Module):
         init: of the weights, Brax's ``"lecun_uniform"`` or ``"torch"``, that of ``nn.Linear``.
         output_scale (float): factor on the output; the authors' 0.25 keeps the first policy near the
             start noise.
+        autocast: ``"bfloat16"`` computes the layers in it, wherever the network is called; velocities, and so losses
+            and ratios, stay in the precision of ``x_t``.
 
     >>> net = VelocityMLP(obs_dim=3, action_dim=2)
     >>> net(torch.zeros(5, 1, 3), torch.zeros(5, 8, 2), torch.zeros(5, 8, 1)).shape
@@ -133,8 +147,11 @@ class VelocityMLP(nn.Module):
         activation: str | Callable[[], nn.Module] = "silu",
         init: Literal["lecun_uniform", "torch"] = "lecun_uniform",
         output_scale: float = 0.25,
+        autocast: Literal["bfloat16"] | None = None,
     ) -> None:
         super().__init__()
+        check_autocast(autocast)
+        self.autocast = autocast
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.output_scale = output_scale
         self.time_embedding = time_embedding if time_embedding is not None else CosSinTimeEmbedding()
@@ -164,13 +181,15 @@ class VelocityMLP(nn.Module):
         sizes = [self.obs_dim, self.action_dim, self.time_embedding.num_features]
         of_observation, of_x_t, of_time = first.weight.split(sizes, dim=1)
         linear = nn.functional.linear
-        share = linear(observation, of_observation, first.bias)
+        with precision(self.autocast, observation):
+            share = linear(observation, of_observation, first.bias)
 
         def field(x_t: Tensor, time: Tensor) -> Tensor:
-            h = linear(x_t, of_x_t) + (share + linear(self.time_embedding(time), of_time))
-            for layer in hidden:
-                h = layer(self.activation(h))
-            return h * self.output_scale
+            with precision(self.autocast, x_t):
+                h = linear(x_t, of_x_t) + (share + linear(self.time_embedding(time), of_time))
+                for layer in hidden:
+                    h = layer(self.activation(h))
+            return h.to(x_t.dtype) * self.output_scale
 
         return field
 
@@ -184,6 +203,7 @@ class ValueMLP(nn.Module):
         activation: between layers, ``"silu"``, ``"relu"``, ``"tanh"`` or a class.
         init: of the weights, Brax's ``"lecun_uniform"`` or ``"torch"``, that of ``nn.Linear``.
         normalizer: module applied to the observation first, for example the actor's.
+        autocast: as in :class:`VelocityMLP`.
 
     >>> ValueMLP(obs_dim=3, hidden_sizes=(16,))(torch.zeros(5, 3)).shape
     torch.Size([5, 1])
@@ -197,8 +217,11 @@ class ValueMLP(nn.Module):
         activation: str | Callable[[], nn.Module] = "silu",
         init: Literal["lecun_uniform", "torch"] = "lecun_uniform",
         normalizer: nn.Module | None = None,
+        autocast: Literal["bfloat16"] | None = None,
     ) -> None:
         super().__init__()
+        check_autocast(autocast)
+        self.autocast = autocast
         self.normalizer = normalizer
         self.layers = dense_layers([obs_dim, *hidden_sizes, 1], init)
         self.activation = make_activation(activation)
@@ -207,6 +230,7 @@ class ValueMLP(nn.Module):
         """Value ``[*batch, 1]`` of ``observation`` ``[*batch, obs_dim]``."""
         h = observation if self.normalizer is None else self.normalizer(observation)
         *hidden, last = self.layers
-        for layer in hidden:
-            h = self.activation(layer(h))
-        return last(h)
+        with precision(self.autocast, observation):
+            for layer in hidden:
+                h = self.activation(layer(h))
+            return last(h).to(observation.dtype)
