@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torchrl.checkpoint import GlobalRNGState
-from tqdm import tqdm
 
 from fpo_torchrl.builders import build
 from fpo_torchrl.checkpoint import Checkpointer
@@ -24,6 +22,7 @@ from fpo_torchrl.loggers import MetricsCSV, build_logger
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
+from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
 
 EVALUATION_SEED = 10_000
@@ -152,24 +151,18 @@ class Run:
         cfg, trainer = self.cfg, self.trainer
         lead(cfg, self.agent, trainer, self.processes)
         print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames; run directory {self.run_dir}")
-        with progress_bar(self.num_frames, trainer.frames, shown=cfg.progress) as bar:
+        with progress_bar([trainer], shown=cfg.progress) as bar:
             for metrics in trainer:
                 stopping = self.stop.agree(self.processes.largest)
                 for finding in self.record(metrics, stopping=stopping):
                     bar.write(f"warning: {finding}")
-                if stopping:
+                if stopping:  # a signal that came since then waits for the next iteration, and its checkpoint
                     self.stop.check()
                 finished = f"{metrics['return']:.1f}" if metrics["episodes"] else "(no episode over yet)"
                 ratio = f", ratio {metrics['ratio']:.4f}" if "ratio" in metrics else ""
                 reward = f"reward per step {metrics['reward']:.3f}"
                 bar.set_postfix_str(f"return {finished}, {reward}{ratio}", refresh=False)
                 bar.update(trainer.frames - bar.n)
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of the whole run, in whole batches."""
-        batch = self.trainer.frames_per_batch
-        return -(-self.trainer.total_frames // batch) * batch
 
     def record(self, metrics: dict[str, float], *, stopping: bool) -> list[Finding]:
         """Evaluate, log and save an iteration as far as they are due; returns what is new about the run's health.
@@ -227,20 +220,6 @@ class Run:
         for path in [*(self.run_dir / name for name in files), *([latest] if latest else [])]:
             print(f"  {path}")
         return evaluations
-
-
-def progress_bar(num_frames: int, frames: int, *, shown: bool) -> tqdm:
-    """A bar of ``num_frames`` frames that begins at ``frames``."""
-    return tqdm(
-        total=num_frames,
-        initial=frames,
-        unit="frames",
-        unit_scale=True,
-        disable=not shown,
-        file=sys.stdout,
-        mininterval=0.5 if sys.stdout.isatty() else 10,
-        bar_format="{percentage:3.0f}% {n_fmt}/{total_fmt} frames [{rate_fmt}, left {remaining}]{postfix}",
-    )
 
 
 def record_rollout(run: Run, path: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -45,15 +46,21 @@ class FixedNoise(StartNoise):
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self._draws: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 
     def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Starting points of ``shape`` on the device and in the dtype of ``like``, all the same."""
-        key = (shape[-1], like.device, like.dtype)
-        if key not in self._draws:
-            draw = torch.randn(shape[-1], generator=torch.Generator().manual_seed(self.seed))
-            self._draws[key] = draw.to(like.device, like.dtype)
-        return self._draws[key].expand(*shape)
+        return _draw(self.seed, shape[-1], like.device, like.dtype).expand(*shape)
 
     def __repr__(self) -> str:
         return f"FixedNoise(seed={self.seed})"
+
+
+@torch.compiler.assume_constant_result
+def _draw(seed: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A standard normal draw ``[size]``, to the compiler a constant."""
+    return _drawn(seed, size, device, dtype)
+
+
+@functools.cache
+def _drawn(seed: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(device, dtype)

@@ -19,8 +19,9 @@ from fpo_torchrl.evaluation import Evaluation, evaluation_table
 from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import StopOnSignal
+from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
-from fpo_torchrl.run import Run, progress_bar
+from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import new_run_dir
 from fpo_torchrl.seeds.generator import AgentGenerator
 from fpo_torchrl.seeds.stack import Member, why_not
@@ -74,7 +75,8 @@ class SeedRuns:
             noise: Evaluation([of_seed[noise].mean for of_seed in evaluations], evaluations[0][noise].policy_s)
             for noise in evaluations[0]
         }
-        print(evaluation_table(across, f"{run.cfg.task}, means of {len(evaluations)} seeds", counted="seeds"))
+        task = next(iter(self.runs.values())).cfg.task
+        print(evaluation_table(across, f"{task}, means of {len(evaluations)} seeds", counted="seeds"))
         return across
 
     def _train(self) -> Iterator[tuple[Run, NonFiniteError]]:
@@ -84,8 +86,7 @@ class SeedRuns:
         how = "in one arithmetic" if self.vmap else "in turn"
         print(f"{cfg.task}, seeds {', '.join(str(run.cfg.seed) for run in runs)} {how}: {cfg.total_frames} frames each")
         train = train_together if self.vmap else train_in_turn
-        frames = [sum(count) for count in zip(*((run.num_frames, run.trainer.frames) for run in runs), strict=True)]
-        with progress_bar(*frames, shown=cfg.progress) as bar:
+        with progress_bar((run.trainer for run in runs), shown=cfg.progress) as bar:
             for results in train([*self.runs]):
                 stopping = self.stop.received is not None
                 for member, result in results.items():

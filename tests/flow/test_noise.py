@@ -39,6 +39,15 @@ def test_fixed_noise_leaves_the_global_generator_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_fixed_noise_is_a_constant_of_a_whole_compiled_graph():
+    noise = FixedNoise(seed=3)
+    whole = {"backend": "eager", "fullgraph": True, "dynamic": False}
+    compiled = torch.compile(lambda x: x + noise.sample(x.shape, like=x), **whole)
+    for size in (2, 3):
+        x = torch.ones(4, size)
+        assert torch.equal(compiled(x), 1 + noise.sample((4, size), like=x))
+
+
 @pytest.mark.parametrize("noise", [RandomNoise(), ZeroNoise(), FixedNoise()], ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_shape_and_dtype_follow_the_request(noise, dtype):
