@@ -4,6 +4,7 @@
     python benchmarks/learning.py --tasks ReacherEasy --seeds 5 6 --jobs 1
     python benchmarks/learning.py --only gridworld bandit probes
     python benchmarks/learning.py --only samplers samplers_control --seeds 0 1 2
+    python benchmarks/learning.py --only humanoid_full humanoid_root_hands humanoid_root --motions FOLDER --seeds 0 1 2
     python benchmarks/learning.py --only gpu --device cuda --jobs 1        the authors' recipe
 
 Stop it whenever you like, with Ctrl-C or by pulling the plug: the same command goes on. Finished runs are skipped,
@@ -76,6 +77,12 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
 }
 """What FPO samples its actions with while it trains, at about ten velocity evaluations for each."""
 STORED = ("config.yaml", "metrics.csv", "evaluation.json", "provenance.json", "measures.json")
+TRACKERS: dict[str, tuple[str, ...]] = {
+    "fpo": ("experiment=humanoid",),
+    "fpopp": ("experiment=humanoid_fpopp",),
+    "ppo": ("experiment=humanoid_ppo",),
+}
+"""The policies of docs/humanoid.md."""
 ENDED = ("finished", "diverged")
 """The states of a run that are not run again."""
 
@@ -130,6 +137,26 @@ SUITES = {
         {"fpo_playground": ("experiment=fpo_playground",), "ppo_paper": ("experiment=ppo",)},
     ),
 }
+
+
+SUITES |= {
+    f"humanoid_{conditioning}": Suite(
+        {"humanoid/planar": ()},
+        {
+            f"{label}{suffix}": (*overrides, f"env.conditioning={conditioning}", *goal)
+            for suffix, goal in critics.items()
+            for label, overrides in TRACKERS.items()
+        },
+        max_return=300.0,
+        measure=measures.tracking,
+    )
+    for conditioning, critics in {
+        "full": {"": ()},
+        "root_hands": {"": ()},
+        "root": {"": (), "_masked_critic": ("env.critic_goal=masked",)},
+    }.items()
+}
+"""One suite for each part of the goal; from the root alone also with a critic that sees no more than the policy."""
 
 
 @dataclass(frozen=True)
@@ -237,12 +264,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="default 0 to 4")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread of torch; default 2")
     parser.add_argument("--frames", type=int, help="of every run; default what its preset has")
+    parser.add_argument(
+        "--motions", type=Path, help="folder of motions for the humanoid suites; default a walk of sines"
+    )
     parser.add_argument("--device", default="cpu", help="cuda for the suite gpu; default cpu")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark"), help="where runs are made")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where results are stored")
     parsed = parser.parse_args(arguments)
     if parsed.jobs < 1:
         parser.error(f"--jobs {parsed.jobs}: it must be at least 1")
+    if parsed.motions is not None and not all(name.startswith("humanoid") for name in parsed.only):
+        parser.error("--motions is for the humanoid suites: choose them alone with --only")
     if not select(parsed):
         parser.error(f"no run of {', '.join(parsed.only)} has these tasks and algorithms; --only names other suites")
     return parsed
@@ -254,6 +286,8 @@ def main() -> None:
     common = [f"device={arguments.device}", "num_threads=1"]
     if arguments.frames is not None:
         common.append(f"total_frames={arguments.frames}")
+    if arguments.motions is not None:
+        common.append(f"env.motions={arguments.motions.resolve()}")
     jobs = select(arguments)
     workers = Workers(arguments.jobs, num_threads=1)
     benchmark = Benchmark(arguments.work, arguments.out, common, workers)

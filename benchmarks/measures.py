@@ -12,6 +12,7 @@ from fpo_torchrl.envs.gridworld import make_layout
 from fpo_torchrl.envs.probe import PROBES, modes_found
 from fpo_torchrl.evaluation import evaluation_policy, isolated_rng
 from fpo_torchrl.report.gridworld import STARTS, GridPolicy, measure
+from fpo_torchrl.report.humanoid import score_run
 from fpo_torchrl.trained import load_policy
 
 
@@ -39,6 +40,12 @@ def bandit_shares(directory: Path) -> dict[str, float]:
     """Shares of the bandit's two good modes among the actions."""
     low, high = modes_found(sampled_actions(directory, torch.zeros(1))).tolist()
     return {"share_left": low, "share_right": high}
+
+
+def tracking(directory: Path) -> dict[str, float]:
+    """Success, time alive and position errors over all motions, with zero and with random start noise."""
+    scores = {noise: score_run(directory, noise=noise).mean for noise in ("zero", "random")}
+    return {f"{name}_{noise}": value for noise, row in scores.items() for name, value in row.items()}
 
 
 def gridworld(directory: Path) -> dict[str, float]:

@@ -146,6 +146,7 @@ class HumanoidEnv(BatchedEnv):
         self._action_unit = action_unit
         self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64) for _ in range(3))
         self.num_diverged, self.num_steps = 0, 0
+        self.lost = torch.zeros(num_envs, dtype=torch.bool)
         self._observation = torch.zeros(num_envs, self_dim(skeleton) + goal_dim(skeleton))
         self.bodies = self.reference = self.library.bodies(self.clip, self.frame)
         self._camera: Camera | Sketch | None = None
@@ -181,11 +182,11 @@ class HumanoidEnv(BatchedEnv):
         self.reference = self.library.bodies(self.clip, self.frame)
         self._observation = observe(self.bodies, self.library.bodies(self.clip, self.frame + 1))
         # Written so that NaN terminates.
-        lost = diverged | ~(self.distance(self.bodies, self.reference) <= self.max_distance)
+        self.lost = diverged | ~(self.distance(self.bodies, self.reference) <= self.max_distance)
         reward = torch.stack([*tracking_terms(self.bodies, self.reference).values()]).sum(0)
         priced = self._power(targets) * (self._age > _FREE_STEPS)
         reward = torch.where(diverged, 0.0, reward - self.power_coeff * priced)
-        return reward.to(self.device, torch.float32), lost.to(self.device)
+        return reward.to(self.device, torch.float32), self.lost.to(self.device)
 
     def _step_physics(self, targets: Tensor) -> Tensor:
         """Step every copy; put those in which physics breaks down, bool ``[num_envs]``, back to the reference."""
@@ -253,7 +254,7 @@ class HumanoidEnv(BatchedEnv):
         self.num_diverged, self.num_steps = state["counts"].tolist()
 
     def render(self, index: int = 0, *, height: int = 240, width: int = 320) -> np.ndarray:
-        """A picture of copy ``index`` and, behind it, of its reference as a ghost: uint8 ``[height, width, 3]``."""
+        """A picture of copy ``index``, with its reference as a green ghost: uint8 ``[height, width, 3]``."""
         if not 0 <= index < self.num_envs:
             raise ValueError(f"index must be in [0, {self.num_envs}), got {index}")
         if self._camera is None or (self._camera.height, self._camera.width) != (height, width):

@@ -15,7 +15,7 @@ from fpo_torchrl.envs.humanoid.skeleton import Body, Shape, Skeleton
 _KINDS = {"sphere": mjtGeom.mjGEOM_SPHERE, "capsule": mjtGeom.mjGEOM_CAPSULE, "box": mjtGeom.mjGEOM_BOX}
 _AXES = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 _ARMATURE = 0.02  # kg m2, that of the reference's model (akanazawa/fpo, phc/, assets/smpl_humanoid.xml)
-GHOST_ALPHA = 0.45
+_GHOST = (0.13, 0.66, 0.42, 0.4)
 FORCE_LIMIT = 500.0
 """Largest torque of a servo in Nm, that of the reference's model; DeepMimic's own 50 to 200 do not hold a run."""
 
@@ -43,7 +43,7 @@ def build_spec(skeleton: Skeleton, *, timestep: float = 1 / 120, ghost: bool = F
         for geom in spec.geoms:
             if geom.name.startswith("ghost_"):
                 geom.contype = geom.conaffinity = 0
-                geom.material, geom.rgba = "", [0.16, 0.38, 0.68, GHOST_ALPHA]
+                geom.material, geom.rgba = "", _GHOST
     for body in skeleton.bodies[1:]:
         if body.joint != "fixed":
             _add_servos(spec, body)
@@ -74,7 +74,7 @@ def _add_bodies(spec: mujoco.MjSpec, skeleton: Skeleton, prefix: str = "") -> No
 def _add_view(root: mujoco.MjsBody) -> None:
     follow = mjtCamLight.mjCAMLIGHT_TRACK
     add_lamp(root, height=3, mode=follow)
-    root.add_camera(name="view", pos=[0, -3.6, 0.35], xyaxes=[1, 0, 0, 0, 0.13, 1], mode=follow)
+    root.add_camera(name="view", pos=[0, -3.0, 0.3], xyaxes=[1, 0, 0, 0, 0.13, 1], mode=follow)
 
 
 def _add_joints(added: mujoco.MjsBody, name: str, body: Body) -> None:

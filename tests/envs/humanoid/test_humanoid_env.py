@@ -167,7 +167,8 @@ def test_an_action_that_is_not_finite_is_an_error():
         env.step(td.set("action", action))
 
 
-def test_a_copy_whose_physics_breaks_down_terminates_alone_and_is_counted():
+def test_a_copy_whose_physics_breaks_down_terminates_alone_and_is_counted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
     env = make(num_envs=3)
     td = env.reset()
     env.physics.state.qvel[2] = torch.nan

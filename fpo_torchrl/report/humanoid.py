@@ -1,0 +1,119 @@
+"""``fpo-humanoid``: score how the policies of runs track their motions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fpo_torchrl.builders import ConfigError, build
+from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.envs.humanoid import HumanoidEnv, goal_ambiguity
+from fpo_torchrl.envs.humanoid.scores import TrackingScores, evaluate_tracking
+from fpo_torchrl.evaluation import START_NOISES, record
+from fpo_torchrl.files import write_json
+from fpo_torchrl.trained import TrainedPolicy, load_policy
+
+EVALUATION = {
+    "random_start": False,
+    "spread_episodes": False,
+    "distance": "mean",
+    "max_distance": 0.5,
+    "max_episode_steps": 1_000_000,
+}
+"""Whole motions, lost at a mean distance of 0.5 m (akanazawa/fpo, phc/puffer_phc/humanoid_phc.py:1671-1682)."""
+
+
+def tracking_env(policy: TrainedPolicy, num_envs: int, motions: str | None = None) -> HumanoidEnv:
+    """The environment in which a run is scored: copy ``i`` tracks motion ``i`` from the start.
+
+    Args:
+        policy: of a run on a humanoid task.
+        num_envs (int): copies.
+        motions: other motions than those it was trained on.
+
+    Raises:
+        ConfigError: if the run is of another task.
+    """
+    if not isinstance(policy.env, HumanoidEnv):
+        raise ConfigError(f"fpo-humanoid scores runs with env=humanoid; this one has task={policy.cfg.task}")
+    node: Any = {**OmegaConf.to_container(policy.cfg.env, resolve=True), **EVALUATION}  # pyright: ignore
+    if motions is not None:
+        node |= {"motions": motions, "clips": None}
+    return build(node, "env", task=policy.cfg.task, num_envs=num_envs, device=policy.env.device, seed=0)
+
+
+def score_run(
+    run_dir: str | Path,
+    *,
+    noise: str = "zero",
+    episodes: int = 1,
+    motions: str | None = None,
+    device: str | None = "cpu",
+) -> TrackingScores:
+    """Scores of a run's newest checkpoint.
+
+    Args:
+        run_dir: the run's directory.
+        noise: start noise of the flow, ``"zero"``, ``"random"`` or ``"fixed"``.
+        episodes (int): of each motion; more than one make sense with random noise.
+        motions: other motions than those it was trained on.
+        device: of the policy; None for the one it was trained on.
+    """
+    policy = load_policy(run_dir, device=device)
+    num_motions = len(tracking_env(policy, 1, motions).library)
+    return evaluate_tracking(policy.actor, tracking_env(policy, episodes * num_motions, motions), noise=noise)
+
+
+def tracking_table(scores: TrackingScores) -> str:
+    """The scores as a table of text."""
+    columns = {
+        "success": "success",
+        "alive_s": "alive (s)",
+        "mpjpe_global_all_mm": "MPJPE (mm)",
+        "mpjpe_local_all_mm": "from root",
+        "mpjpe_procrustes_all_mm": "aligned",
+        "mpjpe_global_conditioned_mm": "of the goal",
+    }
+    lines = [f"  {'motion':<34}" + "".join(f"{title:>13}" for title in columns.values())]
+    for name, row in [*scores.clips.items(), ("mean", scores.mean)]:
+        lines.append(f"  {name:<34}" + "".join(f"{row[key]:>13.2f}" for key in columns))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Score runs as the command line says."""
+    parser = argparse.ArgumentParser(prog="fpo-humanoid", description="Score how the policies of runs track motions.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIRECTORY")
+    parser.add_argument("--noise", nargs="+", choices=list(START_NOISES), default=["zero"], help="default zero")
+    parser.add_argument("--episodes", type=int, default=1, help="of each motion; default 1")
+    parser.add_argument("--motions", help="file or folder; default those of the run")
+    parser.add_argument("--output", type=Path, help="also write all scores to this JSON file")
+    parser.add_argument("--video", type=Path, help="also record the first run's first motion as this GIF")
+    arguments = parser.parse_args()
+    if arguments.episodes < 1:
+        parser.error(f"--episodes {arguments.episodes}: it must be at least 1")
+    report: dict[str, Any] = {}
+    with friendly_errors():
+        for run in arguments.runs:
+            for noise in arguments.noise:
+                settings = {"noise": noise, "episodes": arguments.episodes, "motions": arguments.motions}
+                scores = score_run(run, **settings)
+                print(f"{run}, {noise} start noise\n{tracking_table(scores)}")
+                report.setdefault(str(run), {})[noise] = scores.as_dict()
+        policy = load_policy(arguments.runs[0], device="cpu")
+        env = tracking_env(policy, 1, arguments.motions)
+        if env.library.has_mirrors:
+            report["goal_ambiguity"] = ambiguity = goal_ambiguity(env.library)
+            print(f"goal ambiguity: {', '.join(f'{name} {value:.3f}' for name, value in ambiguity.items())}")
+        if arguments.output is not None:
+            write_json(arguments.output, report)
+            print(f"  {arguments.output}")
+        if arguments.video is not None:
+            print(f"  {record(policy.actor, env, arguments.video, noise=arguments.noise[0])}")
+
+
+if __name__ == "__main__":
+    main()

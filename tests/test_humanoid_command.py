@@ -1,0 +1,51 @@
+"""From a small run to its scores, as the command line does it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from PIL import Image
+from tiny import FLOW, compose
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.report import humanoid
+from fpo_torchrl.run import Run
+from fpo_torchrl.trained import load_policy
+
+SMALL_RUN = ("experiment=humanoid", *FLOW, "total_frames=64", "env.conditioning=root")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "root"
+    Run(compose(*SMALL_RUN), directory).train()
+    return directory
+
+
+def test_the_command_scores_each_motion_and_records_one(run_dir, tmp_path, monkeypatch, capsys):
+    output, video = tmp_path / "scores.json", tmp_path / "walk.gif"
+    arguments = [str(run_dir), "--noise", "zero", "random", "--output", str(output), "--video", str(video)]
+    monkeypatch.setattr(sys, "argv", ["fpo-humanoid", *arguments])
+    humanoid.main()
+    written = json.loads(output.read_text())
+    assert written["goal_ambiguity"]["root_gap_m"] == pytest.approx(0, abs=1e-6)
+    for noise in ("zero", "random"):
+        assert list(written[str(run_dir)][noise]["clips"]) == ["stroll", "stroll_mirrored"]
+        assert written[str(run_dir)][noise]["mean"]["success"] == 0  # it has hardly learnt
+    assert "stroll_mirrored" in capsys.readouterr().out
+    with Image.open(video) as animation:
+        assert animation.n_frames > 5
+
+
+def test_scores_are_of_whole_motions_with_the_softer_limit(run_dir):
+    env = humanoid.tracking_env(load_policy(run_dir), 2)
+    assert (env.conditioning, env.random_start, env.max_distance) == ("root", False, 0.5)
+    assert env.frame.tolist() == [0, 0]
+
+
+def test_a_run_of_another_task_is_refused(tmp_path):
+    Run(compose("experiment=bandit", *FLOW, "total_frames=64"), tmp_path / "bandit").train()
+    with pytest.raises(ConfigError, match="scores runs with env=humanoid; this one has task=bandit/bimodal"):
+        humanoid.score_run(tmp_path / "bandit")
