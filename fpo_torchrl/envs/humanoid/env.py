@@ -216,8 +216,7 @@ class HumanoidEnv(BatchedEnv):
         """Put the copies ``rows`` into the state of the reference in their frame."""
         state = self.physics.state
         for tensor in state.tensors().values():
-            if tensor is not state.mocap_quat:
-                tensor[rows] = 0
+            tensor[rows] = 0
         state.qpos[rows], state.qvel[rows] = self.library.joints(self.clip[rows], self.frame[rows])
 
     def _power(self, targets: Tensor) -> Tensor:
