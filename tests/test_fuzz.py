@@ -21,7 +21,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from fpo_torchrl.cli import EXIT_CHECKPOINT, EXIT_CONFIG, EXIT_DIVERGED, friendly_errors  # noqa: E402
 from fpo_torchrl.config import COMPONENTS, flatten  # noqa: E402
-from fpo_torchrl.run import start_run  # noqa: E402
+from fpo_torchrl.start import start_run  # noqa: E402
 from fpo_torchrl.sweep.manifest import composer  # noqa: E402
 
 PRESETS = {
