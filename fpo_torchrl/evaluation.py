@@ -58,17 +58,22 @@ class Evaluation:
         return {"mean": self.mean, "low": low, "high": high, "policy_s": self.policy_s, "returns": self.returns}
 
 
+def decimals_of(scale: float) -> int:
+    """Decimals that show returns of this size to about three digits: 0 for 1000, 2 for 1."""
+    return max(0, 2 - math.floor(math.log10(scale))) if scale > 0 else 2
+
+
 def evaluation_table(evaluations: dict[str, Evaluation], task: str, counted: str = "episodes") -> str:
     """The evaluations as a small table of text; ``counted`` is what a return is of."""
+    decimals = max(1, decimals_of(max(abs(evaluation.mean) for evaluation in evaluations.values())))
     lines = [
         f"evaluation on {task}",
         f"  {'start noise':<12} {'mean return':>12}   {'95 % interval of the mean':<26} {counted}",
     ]
     for noise, evaluation in evaluations.items():
         low, high = evaluation.interval
-        lines.append(
-            f"  {noise:<12} {evaluation.mean:>12.1f}   {f'[{low:.1f}, {high:.1f}]':<26} {len(evaluation.returns)}"
-        )
+        interval = f"[{low:.{decimals}f}, {high:.{decimals}f}]"
+        lines.append(f"  {noise:<12} {evaluation.mean:>12.{decimals}f}   {interval:<26} {len(evaluation.returns)}")
     return "\n".join(lines)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from fpo_torchrl.evaluation import decimals_of
+
 from .runs import Results, RunRecord
 from .statistics import Estimate, estimate, iqm, mean, probability_of_improvement
 
@@ -57,11 +59,6 @@ def escape_latex(text: str) -> str:
     two\_walls, 95 \%
     """
     return re.sub(r"[&%$#_{}\\~^<>]", lambda found: LATEX_ESCAPES[found[0]], text)
-
-
-def decimals_of(scale: float) -> int:
-    """Decimals that show returns of this size to about three digits: 0 for 1000, 2 for 1."""
-    return max(0, 2 - math.floor(math.log10(scale)))
 
 
 def show(found: Estimate, decimals: int) -> str:

@@ -153,6 +153,8 @@ def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
         raise ConfigError(f"nan_rollbacks={cfg.nan_rollbacks} takes a single run back: it needs num_seeds=1")
     if Processes().size > 1:
         raise ConfigError(f"num_seeds={cfg.num_seeds} trains in one process: start it without torchrun")
+    if cfg.vmap and (reason := why_not(cfg.trainer)) is not None:
+        raise ConfigError(f"{reason}: it needs vmap=false")
     if cfg.resume == AUTO or sweep_dir is not None:
         return _ensure_trained(cfg, sweep_dir)
     if cfg.run_dir is None:

@@ -106,8 +106,8 @@ class Stack:
             ) from error
 
 
-def why_not(trainer: Trainer) -> str | None:
-    """What keeps a trainer's agents from sharing one arithmetic; None if nothing does."""
+def why_not(trainer: Any) -> str | None:
+    """What in the settings of a trainer keeps its agents from sharing one arithmetic; None if nothing does."""
     if trainer.compile:
         return "trainer.compile=true compiles the loss of a single agent"
     if trainer.critic_warmup_frames:

@@ -172,12 +172,15 @@ def test_one_that_diverges_is_reported_once_the_others_have_finished(tmp_path, a
         ("logger.kind=wandb", "logger=wandb takes one run in a process"),
         ("resume=auto", "resume=auto goes on in a directory that you name"),
         ("optim.lr=-1", "lr must be positive"),
+        ("nan_rollbacks=1", "nan_rollbacks=1 takes a single run back: it needs num_seeds=1"),
+        ("trainer.compile=true vmap=true", "compiles the loss of a single agent: it needs vmap=false"),
+        ("trainer.critic_warmup_frames=64 vmap=true", "changes what a single agent descends: it needs vmap=false"),
     ],
 )
 def test_wrong_settings_leave_nothing_behind(tmp_path, monkeypatch, override, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
-        train_seeds(tiny.compose(*SHORT, "num_seeds=2", override))
+        train_seeds(tiny.compose(*SHORT, "num_seeds=2", *override.split()))
     assert not [*tmp_path.iterdir()]
 
 
