@@ -33,7 +33,7 @@ from fpo_torchrl.files import locked, write_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.command import report
 from fpo_torchrl.run_directory import LOCK
-from fpo_torchrl.sweep.workers import Workers, claim_of, log_of
+from fpo_torchrl.sweep.workers import Workers, claim_of, log_of, quoted
 
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "fpo": (),
@@ -287,7 +287,7 @@ def main() -> None:
     if arguments.frames is not None:
         common.append(f"total_frames={arguments.frames}")
     if arguments.motions is not None:
-        common.append(f"env.motions={arguments.motions.resolve()}")
+        common.append(f"env.motions={quoted(arguments.motions.resolve())}")
     jobs = select(arguments)
     workers = Workers(arguments.jobs, num_threads=1)
     benchmark = Benchmark(arguments.work, arguments.out, common, workers)

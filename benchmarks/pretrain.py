@@ -30,15 +30,15 @@ from fpo_torchrl.files import write_json
 from fpo_torchrl.provenance import origin, read_provenance
 from fpo_torchrl.report.command import report
 from fpo_torchrl.run import EVALUATION_SEED
-from fpo_torchrl.sweep.workers import Workers, log_of
+from fpo_torchrl.sweep.workers import Workers, log_of, quoted
 from fpo_torchrl.trained import load_policy
 
 TEACHER_FRAMES, FRAMES, WARMUP_FRAMES = 200_000, 300_000, 40_960
 NUM_EPISODES, CLONE_STEPS, CLONE_BATCH = 32, 4000, 512
 VARIANTS: dict[str, tuple[str, ...]] = {
     "scratch": (),
-    "fine_tuned": ("init_from='{clone}'", f"trainer.critic_warmup_frames={WARMUP_FRAMES}"),
-    "no_warmup": ("init_from='{clone}'",),
+    "fine_tuned": ("init_from={clone}", f"trainer.critic_warmup_frames={WARMUP_FRAMES}"),
+    "no_warmup": ("init_from={clone}",),
 }
 """What is compared, by label, with the overrides of each; ``{clone}`` is where the cloned policy is."""
 
@@ -71,7 +71,9 @@ class Experiment:
         if not (clone / "clone.json").is_file():
             write_json(clone / "clone.json", clone_policy(teacher, clone, self.seed))
         for label, overrides in VARIANTS.items():
-            self.train(label, FRAMES, f"label={label}", *(override.format(clone=clone) for override in overrides))
+            self.train(
+                label, FRAMES, f"label={label}", *(override.format(clone=quoted(clone)) for override in overrides)
+            )
         return "finished"
 
 

@@ -18,9 +18,9 @@ from torchrl.objectives import LossModule
 from torchrl.objectives.utils import distance_loss
 
 from fpo_torchrl.advantage import GAE
+from fpo_torchrl.modules.chain import is_flow
 from fpo_torchrl.modules.masking import MaskedObservation
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
-from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.optim import AgentOptimizer
 
 
@@ -123,7 +123,7 @@ def fixed_settings(actor: TensorDictModule) -> dict[str, Any]:
     The trainer estimates advantages itself, so no functional copy of the parameters is needed; and a flow
     has no entropy in closed form.
     """
-    return {"functional": False, "entropy_bonus": not isinstance(actor, FlowSampler)}
+    return {"functional": False, "entropy_bonus": not is_flow(actor)}
 
 
 def check_critic_settings(loss: LossModule) -> None:

@@ -14,7 +14,7 @@ from fpo_torchrl.cli import friendly_errors, output_file
 from fpo_torchrl.config import COMPONENTS
 from fpo_torchrl.evaluation import START_NOISES, evaluate, record
 from fpo_torchrl.flow import Solver
-from fpo_torchrl.modules.sampler import FlowSampler
+from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.report.samplers import WRITERS, draw_samplers
 from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import load_policy, task_env
@@ -61,13 +61,14 @@ def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | N
     """The solver of one row of the table; None for the actor's own."""
     if name is None and num_steps is None:
         return None
-    if not isinstance(actor, FlowSampler):
+    if not is_flow(actor):
         raise ConfigError("solvers and steps are settings of a flow policy; this run trained a Gaussian")
     if name is not None and name not in SOLVERS:
         raise ConfigError(f"solvers: unknown solver {name!r}, known are {', '.join(SOLVERS)}")
-    solver = SOLVERS[name]() if name is not None else actor.solver
+    own = flow_policy(actor).solver
+    solver = SOLVERS[name]() if name is not None else own
     try:
-        return solver.with_steps(num_steps if num_steps is not None else actor.solver.num_steps)
+        return solver.with_steps(num_steps if num_steps is not None else own.num_steps)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"steps: {error}") from error
 
@@ -92,7 +93,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     render = output_file("render", cfg.render, [".gif"]) if cfg.render is not None else None
     policy = load_policy(run_dir, num_envs=cfg.episodes, device=cfg.device, checkpoint=cfg.checkpoint)
     actor, env, task = policy.actor, policy.env, policy.cfg.task
-    if plot is not None and not isinstance(actor, FlowSampler):
+    if plot is not None and not is_flow(actor):
         raise ConfigError("plot draws the samplers of a flow policy; this run trained a Gaussian")
     pairs = itertools.product(as_list(cfg.solvers), as_list(cfg.steps))
     # random_steps with a number of steps is euler: each sampler is a row once
@@ -102,7 +103,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     rows = []
     for solver, noise in itertools.product(solvers, as_list(cfg.noise)):
         result = evaluate(actor, env, noise=noise, solver=solver, seed=cfg.seed + EVALUATION_SEED)
-        used = solver if solver is not None else getattr(actor, "solver", None)
+        used = solver if solver is not None else getattr(flow_policy(actor), "solver", None)
         label = repr(used) if used is not None else "Gaussian"
         rows.append({"solver": label, **sampler_columns(used), "noise": noise, **result.as_dict()})
         low, high = result.interval

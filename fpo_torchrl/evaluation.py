@@ -18,8 +18,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
 
 from fpo_torchrl.flow import FixedNoise, RandomNoise, Solver, StartNoise, ZeroNoise
-from fpo_torchrl.modules.chain import flow_policy, for_inference
-from fpo_torchrl.modules.sampler import FlowSampler
+from fpo_torchrl.modules.chain import for_inference, is_flow
 
 START_NOISES: dict[str, Callable[[], StartNoise]] = {
     "random": RandomNoise,
@@ -90,7 +89,7 @@ def evaluation_policy(
     actor: TensorDictModule, noise: str, solver: Solver | None = None
 ) -> tuple[TensorDictModule, ExplorationType]:
     """The policy to evaluate and its exploration type: for a Gaussian, ``"zero"`` noise is its mode."""
-    if isinstance(flow_policy(actor), FlowSampler):
+    if is_flow(actor):
         return for_inference(actor, solver=solver, start_noise=START_NOISES[noise]()), ExplorationType.RANDOM
     return actor, ExplorationType.RANDOM if noise == "random" else ExplorationType.DETERMINISTIC
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from typing import Any
 
@@ -47,26 +48,29 @@ def follow(processes: Processes) -> None:
     Raises:
         Preempted: with it.
     """
-    stop = StopOnSignal()
-    while (begun := processes.tell(None)) is not None:
-        if isinstance(begun, signal.Signals):
-            raise Preempted(begun)
-        text, state = begun
-        cfg = OmegaConf.create(text)
-        assert isinstance(cfg, DictConfig)
-        if cfg.num_threads is not None:
-            torch.set_num_threads(cfg.num_threads)
-        agent, trainer = build_trainer(cfg, processes)
-        for part, weight in zip(parts(agent), state["agent"], strict=True):
-            part.load_state_dict(weight)
-        trainer.frames, trainer.lr_scale = state["frames"], state["lr_scale"]
-        with stop:
-            try:
+    with StopOnSignal() as stop:
+        while (begun := processes.tell(None)) is not None:
+            if isinstance(begun, signal.Signals):
+                raise Preempted(begun)
+            text, state = begun
+            cfg = OmegaConf.create(text)
+            assert isinstance(cfg, DictConfig)
+            if cfg.num_threads is not None:
+                torch.set_num_threads(cfg.num_threads)
+            agent, trainer = build_trainer(cfg, processes)
+            for part, weight in zip(parts(agent), state["agent"], strict=True):
+                part.load_state_dict(weight)
+            trainer.frames, trainer.lr_scale = state["frames"], state["lr_scale"]
+            with contextlib.suppress(NonFiniteError):  # process 0 ends with it, or goes back and says from where
                 for _ in trainer:
-                    if stop.agree(processes.largest):
+                    stopping = stop.agree(processes.largest)
+                    processes.check(nothing)  # while process 0 evaluates, logs and saves
+                    if stopping:
                         break
-            except NonFiniteError:
-                continue  # process 0 ends with it, or goes back and says from where
+
+
+def nothing() -> None:
+    """What the others do while process 0 works alone."""
 
 
 def parts(agent: Agent) -> tuple[Any, ...]:

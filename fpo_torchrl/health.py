@@ -191,7 +191,7 @@ def action_spread(rows: Rows) -> Finding | None:
 def gradient_norm(rows: Rows) -> Finding | None:
     """Gradients ten times as large as they usually were, of the actor or the critic."""
     for name in ("actor", "critic"):
-        norms = series(rows, f"grad_norm_{name}")
+        norms = [norm for norm in series(rows, f"grad_norm_{name}") if norm > 0]  # 0 while the critic warms up
         if len(norms) < 2 * WINDOW:
             continue
         usual, now = median(norms[:-WINDOW]), fmean(norms[-WINDOW:])

@@ -63,6 +63,11 @@ class AgentOptimizer(torch.optim.Adam):
         self.zero_grad(set_to_none=True)
         loss.backward()
 
+    def keep_actor(self) -> None:
+        """Drop the actor's gradients, so that the next step leaves it as it is."""
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad = None
+
     def limited_step(self, average: Callable[[Sequence[Tensor]], None] = lambda gradients: None) -> dict[str, Tensor]:
         """Norm limits and one step with the gradients that are there; returns their norms before limiting.
 
@@ -72,7 +77,8 @@ class AgentOptimizer(torch.optim.Adam):
         average([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None])
         norms = {}
         for (name, limit), group in zip(self.limits.items(), self.param_groups, strict=True):
-            norm = nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
+            gradients = [p.grad for p in group["params"] if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients) if gradients else group["params"][0].new_zeros(())
             if limit is not None:
                 nn.utils.clip_grads_with_norm_(group["params"], limit, norm)
             norms[f"grad_norm_{name}"] = norm

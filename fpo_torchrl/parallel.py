@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.envs.base import NonFiniteError
+
+Result = TypeVar("Result")
 
 
 class Processes:
@@ -77,19 +79,26 @@ class Processes:
         dist.all_gather_object(numbers, number)
         return max(numbers)
 
-    def check(self, is_finite: Callable[[], None]) -> None:
-        """Let a check that fails in one process fail in all of them.
+    def check(self, compute: Callable[[], Result]) -> Result:
+        """What ``compute`` gives; if it meets a NaN in one process, all of them stop with that.
 
         Raises:
-            NonFiniteError: of the check, or that it failed elsewhere.
+            NonFiniteError: of this process, or with the words of another one.
         """
+        if self.size == 1:
+            return compute()
+        result, error = None, None
         try:
-            is_finite()
-        except NonFiniteError:
-            self.largest(1)
-            raise
-        if self.largest(0):
-            raise NonFiniteError("another process met a value that is not finite, and says which")
+            result = compute()
+        except NonFiniteError as found:
+            error = found
+        messages: list[Any] = [None] * self.size
+        dist.all_gather_object(messages, str(error) if error is not None else None)
+        if error is not None:
+            raise error
+        if told := [message for message in messages if message is not None]:
+            raise NonFiniteError(f"in another process: {told[0]}")
+        return result  # pyright: ignore[reportReturnType]
 
     def tell(self, message: Any) -> Any:
         """What process 0 gives, in every process."""

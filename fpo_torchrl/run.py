@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ class Run:
             self._begin()
         self.trainer.lr_scale = lr_scale
         self.metrics.truncate(self.trainer.frames)
+        self.watch = Watch(self.metrics.rows)
 
     def _train(self) -> None:
         cfg, trainer = self.cfg, self.trainer
@@ -154,7 +156,7 @@ class Run:
         with progress_bar([trainer], shown=cfg.progress) as bar:
             for metrics in trainer:
                 stopping = self.stop.agree(self.processes.largest)
-                for finding in self.record(metrics, stopping=stopping):
+                for finding in self.processes.check(partial(self.record, metrics, stopping=stopping)):
                     bar.write(f"warning: {finding}")
                 if stopping:  # a signal that came since then waits for the next iteration, and its checkpoint
                     self.stop.check()

@@ -17,7 +17,7 @@ from fpo_torchrl.config import RunConfig
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held, new_run_dir
 
-FIXED_ON_RESUME = ("task", "seed", "num_seeds", "experiment", "run_dir")
+FIXED_ON_RESUME = ("task", "seed", "num_seeds", "experiment", "run_dir", "init_from")
 """What makes a run another one."""
 
 
@@ -75,6 +75,13 @@ def resumed(overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
 
 def resume_in(run_dir: Path, changes: Mapping[str, Any]) -> Run:
     """The continuation of the run in ``run_dir`` with ``changes`` of its settings; raises as :func:`resume_run`."""
+    cfg = changed_config(run_dir, changes)
+    with held(run_dir) as hold:
+        return Run(cfg, run_dir, resume=True, hold=hold)
+
+
+def changed_config(run_dir: Path, changes: Mapping[str, Any]) -> DictConfig:
+    """The config of the run in ``run_dir`` with ``changes``; raises as :func:`resume_run`."""
     saved = load_run_config(run_dir)
     for key, value in changes.items():
         if key in FIXED_ON_RESUME:
@@ -87,8 +94,7 @@ def resume_in(run_dir: Path, changes: Mapping[str, Any]) -> Run:
         if not same_kind(value, before):
             raise ConfigError(f"{key}={value!r}: expected a {type(before).__name__}, the run has {before!r}")
         OmegaConf.update(saved, key, value)
-    with held(run_dir) as hold:
-        return Run(saved, run_dir, resume=True, hold=hold)
+    return saved
 
 
 def same_kind(value: Any, before: Any) -> bool:

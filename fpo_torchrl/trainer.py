@@ -150,7 +150,7 @@ class Trainer:
         batches = iter(self.start())
         while self.frames < self.total_frames:
             started = time.perf_counter()
-            batch = next(batches)
+            batch = self.processes.check(partial(next, batches))
             collected = time.perf_counter()
             metrics = self.learn(batch)
             yield self.report(batch, metrics, collect_s=collected - started, update_s=time.perf_counter() - collected)
@@ -198,6 +198,8 @@ class Trainer:
                     minibatch["advantage"] = self.processes.standardize(minibatch["advantage"])
                 losses = yield minibatch
                 assert losses is not None
+                if self._descended != "loss_":  # the actor's weights that the critic shares wait as well
+                    self.optimizer.keep_actor()
                 history.append(losses.update(self.optimizer.limited_step(self.processes.average)))
         metrics = self.processes.reduce(summarize(history))
         if not all(map(math.isfinite, metrics.values())):

@@ -25,8 +25,11 @@ from fpo_torchrl import (
     VelocityMLP,
 )
 from fpo_torchrl.advantage import GAE
+from fpo_torchrl.builders import fixed_settings
 from fpo_torchrl.envs import ProbeEnv
+from fpo_torchrl.evaluate import solver_of
 from fpo_torchrl.evaluation import evaluate
+from fpo_torchrl.modules.chain import flow_policy
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.trainer import Trainer
 
@@ -235,3 +238,9 @@ def test_evaluation_starts_the_flow_where_it_is_told_to_and_with_another_solver(
     for setting in ({"noise": "fixed"}, {"noise": "random"}, {"noise": "zero", "solver": Euler(7)}):
         assert evaluate(policy, env, **setting).returns == evaluate(inside, env, **setting).returns
     assert evaluate(policy, env, noise="fixed").returns != evaluate(policy, env, noise="zero").returns
+
+
+def test_commands_and_configs_know_it_for_a_flow():
+    policy, _ = chained()
+    assert fixed_settings(policy)["entropy_bonus"] is False
+    assert repr(solver_of(policy, "heun", None)) == f"Heun(num_steps={flow_policy(policy).solver.num_steps})"

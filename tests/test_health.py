@@ -96,6 +96,9 @@ class TestChecks:
         assert examine(run_of(**falls, episodes=lambda i: float(i))) == []
         assert examine(run_of(**falls, episodes=lambda i: 100.0 + i)) != []
 
+    def test_a_critic_that_warms_up_is_no_finding(self):
+        assert examine(run_of(grad_norm_actor=lambda i: 0.0 if i < 30 else 0.3)) == []
+
     def test_a_run_that_never_learned_has_not_dropped(self):
         assert examine(run_of(**{"return": lambda i: -10.0 - i, "eval_zero": lambda i: -10.0 - i})) == []
 

@@ -104,3 +104,15 @@ def test_restoring_keeps_moments_and_takes_the_new_settings():
 def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
         AgentOptimizer(parameters(0.0), parameters(0.0), **setting)
+
+
+def test_without_a_gradient_the_actor_stays_and_its_norm_is_0():
+    actor, critic = parameters(1.0, 2.0), parameters(3.0)
+    optimizer = AgentOptimizer(actor, critic, max_grad_norm=1.0, lr=0.1)
+    optimizer.backward(actor[0] * critic[0])
+    optimizer.keep_actor()
+    norms = optimizer.limited_step()
+    assert [p.item() for p in actor] == [1.0, 2.0]
+    assert critic[0].item() == pytest.approx(2.9)
+    assert norms["grad_norm_actor"] == 0
+    assert norms["grad_norm_actor"].dtype == actor[0].dtype

@@ -14,9 +14,11 @@ import tiny
 import torch
 
 from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes, joined
 from fpo_torchrl.provenance import read_provenance
+from fpo_torchrl.run import Run
 
 RUN = (*tiny.CARTPOLE, "trainer.redraw_pairs=false")
 POLICIES = {
@@ -91,6 +93,29 @@ def test_two_halves_of_a_batch_are_the_batch(tmp_path, policy):
 def fpo_train(rank: int, port: int, log: Path, *overrides: str) -> None:
     as_process(rank, port, log)
     tiny.fpo_train(log, *overrides)
+
+
+def fpo_train_breaking(rank: int, port: int, log: Path, where: str, *overrides: str) -> None:
+    """A run in which a process meets a NaN in its environment, or process 0 in an evaluation."""
+    as_process(rank, port, log)
+    broken = (BatchedEnv, "_step", 1) if where == "environment" else (Run, "evaluate", 0)
+
+    def breaking(self, *args):
+        raise NonFiniteError("a NaN of the simulator")
+
+    if rank == broken[2]:
+        setattr(*broken[:2], breaking)
+    tiny.fpo_train(log, *overrides)
+
+
+@pytest.mark.parametrize("where", ["environment", "evaluation"])
+def test_a_nan_anywhere_stops_both_and_says_where(tmp_path, where):
+    command = (*RUN, "total_frames=1024", f"run_dir={tmp_path}/run")
+    codes = finish(start_pair(fpo_train_breaking, tmp_path, where, *command), tmp_path)
+    assert codes == [4, 0]
+    words = "in another process: a NaN of" if where == "environment" else "a NaN of the simulator"
+    assert f"error: {words}" in (tmp_path / "0.log").read_text()
+    assert read_provenance(tmp_path / "run")["status"] == "diverged"
 
 
 class TestARun:

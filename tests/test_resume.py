@@ -178,6 +178,7 @@ class TestResumingWithOtherValues:
         [
             ("task=gridworld/cshape", "task=gridworld/cshape cannot change when a run is resumed"),
             ("seed=1", "seed=1 cannot change"),
+            ("init_from=runs/other", "init_from=runs/other cannot change"),
             ("experiment=bandit", "experiment=bandit cannot change"),
             ("actor=gaussian", "a resumed run keeps its components"),
             ("loss/trust_region=spo", "a resumed run keeps its components"),

@@ -15,6 +15,7 @@ from fpo_torchrl.cli import friendly_errors, output_file
 from fpo_torchrl.evaluate import SOLVERS, solver_of
 from fpo_torchrl.flow import FixedNoise, StartNoise, ZeroNoise
 from fpo_torchrl.modules import FlowPolicy, FlowSampler
+from fpo_torchrl.modules.chain import is_flow
 from fpo_torchrl.trained import TrainedPolicy, load_policy
 
 from .formats import FORMATS
@@ -79,7 +80,10 @@ def export_run(
     trained = load_policy(run_dir, num_envs=NUM_COPIES, device="cpu", checkpoint=checkpoint)
     actor = trained.actor
     if not isinstance(actor, FlowSampler):
-        raise ConfigError(f"{run_dir} trained a Gaussian; fpo-export writes flow policies")
+        found = "a flow behind other modules" if is_flow(actor) else "a Gaussian"
+        raise ConfigError(
+            f"{run_dir} trained {found}; fpo-export writes actors that are a flow from the observation on"
+        )
     policy = FlowPolicy(actor, solver=solver_of(actor, solver, steps), start_noise=NOISES[noise]).eval()
     inputs = example_inputs(trained, with_noise=noise == "input")
     metadata: dict[str, Any] = {

@@ -13,12 +13,19 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import nn
 
+from fpo_torchrl.modules.sampler import FlowSampler
+
 
 def flow_policy(policy: Any) -> Any:
     """The last module of ``policy``, where its flow is; ``policy`` itself if it is no ``TensorDictSequential``."""
     while isinstance(policy, TensorDictSequential):
         policy = links(policy)[-1]
     return policy
+
+
+def is_flow(policy: Any) -> bool:
+    """Whether actions come from a flow, with or without modules before it; if not, from a Gaussian."""
+    return isinstance(flow_policy(policy), FlowSampler)
 
 
 def encode(policy: Any, tensordict: TensorDictBase) -> TensorDictBase:

@@ -30,7 +30,7 @@ class MaskedObservation(nn.Module):
         if mask.dtype != torch.bool or mask.ndim != 1:
             raise ValueError(f"mask must be a bool tensor [obs_dim], got {mask.dtype} {list(mask.shape)}")
         self.normalizer = normalizer
-        self.register_buffer("mask", mask)
+        self.register_buffer("mask", mask.clone(), persistent=False)  # it is of the task, not of what was learnt
 
     def forward(self, observation: Tensor) -> Tensor:
         """What the network sees of ``observation`` ``[*batch, obs_dim]``."""

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fpo_torchrl.builders import ConfigError, build
-from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.cli import friendly_errors, output_file
 from fpo_torchrl.envs.humanoid import HumanoidEnv, goal_ambiguity
 from fpo_torchrl.envs.humanoid.scores import TrackingScores, evaluate_tracking
 from fpo_torchrl.evaluation import START_NOISES, record
@@ -97,6 +97,8 @@ def main() -> None:
         parser.error(f"--episodes {arguments.episodes}: it must be at least 1")
     report: dict[str, Any] = {}
     with friendly_errors():
+        output = output_file("--output", arguments.output, [".json"]) if arguments.output is not None else None
+        video = output_file("--video", arguments.video, [".gif"]) if arguments.video is not None else None
         for run in arguments.runs:
             for noise in arguments.noise:
                 settings = {"noise": noise, "episodes": arguments.episodes, "motions": arguments.motions}
@@ -108,11 +110,11 @@ def main() -> None:
         if env.library.has_mirrors:
             report["goal_ambiguity"] = ambiguity = goal_ambiguity(env.library)
             print(f"goal ambiguity: {', '.join(f'{name} {value:.3f}' for name, value in ambiguity.items())}")
-        if arguments.output is not None:
-            write_json(arguments.output, report)
-            print(f"  {arguments.output}")
-        if arguments.video is not None:
-            print(f"  {record(policy.actor, env, arguments.video, noise=arguments.noise[0])}")
+        if output is not None:
+            write_json(output, report)
+            print(f"  {output}")
+        if video is not None:
+            print(f"  {record(policy.actor, env, video, noise=arguments.noise[0])}")
 
 
 if __name__ == "__main__":

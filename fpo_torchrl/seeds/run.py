@@ -16,7 +16,7 @@ from fpo_torchrl.auto_resume import AUTO, final_return, unfinished_run
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
-from fpo_torchrl.modules.sampler import FlowSampler
+from fpo_torchrl.modules.chain import is_flow
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.progress import progress_bar
@@ -26,7 +26,7 @@ from fpo_torchrl.run_directory import new_run_dir
 from fpo_torchrl.seeds.generator import AgentGenerator
 from fpo_torchrl.seeds.stack import Member, why_not
 from fpo_torchrl.seeds.training import train_in_turn, train_together
-from fpo_torchrl.start import resume_in, resumed, start_run
+from fpo_torchrl.start import changed_config, resume_in, resumed, start_run
 
 
 class SeedRuns:
@@ -64,10 +64,14 @@ class SeedRuns:
                 diverged[run] = error
                 ends[run](error)
             for member, run in self.runs.items():
-                if run not in diverged:
+                if run in diverged:
+                    continue
+                try:
                     with member.generator:
                         evaluations.append(run.finish())
-                    ends[run]()
+                except NonFiniteError as error:
+                    diverged[run] = error
+                ends[run](diverged.get(run))
         if diverged:
             told = "; ".join(f"seed {run.cfg.seed}: {error}" for run, error in diverged.items())
             raise NonFiniteError(f"{len(diverged)} of {len(self.runs)} seeds diverged, the others finished. {told}")
@@ -91,12 +95,16 @@ class SeedRuns:
                 stopping = self.stop.received is not None
                 for member, result in results.items():
                     run = self.runs[member]
-                    if isinstance(result, NonFiniteError):
-                        bar.write(f"seed {run.cfg.seed} diverged: {result}")
-                        yield run, result
+                    try:
+                        if isinstance(result, NonFiniteError):
+                            raise result
+                        with member.generator:
+                            findings = run.record(result, stopping=stopping)
+                    except NonFiniteError as error:
+                        results[member] = error
+                        bar.write(f"seed {run.cfg.seed} diverged: {error}")
+                        yield run, error
                         continue
-                    with member.generator:
-                        findings = run.record(result, stopping=stopping)
                     for finding in findings:
                         bar.write(f"warning: seed {run.cfg.seed}: {finding}")
                 if stopping:
@@ -111,7 +119,7 @@ def _recorded(run: Run) -> Any:
 
 def _gains_from_vmap(run: Run) -> bool:
     is_cuda = torch.device(run.cfg.device).type == "cuda"
-    return is_cuda and isinstance(run.agent.actor, FlowSampler) and why_not(run.trainer) is None
+    return is_cuda and is_flow(run.agent.actor) and why_not(run.trainer) is None
 
 
 def _postfix(results: Iterable[Mapping[str, float] | NonFiniteError]) -> str:
@@ -132,6 +140,26 @@ def configs_of_seeds(cfg: DictConfig, directory: Path) -> Iterator[tuple[DictCon
         yield own, run_dir
 
 
+def check_seeds(cfg: DictConfig, vmap: Any) -> None:
+    """Refuse what several seeds in one process cannot do.
+
+    Raises:
+        ConfigError: naming the setting and what to do.
+    """
+    if cfg.num_seeds < 1:
+        raise ConfigError(f"num_seeds={cfg.num_seeds} is out of range: it must be at least 1")
+    if vmap not in (None, True, False):
+        raise ConfigError(f"vmap={vmap!r}: expected true, false or null")
+    if cfg.logger.kind == "wandb":
+        raise ConfigError("logger=wandb takes one run in a process: with num_seeds use logger=tensorboard or none")
+    if cfg.nan_rollbacks:
+        raise ConfigError(f"nan_rollbacks={cfg.nan_rollbacks} takes a single run back: it needs num_seeds=1")
+    if Processes().size > 1:
+        raise ConfigError("several seeds train in one process: start it without torchrun")
+    if vmap and (reason := why_not(cfg.trainer)) is not None:
+        raise ConfigError(f"{reason}: it needs vmap=false")
+
+
 def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
     """Train ``cfg.num_seeds`` runs in ``seed0``, ``seed1`` ... of the run directory; with ``resume=auto`` go on there.
 
@@ -145,16 +173,7 @@ def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
         ConfigError: for a wrong setting, or a directory that holds other runs. InUseError: with ``resume=auto``, if
             another process trains in one of the directories.
     """
-    if cfg.num_seeds < 1:
-        raise ConfigError(f"num_seeds={cfg.num_seeds} is out of range: it must be at least 1")
-    if cfg.logger.kind == "wandb":
-        raise ConfigError("logger=wandb takes one run in a process: with num_seeds use logger=tensorboard or none")
-    if cfg.nan_rollbacks:
-        raise ConfigError(f"nan_rollbacks={cfg.nan_rollbacks} takes a single run back: it needs num_seeds=1")
-    if Processes().size > 1:
-        raise ConfigError(f"num_seeds={cfg.num_seeds} trains in one process: start it without torchrun")
-    if cfg.vmap and (reason := why_not(cfg.trainer)) is not None:
-        raise ConfigError(f"{reason}: it needs vmap=false")
+    check_seeds(cfg, cfg.vmap)
     if cfg.resume == AUTO or sweep_dir is not None:
         return _ensure_trained(cfg, sweep_dir)
     if cfg.run_dir is None:
@@ -192,4 +211,5 @@ def resume(overrides: Sequence[str]) -> Run | SeedRuns:
     if (directory / "config.yaml").is_file() or not of_seeds:
         return resume_in(directory, changes)
     vmap = changes.pop("vmap", None)
+    check_seeds(changed_config(of_seeds[0], changes), vmap)
     return SeedRuns((resume_in(run_dir, changes) for run_dir in of_seeds), vmap=vmap)

@@ -14,7 +14,7 @@ from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.seeds.stack import Member, Stack
 
 Results = dict[Member, dict[str, float] | NonFiniteError]
-"""Of an iteration: every agent's metrics, or the error that ended it."""
+"""Of an iteration: every agent's metrics, or the error that ended it; metrics may be replaced by an error met since."""
 
 
 def train_in_turn(members: Sequence[Member]) -> Iterator[Results]:
@@ -25,9 +25,10 @@ def train_in_turn(members: Sequence[Member]) -> Iterator[Results]:
     running = {member: iter(member.trainer) for member in members}
     while running:
         answers = {member: _advance(member, iterations.send, None) for member, iterations in running.items()}
-        if results := {member: answer for member, answer in answers.items() if answer is not None}:
+        results = {member: answer for member, answer in answers.items() if answer is not None}
+        if results:
             yield results
-        running = {member: running[member] for member, answer in answers.items() if isinstance(answer, dict)}
+        running = {member: running[member] for member, result in results.items() if isinstance(result, dict)}
 
 
 def train_together(members: Sequence[Member]) -> Iterator[Results]:
@@ -55,11 +56,12 @@ def train_together(members: Sequence[Member]) -> Iterator[Results]:
         collected = time.perf_counter()
         answers = _learn(stacks, batches)
         times = {"collect_s": collected - started, "update_s": time.perf_counter() - collected}
-        yield {
+        results = {
             member: member.trainer.report(batches[member], answer, **times) if isinstance(answer, dict) else answer
             for member, answer in answers.items()
         }
-        running = [m for m, answer in answers.items() if isinstance(answer, dict) and not _is_done(m)]
+        yield results
+        running = [m for m, result in results.items() if isinstance(result, dict) and not _is_done(m)]
         carried = {member: carried[member] for member in running}
 
 

@@ -115,8 +115,13 @@ def num_cores() -> int:
 
 def in_directory(run_dir: Path) -> list[str]:
     """The arguments of ``fpo-train`` that make it start or go on in a directory, without a progress bar."""
-    quoted = str(run_dir).replace("\\", "\\\\").replace("'", "\\'")
-    return [f"run_dir='{quoted}'", "resume=auto", "progress=false"]
+    return [f"run_dir={quoted(run_dir)}", "resume=auto", "progress=false"]
+
+
+def quoted(path: Path) -> str:
+    """A path as the value of a setting, whatever characters it has."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def log_of(run_dir: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from fpo_torchrl.modules import MaskedObservation, ObservationNormalizer
 
@@ -27,3 +28,10 @@ def test_neither_nan_nor_a_sign_gets_through(hidden):
 def test_a_mask_must_be_a_row_of_bools():
     with pytest.raises(ValueError, match=r"mask must be a bool tensor \[obs_dim\], got torch.float32 \[3\]"):
         MaskedObservation(torch.ones(3))
+
+
+def test_the_mask_is_the_tasks_and_not_taken_over_with_weights():
+    everything = MaskedObservation(torch.ones(2, dtype=torch.bool), nn.Identity())
+    a_part = MaskedObservation(torch.tensor([True, False]), nn.Identity())
+    a_part.load_state_dict(everything.state_dict())
+    assert a_part(torch.tensor([3.0, 4.0])).tolist() == [3.0, 0.0]

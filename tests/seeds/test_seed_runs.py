@@ -165,6 +165,33 @@ def test_one_that_diverges_is_reported_once_the_others_have_finished(tmp_path, a
         assert_as_alone(tmp_path, {1: alone[1]})
 
 
+@pytest.mark.parametrize("vmap", [False, True])
+@pytest.mark.parametrize("method", ["evaluate", "finish"])
+def test_one_whose_evaluation_diverges_leaves_the_others_alone(tmp_path, monkeypatch, vmap, method):
+    runs = SeedRuns((Run(*own) for own in configs_of_seeds(config(tmp_path), tmp_path)), vmap=vmap)
+    whole = getattr(Run, method)
+
+    def breaking(self, *args):
+        if self.cfg.seed == 2:
+            raise NonFiniteError("a NaN in its evaluation")
+        return whole(self, *args)
+
+    monkeypatch.setattr(Run, method, breaking)
+    with pytest.raises(NonFiniteError, match=r"^1 of 2 seeds diverged, the others finished. seed 2: a NaN in its"):
+        runs.train()
+    assert [read_provenance(tmp_path / f"seed{seed}")["status"] for seed in (1, 2)] == ["finished", "diverged"]
+
+
+@pytest.mark.parametrize("change", ["nan_rollbacks=1", "logger.kind=wandb", "vmap=3"])
+def test_what_several_seeds_cannot_do_is_refused_when_they_are_resumed_too(tmp_path, change):
+    for own in configs_of_seeds(config(tmp_path), tmp_path):
+        Run(*own)
+    saved = (tmp_path / "seed1/config.yaml").read_text()
+    with pytest.raises(ConfigError, match=change.partition("=")[0].replace(".kind", "")):
+        resume([f"resume={tmp_path}", change])
+    assert (tmp_path / "seed1/config.yaml").read_text() == saved
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
