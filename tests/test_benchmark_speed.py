@@ -85,7 +85,7 @@ def test_contenders_take_turns_after_a_round_that_does_not_count():
 
 def test_phases_do_not_overlap_and_leave_no_timers_behind(trainer):
     spent = profiling.phases(trainer)
-    assert len(spent) == 7
+    assert len(spent) == 8
     assert min(spent.values()) > 0  # the rests are what is left of an iteration
     assert "forward" not in vars(trainer.actor)
     assert trainer.advantage.critic is not None

@@ -34,7 +34,13 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> list[list[str]]:
     """The words of each command in the page's bash blocks."""
     lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    return [as_fpo_train(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def as_fpo_train(words: list[str]) -> list[str]:
+    """``torchrun ... -m fpo_torchrl.train settings`` is ``fpo-train settings``."""
+    module = "fpo_torchrl.train"
+    return ["fpo-train", *words[words.index(module) + 1 :]] if module in words else words
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda page: page.stem)
