@@ -32,9 +32,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of each command in the page's bash blocks."""
-    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
-    return [as_fpo_train(words) for line in lines if (words := shlex.split(line, comments=True))]
+    """The words of each command in the page's bash blocks; of a script, what it does with this package."""
+    found = []
+    for block in blocks(page, "bash"):
+        lines = block.replace("\\\n", " ").splitlines()
+        words = [as_fpo_train(words) for line in lines if (words := shlex.split(line, comments=True))]
+        found += [it for it in words if it[0].startswith("fpo-") or not block.startswith("#!")]
+    return found
 
 
 def as_fpo_train(words: list[str]) -> list[str]:
