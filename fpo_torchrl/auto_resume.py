@@ -32,11 +32,16 @@ def ensure_trained(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
         ConfigError: without a directory, or if it holds a run with other settings. InUseError: if another process
             trains in it.
     """
-    directory = cfg.run_dir or sweep_dir
-    if directory is None:
+    directory = directory_of(cfg, sweep_dir)
+    run = unfinished_run(cfg, directory)
+    return run.train()["random"].mean if run is not None else final_return(directory)
+
+
+def directory_of(cfg: DictConfig, sweep_dir: Path | None) -> Path:
+    """Where a run that goes on by itself is; ``ConfigError`` if nothing names it."""
+    if cfg.run_dir is None and sweep_dir is None:
         raise ConfigError("resume=auto goes on in a directory that you name: give run_dir=")
-    run = unfinished_run(cfg, Path(directory))
-    return run.train()["random"].mean if run is not None else final_return(Path(directory))
+    return Path(cfg.run_dir or sweep_dir)
 
 
 def unfinished_run(cfg: DictConfig, run_dir: Path) -> Run | None:

@@ -232,6 +232,8 @@ def check_run(cfg: RunConfig) -> None:
         raise ConfigError(f"nan_lr_factor={cfg.nan_lr_factor} is out of range: it must be above 0 and at most 1")
     if cfg.logger.kind not in (None, *LOGGERS):
         raise ConfigError(f"logger.kind={cfg.logger.kind} is unknown: it must be null, {' or '.join(LOGGERS)}")
+    if cfg.vmap is not None and cfg.num_seeds == 1:
+        raise ConfigError(f"vmap={cfg.vmap} is a setting of several seeds in one process: give num_seeds as well")
     if cfg.seed < 0:
         raise ConfigError(f"seed={cfg.seed} is out of range: it must be 0 or more")
 

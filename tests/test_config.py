@@ -143,6 +143,7 @@ OUT_OF_RANGE = {
     "seed=-1": r"seed=-1 is out of range: it must be 0 or more",
     "actor=gaussian": r"loss: FPOLoss needs a FlowActor as actor_network, .*, got ProbabilisticActor; .*ClipPPOLoss",
     "logger=wandb": r"logger=wandb needs .* pip install fpo-torchrl\[wandb\]",
+    "vmap=true": r"vmap=True is a setting of several seeds in one process: give num_seeds as well",
     "run_dir=' '": r"run_dir=' ' is empty: give a directory",
 }
 if importlib.util.find_spec("wandb") is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from fpo_torchrl.auto_resume import AUTO, final_return, unfinished_run
+from fpo_torchrl.auto_resume import AUTO, directory_of, final_return, unfinished_run
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
@@ -190,10 +190,7 @@ def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
 
 
 def _ensure_trained(cfg: DictConfig, sweep_dir: Path | None) -> float:
-    directory = cfg.run_dir or sweep_dir
-    if directory is None:
-        raise ConfigError("resume=auto goes on in a directory that you name: give run_dir=")
-    configs = [*configs_of_seeds(cfg, Path(directory))]
+    configs = [*configs_of_seeds(cfg, directory_of(cfg, sweep_dir))]
     unfinished = SeedRuns((run for own in configs if (run := unfinished_run(*own)) is not None), vmap=cfg.vmap)
     if unfinished.runs:
         unfinished.train()
