@@ -81,9 +81,7 @@ def export_run(
     actor = trained.actor
     if not isinstance(actor, FlowSampler):
         found = "a flow behind other modules" if is_flow(actor) else "a Gaussian"
-        raise ConfigError(
-            f"{run_dir} trained {found}; fpo-export writes actors that are a flow from the observation on"
-        )
+        raise ConfigError(f"{run_dir} trained {found}; fpo-export writes flow policies that begin with the observation")
     policy = FlowPolicy(actor, solver=solver_of(actor, solver, steps), start_noise=NOISES[noise]).eval()
     inputs = example_inputs(trained, with_noise=noise == "input")
     metadata: dict[str, Any] = {
