@@ -219,8 +219,10 @@ class Run:
             files.append("rollout.gif")
         print(evaluation_table(evaluations, self.cfg.task))
         latest = self.checkpointer.latest()
-        for path in [*(self.run_dir / name for name in files), *([latest] if latest else [])]:
-            print(f"  {path}")
+        if latest is not None:
+            files.append(f"checkpoints/{latest.name}")
+        for name in files:
+            print(f"  {self.run_dir / name}")
         return evaluations
 
 
