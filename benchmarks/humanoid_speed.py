@@ -27,7 +27,7 @@ _WARM_UP = 3
 
 def follow(env: HumanoidEnv) -> torch.Tensor:
     """The action whose targets are the reference's joints one step ahead, with a lead that cancels the damping."""
-    qpos, qvel = env.library.joints(env.clip, env.frame + 1)
+    qpos, qvel = env.motion_library.joints(env.clip, env.frame + 1)
     angles = Kinematics(env.skeleton).servo_angles(qpos)
     ranges = env.skeleton.per_servo("target_scale")
     return ((angles + 0.1 * qvel[:, env.skeleton.num_root_velocities :]) / ranges).float()

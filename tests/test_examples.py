@@ -7,13 +7,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import tiny
 import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.objectives import ClipPPOLoss
 
-from fpo_torchrl import CFMLoss, FlowActor, FPOLoss, ValueMLP
+from fpo_torchrl import FlowActor, FPOLoss, ValueMLP
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -189,12 +190,6 @@ class TestComposition:
         actor = make_actor()
         buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(64), batch_size=16)
         buffer.extend(TensorDict(observation=torch.randn(64, 3), action=torch.full((64, 2), 0.5), batch_size=64))
-        loss = CFMLoss(actor, num_mc_samples=4)
-        optimizer = torch.optim.Adam(loss.parameters(), 1e-2)
-        for _ in range(60):
-            value = loss(buffer.sample())["loss_cfm"]
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
+        tiny.imitate(actor, buffer, num_steps=60, lr=1e-2)
         actions = actor(observation=torch.randn(50, 3))[0]
         assert (actions.mean() - 0.5).abs() < 0.2

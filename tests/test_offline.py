@@ -5,11 +5,12 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
+import tiny
 import torch
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
-from fpo_torchrl import CFMLoss, FlowActor, VelocityMLP
+from fpo_torchrl import FlowActor, VelocityMLP
 
 minari = pytest.importorskip("minari", reason="needs minari and h5py")
 pytest.importorskip("h5py", reason="needs h5py")
@@ -46,13 +47,7 @@ def test_it_acts_as_the_expert_of_the_data_did(data):
         seen, acted = torch.as_tensor(episode.observations[:-1]), torch.as_tensor(episode.actions)
         buffer.extend(TensorDict(observation=seen, action=acted, batch_size=STEPS))
     actor = FlowActor(VelocityMLP(3, 1, hidden_sizes=(64, 64), output_scale=1.0))
-    loss = CFMLoss(actor, num_mc_samples=4)
-    optimizer = torch.optim.Adam(loss.parameters(), 3e-3)
-    for _ in range(300):
-        value = loss(buffer.sample())["loss_cfm"]
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
+    tiny.imitate(actor, buffer, num_steps=300, lr=3e-3)
     observation = torch.rand(200, 3) * 2 - 1
     with torch.no_grad():
         action = actor(observation=observation)[0]

@@ -18,8 +18,9 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torchrl.data import ReplayBuffer
 
-from fpo_torchrl import VelocityMLP
+from fpo_torchrl import CFMLoss, FlowActor, VelocityMLP
 from fpo_torchrl.builders import build, build_agent
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.config import COMPONENTS, register_schemas
@@ -106,6 +107,17 @@ class Child:
 def _fpo_train_in_group(log: Path, group: int, *overrides: str) -> None:
     os.setpgid(0, group)
     fpo_train(log, *overrides)
+
+
+def imitate(actor: FlowActor, buffer: ReplayBuffer, *, num_steps: int, lr: float) -> None:
+    """Fit a flow to the actions of a replay buffer."""
+    loss = CFMLoss(actor, num_mc_samples=4)
+    optimizer = torch.optim.Adam(loss.parameters(), lr)
+    for _ in range(num_steps):
+        value = loss(buffer.sample())["loss_cfm"]
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
 
 
 class SlowVelocityMLP(VelocityMLP):

@@ -63,7 +63,7 @@ def score_run(
         device: of the policy; None for the one it was trained on.
     """
     policy = load_policy(run_dir, device=device)
-    num_motions = len(tracking_env(policy, 1, motions).library)
+    num_motions = len(tracking_env(policy, 1, motions).motion_library)
     return evaluate_tracking(policy.actor, tracking_env(policy, episodes * num_motions, motions), noise=noise)
 
 
@@ -107,8 +107,8 @@ def main() -> None:
                 report.setdefault(str(run), {})[noise] = scores.as_dict()
         policy = load_policy(arguments.runs[0], device="cpu")
         env = tracking_env(policy, 1, arguments.motions)
-        if env.library.has_mirrors:
-            report["goal_ambiguity"] = ambiguity = goal_ambiguity(env.library)
+        if env.motion_library.has_mirrors:
+            report["goal_ambiguity"] = ambiguity = goal_ambiguity(env.motion_library)
             print(f"goal ambiguity: {', '.join(f'{name} {value:.3f}' for name, value in ambiguity.items())}")
         if output is not None:
             write_json(output, report)

@@ -2,7 +2,7 @@
 
 from fpo_torchrl.envs.humanoid.clip import MotionClip, MotionError, load_clip
 from fpo_torchrl.envs.humanoid.env import HUMANOID_TASKS, HumanoidEnv
-from fpo_torchrl.envs.humanoid.library import MotionLibrary, goal_ambiguity
+from fpo_torchrl.envs.humanoid.motion_library import MotionLibrary, goal_ambiguity
 from fpo_torchrl.envs.humanoid.skeleton import HUMANOID, SKELETONS, Skeleton
 
 __all__ = [

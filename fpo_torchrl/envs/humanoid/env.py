@@ -14,8 +14,8 @@ from torchrl.data import Bounded
 from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
 from fpo_torchrl.envs.humanoid.goal import goal_dim, goal_mask
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
-from fpo_torchrl.envs.humanoid.library import MotionLibrary
 from fpo_torchrl.envs.humanoid.model import FORCE_LIMIT, build_spec
+from fpo_torchrl.envs.humanoid.motion_library import MotionLibrary
 from fpo_torchrl.envs.humanoid.observation import observe, self_dim
 from fpo_torchrl.envs.humanoid.reward import DISTANCES, power, servo_torque, tracking_terms
 from fpo_torchrl.envs.humanoid.skeleton import SKELETONS
@@ -136,7 +136,9 @@ class HumanoidEnv(BatchedEnv):
             for role, mask in visible.items()
         }
         path = Path(motions).expanduser() if motions is not None else None
-        self.library = MotionLibrary.load(path, skeleton, clips=clips, fps=_CONTROL_HZ, mirror=mirror, cycles=cycles)
+        self.motion_library = MotionLibrary.load(
+            path, skeleton, clips=clips, fps=_CONTROL_HZ, mirror=mirror, cycles=cycles
+        )
         model = build_spec(skeleton, timestep=self.control_dt / _SUBSTEPS).compile()
         self.physics = CPhysics(model, num_envs=num_envs, num_substeps=_SUBSTEPS, num_threads=num_threads)
         self._kinematics = Kinematics(skeleton, dtype=torch.float32)
@@ -148,7 +150,7 @@ class HumanoidEnv(BatchedEnv):
         self.num_diverged, self.num_steps = 0, 0
         self.lost = torch.zeros(num_envs, dtype=torch.bool)
         self._observation = torch.zeros(num_envs, self_dim(skeleton) + goal_dim(skeleton))
-        self.bodies = self.reference = self.library.bodies(self.clip, self.frame)
+        self.bodies = self.reference = self.motion_library.bodies(self.clip, self.frame)
         self._camera: Camera | Sketch | None = None
 
     def start_episodes(self, rows: Tensor) -> None:
@@ -156,15 +158,17 @@ class HumanoidEnv(BatchedEnv):
         rows = rows.cpu()
         if self.random_start:
             draw = torch.rand(2, len(rows), generator=self.generator, device=self.generator.device).cpu()
-            self.clip[rows] = (draw[0] * len(self.library)).long()
-            num_starts = self.library.num_frames[self.clip[rows]] - 2
+            self.clip[rows] = (draw[0] * len(self.motion_library)).long()
+            num_starts = self.motion_library.num_frames[self.clip[rows]] - 2
             self.frame[rows] = (draw[1] * num_starts).long()
         else:
-            self.clip[rows], self.frame[rows] = rows % len(self.library), 0
+            self.clip[rows], self.frame[rows] = rows % len(self.motion_library), 0
         self._age[rows] = 0
         self._place(rows)
         clip, frame = self.clip[rows], self.frame[rows]
-        self._observation[rows] = observe(self.library.bodies(clip, frame), self.library.bodies(clip, frame + 1))
+        self._observation[rows] = observe(
+            self.motion_library.bodies(clip, frame), self.motion_library.bodies(clip, frame + 1)
+        )
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination, each ``[num_envs]``."""
@@ -179,8 +183,8 @@ class HumanoidEnv(BatchedEnv):
         self._age += 1
         state = self.physics.state
         self.bodies = self._kinematics(state.qpos, state.qvel)
-        self.reference = self.library.bodies(self.clip, self.frame)
-        self._observation = observe(self.bodies, self.library.bodies(self.clip, self.frame + 1))
+        self.reference = self.motion_library.bodies(self.clip, self.frame)
+        self._observation = observe(self.bodies, self.motion_library.bodies(self.clip, self.frame + 1))
         # Written so that NaN terminates.
         self.lost = diverged | ~(self.distance(self.bodies, self.reference) <= self.max_distance)
         reward = torch.stack([*tracking_terms(self.bodies, self.reference).values()]).sum(0)
@@ -217,7 +221,7 @@ class HumanoidEnv(BatchedEnv):
         state = self.physics.state
         for tensor in state.tensors().values():
             tensor[rows] = 0
-        state.qpos[rows], state.qvel[rows] = self.library.joints(self.clip[rows], self.frame[rows])
+        state.qpos[rows], state.qvel[rows] = self.motion_library.joints(self.clip[rows], self.frame[rows])
 
     def _power(self, targets: Tensor) -> Tensor:
         """Power (W) of all servos in the state reached: ``[num_envs]``."""
@@ -230,7 +234,7 @@ class HumanoidEnv(BatchedEnv):
 
         The last frame of a motion is only ever a goal.
         """
-        at_end = self.frame >= self.library.num_frames[self.clip] - 2
+        at_end = self.frame >= self.motion_library.num_frames[self.clip] - 2
         return super().out_of_time() | at_end.to(self.device)
 
     def observe(self) -> Tensor:
@@ -261,7 +265,7 @@ class HumanoidEnv(BatchedEnv):
 
             self._camera = make_camera(build_spec(self.skeleton, ghost=True).compile(), height, width)
         row, state = slice(index, index + 1), self.physics.state
-        qpos, qvel = self.library.joints(self.clip[row], self.frame[row])
+        qpos, qvel = self.motion_library.joints(self.clip[row], self.frame[row])
         both = replace(state, qpos=torch.cat([state.qpos[row], qpos], -1), qvel=torch.cat([state.qvel[row], qvel], -1))
         return self._camera.draw(both, 0)
 

@@ -125,17 +125,18 @@ def evaluate_tracking(
     Raises:
         ValueError: if ``env`` starts at random, or leaves a motion out or cuts it short.
     """
-    longest = int(env.library.num_frames.max()) - 2
-    if env.random_start or env.num_envs < len(env.library) or env.max_episode_steps < longest:
+    longest = int(env.motion_library.num_frames.max()) - 2
+    num_motions = len(env.motion_library)
+    if env.random_start or env.num_envs < num_motions or env.max_episode_steps < longest:
         raise ValueError(
-            f"tracking is scored from the first frame of each of {len(env.library)} motions: make the environment with "
-            f"random_start=False, num_envs of at least {len(env.library)} and max_episode_steps of at least {longest}"
+            f"tracking is scored from the first frame of each of {num_motions} motions: make the environment with "
+            f"random_start=False, num_envs of at least {num_motions} and max_episode_steps of at least {longest}"
         )
     recorder = TrackingRecorder(env)
     evaluate(actor, env, noise=noise, solver=solver, seed=seed, on_step=recorder)
     scores = recorder.by_copy()
     rows = {
         name: {key: values[recorder.clip == number].mean().item() for key, values in scores.items()}
-        for number, name in enumerate(env.library.names)
+        for number, name in enumerate(env.motion_library.names)
     }
     return TrackingScores(rows)

@@ -32,7 +32,7 @@ def advance(env: HumanoidEnv, td: TensorDict, action: torch.Tensor) -> tuple[Ten
 
 def reference_action(env: HumanoidEnv) -> torch.Tensor:
     """The action whose targets are the reference's joints one step ahead, with a lead that cancels the damping."""
-    qpos, qvel = env.library.joints(env.clip, env.frame + 1)
+    qpos, qvel = env.motion_library.joints(env.clip, env.frame + 1)
     angles = Kinematics(env.skeleton).servo_angles(qpos)
     return ((angles + 0.1 * qvel[:, env.skeleton.num_root_velocities :]) / env._range).float()
 
@@ -49,7 +49,7 @@ def test_specs(task):
 def test_episodes_start_in_the_state_of_the_reference(task):
     env = make(task, num_envs=32)
     env.reset()
-    qpos, qvel = env.library.joints(env.clip, env.frame)
+    qpos, qvel = env.motion_library.joints(env.clip, env.frame)
     assert torch.equal(env.physics.state.qpos, qpos)
     assert torch.equal(env.physics.state.qvel, qvel)
     assert set(env.clip.tolist()) == {0, 1}

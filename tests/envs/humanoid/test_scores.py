@@ -77,7 +77,7 @@ def test_a_body_that_is_put_where_the_reference_is_scores_nearly_perfectly():
     assert list(scores.clips) == ["stroll", "stroll_mirrored"]
     for row in scores.clips.values():
         assert row["success"] == 1
-        assert row["alive_s"] == pytest.approx((env.library.num_frames[0].item() - 2) / 30)
+        assert row["alive_s"] == pytest.approx((env.motion_library.num_frames[0].item() - 2) / 30)
         assert row["mpjpe_global_all_mm"] < 25
         assert row["mpjpe_global_conditioned_mm"] < 25
 
@@ -99,7 +99,7 @@ def test_counting_stops_where_the_reference_is_lost(monkeypatch):
     monkeypatch.setattr(env, "advance", step)
     scores = evaluate_tracking(scripted(env, lambda: env._place(everyone)), env)
     row = scores.clips["stroll"]
-    full = env.library.num_frames[0].item() - 2
+    full = env.motion_library.num_frames[0].item() - 2
     assert row["success"] == pytest.approx(2 / 3)
     assert row["alive_s"] == pytest.approx((4 + 2 * full) / 3 / 30)
     assert row["mpjpe_global_all_mm"] == pytest.approx((300.0 / 4 + 900 / 4 + 100 + 100) / 3, abs=0.01)
