@@ -83,9 +83,12 @@ def test_contenders_take_turns_after_a_round_that_does_not_count():
     assert taken == {"a": [(1.0, 1.0), (3.0, 3.0)], "b": [(2.0, 2.0), (4.0, 4.0)]}
 
 
-def test_phases_do_not_overlap_and_leave_no_timers_behind(trainer):
+def test_phases_make_up_the_iteration_and_leave_no_timers_behind(trainer, monkeypatch):
+    reported, report = {}, trainer.report
+    monkeypatch.setattr(trainer, "report", lambda *args, **seconds: reported.update(seconds) or report(*args, **seconds))
     spent = profiling.phases(trainer)
     assert len(spent) == 8
+    assert sum(spent.values()) == pytest.approx(reported["collect_s"] + reported["update_s"])
     assert min(spent.values()) > 0  # the rests are what is left of an iteration
     assert "forward" not in vars(trainer.actor)
     assert trainer.advantage.critic is not None

@@ -38,10 +38,10 @@ def phases(trainer: Trainer) -> dict[str, float]:
         ):
             stack.enter_context(timed(owner, method, phase, spent))
         metrics = next(iter(trainer))
-    spent["rest of collection"] = metrics["collect_s"] - spent["environment"] - spent["policy"]
-    inside = ("advantage", "loss", "backward, limits and step")
-    spent["rest of update"] = metrics["update_s"] - sum(spent[name] for name in inside)
-    return dict(spent)
+    collecting = spent["environment"] + spent["policy"]
+    updating = spent.total() - collecting
+    rest = {"collection": metrics["collect_s"] - collecting, "update": metrics["update_s"] - updating}
+    return {**spent, **{f"rest of {stage}": seconds for stage, seconds in rest.items()}}
 
 
 @contextlib.contextmanager
