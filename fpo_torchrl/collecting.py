@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torchrl.collectors import Collector
@@ -11,18 +12,23 @@ from torchrl.envs import EnvBase
 
 from fpo_torchrl.envs.base import NonFiniteError
 
+PLAIN = {"track_traj_ids": False, "trust_policy": True, "auto_register_policy_transforms": False}
+"""Settings of TorchRL's collectors without the bookkeeping that training does not need."""
+
 
 def make_collector(env: EnvBase, policy: Any, frames_per_batch: int) -> Collector:
-    """An endless TorchRL collector without the bookkeeping that training does not need."""
-    return Collector(
-        env,
-        policy,
-        frames_per_batch=frames_per_batch,
-        total_frames=-1,
-        track_traj_ids=False,
-        trust_policy=True,
-        auto_register_policy_transforms=False,
-    )
+    """An endless TorchRL collector."""
+    return Collector(env, policy, frames_per_batch=frames_per_batch, total_frames=-1, **PLAIN)
+
+
+def derived_seed(seed: int, *, part: int = 0, frames: int = 0) -> int:
+    """The seed for one of several parts of a run, when it begins or goes on at some frame: each has numbers of its own.
+
+    The first part begins with the seed of the run.
+    """
+    if part == frames == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, part, frames]).generate_state(1)[0]) >> 1
 
 
 def check_finite(batch: TensorDictBase, *, first_frame: int = 0) -> None:

@@ -25,6 +25,7 @@ from fpo_torchrl.envs.registry import make_env
 from fpo_torchrl.loggers import LOGGERS
 from fpo_torchrl.modules.gaussian import gaussian_actor
 from fpo_torchrl.optim import AgentOptimizer
+from fpo_torchrl.remote import RayWorkers, RPCWorkers
 from fpo_torchrl.trainer import Trainer
 
 
@@ -62,6 +63,7 @@ class RunConfig:
     advantage: Any = None
     optim: Any = None
     trainer: Any = None
+    collector: Any = None
     logger: LoggerConfig = field(default_factory=lambda: LoggerConfig())
 
 
@@ -118,6 +120,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "advantage": {"gae": GAE, "brax": BraxGAE},
     "optim": {"adam": AgentOptimizer},
     "trainer": {"default": Trainer},
+    "collector": {"ray": RayWorkers, "rpc": RPCWorkers},
     "env": {"default": make_env, "humanoid": HumanoidEnv},
 }
 """Every component by its config group: the options of a node are the parameters of the class."""
@@ -137,7 +140,8 @@ SUPPLIED: dict[str, set[str]] = {
     },
     "advantage": {"critic"},
     "optim": {"actor_parameters", "critic_parameters"},
-    "trainer": {"env", "actor", "loss", "advantage", "optimizer", "normalizer", "total_frames", "processes"},
+    "trainer": {"env", "actor", "loss", "advantage", "optimizer", "normalizer", "total_frames", "processes", "workers"},
+    "collector": {"make_env", "num_envs", "seed"},
 }
 """By group, parameters that are no settings: objects and sizes passed in while building, and those that a run fixes."""
 
@@ -247,7 +251,7 @@ def check_components(cfg: DictConfig) -> None:
     for group, options in COMPONENTS.items():
         key = group.replace("/", ".")
         node = OmegaConf.select(cfg, key, default=MISSING)
-        is_optional = group == "normalizer" or ("/" in group and group != "actor/velocity_net")
+        is_optional = group in ("normalizer", "collector") or ("/" in group and group != "actor/velocity_net")
         is_component = isinstance(node, DictConfig) and "_target_" in [*node]  # which may wait for a value
         if is_component or node == MISSING or (node is None and is_optional):
             continue

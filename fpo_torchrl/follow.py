@@ -4,42 +4,93 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from functools import partial
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDict
+from torchrl.checkpoint import GlobalRNGState
 
-from fpo_torchrl.builders import Agent, build, build_agent
+from fpo_torchrl.builders import Agent, ConfigError, build, build_agent
+from fpo_torchrl.collecting import derived_seed
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import Preempted, StopOnSignal
 from fpo_torchrl.trainer import Trainer
-
-SEED_DISTANCE = 1_000_003
-"""Between the seeds of two processes, so that those of another run are not met."""
 
 
 def build_trainer(cfg: DictConfig, processes: Processes) -> tuple[Agent, Trainer]:
     """Agent and trainer of a config, with this process's share of the environments and its own random numbers."""
     tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     torch.manual_seed(cfg.seed)
-    seed = cfg.seed + SEED_DISTANCE * processes.rank
+    seed = derived_seed(cfg.seed, part=processes.rank)
     num_envs = processes.share("num_envs", cfg.num_envs)
-    env = build(tree["env"], "env", task=cfg.task, num_envs=num_envs, device=cfg.device, seed=seed)
+    make_env = partial(build, tree["env"], "env", task=cfg.task)
+    env = make_env(num_envs=num_envs, device=cfg.device, seed=seed)
     agent = build_agent(tree, env)
-    trainer: Trainer = build(
-        tree["trainer"], "trainer", env=env, total_frames=cfg.total_frames, processes=processes, **vars(agent)
-    )
-    if processes.rank:
-        torch.manual_seed(seed)
+    if tree["collector"] is not None and processes.size > 1:
+        raise ConfigError("collector: either workers collect, or the processes of torchrun do, each for itself")
+    remote_env = partial(make_env, device="cpu")
+    workers = build(tree["collector"], "collector", make_env=remote_env, num_envs=num_envs, seed=cfg.seed)
+    running = {"total_frames": cfg.total_frames, "processes": processes, "workers": workers}
+    trainer: Trainer = build(tree["trainer"], "trainer", env=env, **running, **vars(agent))
     return agent, trainer
 
 
-def lead(cfg: DictConfig, agent: Agent, trainer: Trainer, processes: Processes) -> None:
+class States:
+    """What each process goes on from: its environments and random numbers, as they were when they were gathered.
+
+    A component of checkpoints where several processes train.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.states: list[dict[str, Any]] = []
+
+    def gather(self, trainer: Trainer) -> None:
+        """Take note of them, in all processes."""
+        if self.processes.size > 1 and hasattr(trainer.env, "get_state"):
+            own = {"env": trainer.env.get_state().cpu().to_dict(), "tracker": trainer.tracker.state_dict()}
+            self.states = self.processes.everyone({**own, "rng": GlobalRNGState().state_dict()})
+
+    def go_on(self, trainer: Trainer, seed: int) -> bool:
+        """Let the collection of this process go on where it was, if there is a state for each; else with a new seed.
+
+        Returns:
+            Whether it goes on where it was.
+        """
+        if trainer.env_restored:
+            trainer.start()
+            return True
+        if len(self.states) == self.processes.size:
+            state = self.states[self.processes.rank]
+            trainer.env.set_state(TensorDict(state["env"]))
+            trainer.tracker.load_state_dict(state["tracker"])
+            trainer.start()
+            GlobalRNGState().load_state_dict(state["rng"])
+            return True
+        seed = derived_seed(seed, part=self.processes.rank, frames=trainer.frames)
+        trainer.env.set_seed(seed)
+        if trainer.workers is None:
+            trainer.start()
+        torch.manual_seed(seed)
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint stores, by the processes' numbers."""
+        return {str(rank): state for rank, state in enumerate(self.states)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.states = [state[str(rank)] for rank in range(len(state))]
+
+
+def lead(cfg: DictConfig, agent: Agent, trainer: Trainer, states: States) -> None:
     """Let the others begin where this process is."""
-    if processes.size > 1:
-        state = {"agent": weights(agent), "frames": trainer.frames, "lr_scale": trainer.lr_scale}
-        processes.tell((OmegaConf.to_yaml(cfg, resolve=True), state))
+    if states.processes.size > 1:
+        begun = {"agent": weights(agent), "frames": trainer.frames, "lr_scale": trainer.lr_scale}
+        states.processes.tell((OmegaConf.to_yaml(cfg, resolve=True), begun | {"states": states.state_dict()}))
 
 
 def follow(processes: Processes) -> None:
@@ -61,9 +112,14 @@ def follow(processes: Processes) -> None:
             for part, weight in zip(parts(agent), state["agent"], strict=True):
                 part.load_state_dict(weight)
             trainer.frames, trainer.lr_scale = state["frames"], state["lr_scale"]
+            states = States(processes)
+            states.load_state_dict(state["states"])
+            states.go_on(trainer, cfg.seed)
             with contextlib.suppress(NonFiniteError):  # process 0 ends with it, or goes back and says from where
                 for _ in trainer:
                     stopping = stop.agree(processes.largest)
+                    if processes.tell(None):
+                        states.gather(trainer)
                     processes.check(nothing)  # while process 0 evaluates, logs and saves
                     if stopping:
                         break

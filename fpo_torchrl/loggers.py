@@ -114,6 +114,14 @@ def _row(path: str | Path, number: int, header: list[str], line: list[str]) -> d
         raise ConfigError(f"line {number} of {path} is damaged: {error}. Remove the line") from error
 
 
+def newest_frames(path: Path) -> float:
+    """The frames of the last row of a ``metrics.csv``; 0 if there is none, or the file is damaged."""
+    try:
+        return read_metrics(path)[-1]["frames"]
+    except (OSError, ConfigError, LookupError):
+        return 0
+
+
 def wandb_id(run_dir: Path) -> str:
     """The id of the run at W&B: drawn once and kept in ``run_dir``, so that a resumed run goes on under it."""
     path = run_dir / "wandb_id"
@@ -123,13 +131,60 @@ def wandb_id(run_dir: Path) -> str:
     return path.read_text()
 
 
-def build_logger(kind: str | None, run_dir: Path, *, name: str, project: str, offline: bool) -> Logger | None:
-    """A TorchRL logger beside the CSV file.
+class LoggedOnce:
+    """A logger of TorchRL that gets each iteration once, though a run that goes back to a checkpoint repeats some.
+
+    What it has stays there: iterations that are repeated after it are left out.
+
+    Args:
+        logger: TorchRL's. newest: the frames of the newest iteration that it has.
+    """
+
+    def __init__(self, logger: Logger, newest: float = 0) -> None:
+        self.logger, self.newest = logger, newest
+
+    def log(self, row: dict[str, float]) -> None:
+        """Hand on a row of metrics, if it is a new one."""
+        if row["frames"] <= self.newest:
+            return
+        for name, value in row.items():
+            self.logger.log_scalar(name, value, step=int(row["frames"]))
+        self.newest = row["frames"]
+
+    def go_back(self, frames: float) -> None:
+        """Hear that the run goes on from a checkpoint at ``frames``."""
+
+    def flush(self) -> None:
+        """Hear that there is a checkpoint now, and nothing before it is to be lost."""
+
+
+class TensorboardLoggedOnce(LoggedOnce):
+    """TensorBoard, which can be told to forget: what is repeated takes the place of what it has."""
+
+    def go_back(self, frames: float) -> None:
+        """Make readers of the files drop every row after ``frames``, as they do when a program restarts."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        if frames < self.newest:
+            start = SessionLog(status=SessionLog.START)
+            self.logger.experiment.file_writer.add_event(Event(step=int(frames) + 1, session_log=start))
+            self.newest = frames
+
+    def flush(self) -> None:
+        """Write out what waits in memory."""
+        self.logger.experiment.flush()
+
+
+def build_logger(
+    kind: str | None, run_dir: Path, *, name: str, project: str, offline: bool, newest: float = 0
+) -> LoggedOnce | None:
+    """A logger beside the CSV file.
 
     Args:
         kind: ``"tensorboard"``, ``"wandb"`` or None.
         run_dir: where it writes.
         name: the run's name. project: the W&B project. offline: keep W&B off the network.
+        newest: the frames of the newest iteration that it may have, of this run before it was resumed.
 
     Raises:
         ConfigError: naming the package to install.
@@ -141,12 +196,13 @@ def build_logger(kind: str | None, run_dir: Path, *, name: str, project: str, of
         if kind == "tensorboard":
             from torchrl.record.loggers import TensorboardLogger
 
-            return TensorboardLogger(exp_name="tensorboard", log_dir=str(run_dir))
+            return TensorboardLoggedOnce(TensorboardLogger(exp_name="tensorboard", log_dir=str(run_dir)), newest)
         from torchrl.record.loggers import WandbLogger
 
-        return WandbLogger(
+        logger = WandbLogger(
             exp_name=name, save_dir=str(run_dir), project=project, offline=offline, id=wandb_id(run_dir), resume="allow"
         )
+        return LoggedOnce(logger, newest)
     except ImportError as error:
         raise ConfigError(
             f"logger={kind} needs a package that is missing ({error}): pip install fpo-torchrl[{kind}]"

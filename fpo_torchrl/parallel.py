@@ -62,22 +62,25 @@ class Processes:
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
+    def everyone(self, message: Any) -> list[Any]:
+        """What every process gives, by its number."""
+        if self.size == 1:
+            return [message]
+        box: list[Any] = [None] * self.size
+        dist.all_gather_object(box, message)
+        return box
+
     def reduce(self, metrics: dict[str, float]) -> dict[str, float]:
         """Metrics of all processes: the least of what is called ``_min``, the largest of ``_max``, else the mean."""
         if self.size == 1:
             return metrics
-        rows: list[Any] = [None] * self.size
-        dist.all_gather_object(rows, metrics)
+        rows = self.everyone(metrics)
         columns = {name: [row[name] for row in rows] for name in metrics}
         return {name: summary(name)(values) for name, values in columns.items()}
 
     def largest(self, number: int) -> int:
         """The largest number that any process has."""
-        if self.size == 1:
-            return number
-        numbers: list[Any] = [None] * self.size
-        dist.all_gather_object(numbers, number)
-        return max(numbers)
+        return max(self.everyone(number))
 
     def check(self, compute: Callable[[], Result]) -> Result:
         """What ``compute`` gives; if it meets a NaN in one process, all of them stop with that.
@@ -92,8 +95,7 @@ class Processes:
             result = compute()
         except NonFiniteError as found:
             error = found
-        messages: list[Any] = [None] * self.size
-        dist.all_gather_object(messages, str(error) if error is not None else None)
+        messages = self.everyone(str(error) if error is not None else None)
         if error is not None:
             raise error
         if told := [message for message in messages if message is not None]:

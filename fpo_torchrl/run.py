@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from fpo_torchrl.config import check_components, check_run
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
 from fpo_torchrl.files import write_json, write_whole
-from fpo_torchrl.follow import build_trainer, lead
+from fpo_torchrl.follow import States, build_trainer, lead
 from fpo_torchrl.health import Finding, Watch
-from fpo_torchrl.loggers import MetricsCSV, build_logger
+from fpo_torchrl.loggers import MetricsCSV, build_logger, newest_frames
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
+from fpo_torchrl.remote import WorkerLostError
 
 EVALUATION_SEED = 10_000
 """Added to the run's seed for evaluation, so that no training episode is evaluated."""
@@ -56,6 +57,7 @@ class Run:
         self.eval_interval = cfg.eval_interval_frames or max(1, cfg.total_frames // 10)
         self.checkpoint_interval = cfg.checkpoint_interval_frames or self.eval_interval
         self.metrics = MetricsCSV(run_dir / "metrics.csv", keep=False)
+        newest = newest_frames(self.metrics.path)
         self.processes = Processes()
         self._build()
         if resume:
@@ -64,18 +66,18 @@ class Run:
             self._begin()
         logger = cfg.logger
         self.logger = build_logger(
-            logger.kind, run_dir, name=run_dir.name, project=logger.project, offline=logger.offline
+            logger.kind, run_dir, name=run_dir.name, project=logger.project, offline=logger.offline, newest=newest
         )
         run_dir.mkdir(parents=True, exist_ok=True)
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        self.metrics.truncate(self.trainer.frames)
-        self.watch = Watch(self.metrics.rows)
+        self._drop_rows()
         self.hold = hold.pop_all() if hold is not None else ExitStack()
 
     def _build(self) -> None:
         """Everything that trains, as it is before the first iteration."""
         cfg = self.cfg
         self.agent, self.trainer = build_trainer(cfg, self.processes)
+        self.states = States(self.processes)
         self.checkpointer = Checkpointer(
             self.run_dir,
             keep_last=cfg.keep_checkpoints,
@@ -85,6 +87,7 @@ class Run:
             trainer=self.trainer,
             metrics=self.metrics,
             rng=GlobalRNGState(),
+            **({"states": self.states} if self.processes.size > 1 else {}),
         )
 
     def _make_env(self, num_envs: int, seed: int, **overrides: Any):
@@ -106,15 +109,21 @@ class Run:
             self.checkpointer.load(path, components={"metrics"})
         else:  # it is of a version that did not save them
             self.metrics.read()
-        self.trainer.start()
+        if self.processes.size > 1 and self.checkpointer.holds(path, "states"):
+            self.checkpointer.load(path, components={"states"})
+        goes_on = self.states.go_on(self.trainer, self.cfg.seed)
         self.checkpointer.load(path, components={"rng"})
         print(f"resuming from {path} at frame {self.trainer.frames}")
-        if not self.trainer.can_restore_env:
-            print(
-                f"{self.cfg.task}: its simulator's state cannot be restored, episodes start afresh; the rest is exact"
-                if self.processes.size == 1
-                else f"{self.processes.size} processes: episodes and random numbers start afresh; the rest is exact"
-            )
+        if not goes_on:
+            print(f"{self._what_is_new()} start afresh; the rest is exact")
+
+    def _what_is_new(self) -> str:
+        """What a resumed run cannot go on with."""
+        if self.trainer.workers is not None:
+            return f"{self.trainer.workers.num_workers} workers: their episodes and random numbers"
+        if not hasattr(self.trainer.env, "get_state"):
+            return f"{self.cfg.task}: its simulator's state cannot be restored, episodes"
+        return "the checkpoint is of another number of processes: episodes and random numbers"
 
     def train(self) -> dict[str, Evaluation]:
         """Train to the end, then evaluate, draw and record; returns the final evaluations by start noise.
@@ -122,6 +131,7 @@ class Run:
         Raises:
             Preempted: on SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, after the iteration and its checkpoint.
             NonFiniteError: for a NaN or infinity, once ``nan_rollbacks`` are used up.
+            WorkerLostError: if a remote worker is gone.
         """
         with self.hold, self.stop, recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
             for rollbacks_left in range(self.cfg.nan_rollbacks, -1, -1):
@@ -132,6 +142,9 @@ class Run:
                     if rollbacks_left == 0:
                         raise
                     self._roll_back(error)
+                except WorkerLostError:
+                    self.stop.check()  # a scheduler signals the workers too, and they die of it
+                    raise
             return self.finish()
 
     def _roll_back(self, error: NonFiniteError) -> None:
@@ -146,16 +159,24 @@ class Run:
         else:
             self._begin()
         self.trainer.lr_scale = lr_scale
+        self._drop_rows()
+
+    def _drop_rows(self) -> None:
+        """Forget what was logged after the frame that the run goes on from."""
         self.metrics.truncate(self.trainer.frames)
+        if self.logger is not None:
+            self.logger.go_back(self.trainer.frames)
         self.watch = Watch(self.metrics.rows)
 
     def _train(self) -> None:
         cfg, trainer = self.cfg, self.trainer
-        lead(cfg, self.agent, trainer, self.processes)
+        lead(cfg, self.agent, trainer, self.states)
         print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames; run directory {self.run_dir}")
-        with progress_bar([trainer], shown=cfg.progress) as bar:
+        with closing(trainer), progress_bar([trainer], shown=cfg.progress) as bar:
             for metrics in trainer:
                 stopping = self.stop.agree(self.processes.largest)
+                if self.processes.tell(stopping or self._is_due(self.checkpoint_interval)):
+                    self.states.gather(trainer)
                 for finding in self.processes.check(partial(self.record, metrics, stopping=stopping)):
                     bar.write(f"warning: {finding}")
                 if stopping:  # a signal that came since then waits for the next iteration, and its checkpoint
@@ -180,6 +201,8 @@ class Run:
             metrics["lr_scale"] = self.trainer.lr_scale
         self.log(metrics)
         if self._is_due(self.checkpoint_interval) or stopping:
+            if self.logger is not None:
+                self.logger.flush()
             self.checkpointer.save(self.trainer.frames)
         return self.watch.new(self.metrics.rows)
 
@@ -192,8 +215,7 @@ class Run:
         """Write a row to ``metrics.csv`` and to the other logger."""
         self.metrics.log(metrics)
         if self.logger is not None:
-            for name, value in metrics.items():
-                self.logger.log_scalar(name, value, step=int(metrics["frames"]))
+            self.logger.log(metrics)
 
     def evaluate(self, noise: str, num_episodes: int) -> Evaluation:
         """Evaluate the current policy on fresh episodes."""

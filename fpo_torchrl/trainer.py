@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 from torchrl.modules import GRUModule, LSTMModule
 from torchrl.objectives import LossModule
@@ -26,6 +25,7 @@ from fpo_torchrl.modules.chain import encode, flow_policy
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.parallel import Processes
+from fpo_torchrl.remote import RemoteWorkers
 from fpo_torchrl.tracking import EpisodeTracker, describe, summarize
 
 RECURRENT = (GRUModule, LSTMModule)
@@ -65,6 +65,7 @@ class Trainer:
             random numbers, as PPO's does for the entropy of a squashed Gaussian, draws others.
         processes: those that train together, each with an equal share of environments, batch and minibatch (the sizes
             above are of all); advantages are then normalised over all of them. Default this one alone.
+        workers: that collect, instead of this process; ``env`` then only shows what their environments are like.
 
     Raises:
         ValueError: for sizes that do not fit together. NonFiniteError: while iterating, for a NaN or
@@ -91,6 +92,7 @@ class Trainer:
         anneal_lr: bool = False,
         compile: bool = False,
         processes: Processes | None = None,
+        workers: RemoteWorkers | None = None,
     ) -> None:
         processes = processes if processes is not None else Processes()
         num_envs = env.batch_size.numel() * processes.size
@@ -131,7 +133,7 @@ class Trainer:
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self.advantage_every, self.unroll_length = advantage_every, unroll_length
         self.critic_warmup_frames, self._descended = critic_warmup_frames, "loss_"
-        self.processes = processes
+        self.processes, self.workers = processes, workers
         self.standardizes = processes.size > 1 and bool(getattr(loss, "normalize_advantage", False))
         if self.standardizes:  # over the minibatches of all processes, where the loss sees one
             loss.normalize_advantage = False
@@ -142,8 +144,9 @@ class Trainer:
         self.lr_scale = 1.0
         """Factor on the step sizes, which checkpoints keep."""
         self.frames = 0
+        self.env_restored = False  # by load_state_dict: its episodes go on
         self.tracker = EpisodeTracker(num_envs, skip_first=getattr(env, "spread_episodes", False))
-        self._collector: Collector | None = None
+        self._collector: Any = None
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         """Train to ``total_frames``, yielding the metrics of each iteration."""
@@ -155,11 +158,17 @@ class Trainer:
             metrics = self.learn(batch)
             yield self.report(batch, metrics, collect_s=collected - started, update_s=time.perf_counter() - collected)
 
-    def start(self) -> Collector:
+    def start(self) -> Any:
         """Build the collector, which resets the environment, or continues it after :meth:`load_state_dict`."""
         if self._collector is None:
-            self._collector = make_collector(self.env, self.actor, self.frames_per_batch // self.processes.size)
+            start = make_collector if self.workers is None else partial(self.workers.start, frames=self.frames)
+            self._collector = start(self.env, self.actor, self.frames_per_batch // self.processes.size)
         return self._collector
+
+    def close(self) -> None:
+        """End the workers, if there are some."""
+        if self.workers is not None and self._collector is not None:
+            self._collector.shutdown()
 
     def learn(self, batch: TensorDictBase) -> dict[str, float]:
         """Advantage, epochs of gradient steps, and then the normaliser; ``batch`` is ``[num_envs, time]``."""
@@ -269,19 +278,19 @@ class Trainer:
         """
         if self._collector is not None:
             raise RuntimeError("load the state before training starts: this trainer's collector is running already")
-        restores_env = "env" in state and self.can_restore_env
-        if restores_env:
+        self.env_restored = "env" in state and self.can_restore_env
+        if self.env_restored:
             self.env.set_state(TensorDict(state["env"]))
         self.frames = int(state["frames"])
         self.lr_scale = float(state.get("lr_scale", 1.0))  # of a checkpoint before there was one
         self.tracker.load_state_dict(state["tracker"])
-        if not restores_env:
+        if not self.env_restored:
             self.tracker.restart_episodes()
 
     @property
     def can_restore_env(self) -> bool:
         """Whether the environment's state goes into a checkpoint; if not, resuming starts fresh episodes.
 
-        It does not where several processes have an environment each.
+        It does not where others have environments: see :class:`~fpo_torchrl.follow.States` for processes.
         """
-        return self.processes.size == 1 and hasattr(self.env, "get_state")
+        return self.processes.size == 1 and self.workers is None and hasattr(self.env, "get_state")

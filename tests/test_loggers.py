@@ -85,8 +85,8 @@ def test_tensorboard_writes_events_that_tensorboard_reads(tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = build_logger("tensorboard", tmp_path, name="run", project="p", offline=True)
     for step in (64, 128):
-        logger.log_scalar("return", step / 2, step=step)
-    logger.experiment.flush()
+        logger.log({"frames": step, "return": step / 2})
+    logger.flush()
     (events,) = tmp_path.rglob("events.out.*")
     reader = event_accumulator.EventAccumulator(str(events.parent)).Reload()
     assert [(event.step, event.value) for event in reader.Scalars("return")] == [(64, 32.0), (128, 64.0)]

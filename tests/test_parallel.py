@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -19,6 +20,7 @@ from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes, joined
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
+from fpo_torchrl.start import resume_run
 
 RUN = (*tiny.CARTPOLE, "trainer.redraw_pairs=false")
 POLICIES = {
@@ -135,6 +137,9 @@ class TestARun:
         codes = finish(first, directory)
         rows = len(read_metrics(directory / "run/metrics.csv"))
         again = finish(start_pair(fpo_train, directory, *command), directory)
+        (directory / "straight").mkdir()
+        straight = (*RUN, "total_frames=1024", f"run_dir={directory}/straight/run")
+        finish(start_pair(fpo_train, directory / "straight", *straight), directory)
         return directory, codes, rows, again
 
     def test_a_signal_to_one_stops_both(self, story):
@@ -150,7 +155,28 @@ class TestARun:
         ]
         assert [it["from_frame"] for it in read_provenance(directory / "run")["starts"]] == [0, 64 * rows]
         assert (directory / "1.log").read_text() == ""
-        assert "2 processes: episodes and random numbers start afresh" in (directory / "0.log").read_text()
+        assert "start afresh" not in (directory / "0.log").read_text()
+
+    def test_it_ends_as_if_nothing_had_stopped_it(self, story):
+        """Bit for bit, in both processes: weights, episodes, random numbers and metrics."""
+        directory, *_ = story
+        straight, resumed = (tiny.read_checkpoint(path, "states") for path in (directory / "straight/run", directory / "run"))
+        unused = ("rng.python", "rng.numpy", "states.0.rng.python", "states.1.rng.python")
+        unused = (*unused, "states.0.rng.numpy", "states.1.rng.numpy")
+        assert any(key.startswith("states.1.env.generator") for key in straight)
+        assert not [
+            key
+            for key in straight.keys() | resumed.keys()
+            if not key.startswith(unused) and not tiny.same({key: straight.get(key)}, {key: resumed.get(key)})
+        ]
+        assert not straight["states.0.rng.torch_cpu"].equal(straight["states.1.rng.torch_cpu"])
+
+    def test_one_process_goes_on_with_other_episodes(self, story, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(Run, "finish", lambda self: {})
+        run_dir = shutil.copytree(story[0] / "run", tmp_path / "run")
+        resume_run([f"resume={run_dir}", "total_frames=1088"]).train()
+        assert "another number of processes: episodes and random numbers start afresh" in capsys.readouterr().out
+        assert [row["frames"] for row in read_metrics(run_dir / "metrics.csv")] == [64.0 * i for i in range(1, 18)]
 
     def test_the_same_command_finds_it_finished(self, story):
         directory, *_ = story

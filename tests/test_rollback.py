@@ -10,7 +10,7 @@ from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.config import check_run
 from fpo_torchrl.envs.base import NonFiniteError
-from fpo_torchrl.loggers import read_metrics
+from fpo_torchrl.loggers import LoggedOnce, read_metrics
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
@@ -126,3 +126,58 @@ def test_a_run_that_stopped_may_be_told_to_go_on_so(tmp_path, breaks):
 def test_out_of_range(change):
     with pytest.raises(ConfigError, match=f"{change}.* is out of range: it must be "):
         check_run(tiny.compose(*tiny.GRIDWORLD, change))
+
+
+def tensorboard_rows(run_dir, name: str) -> list[tuple[int, float]]:
+    """What TensorBoard shows of a metric."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    reader = event_accumulator.EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in reader.Scalars(name)]
+
+
+def assert_tensorboard_shows_the_metrics(run):
+    run.logger.flush()
+    rows = read_metrics(run.run_dir / "metrics.csv")
+    assert [row["frames"] for row in rows] == [64, 128, 192, 256]
+    shown = tensorboard_rows(run.run_dir, "reward")
+    assert shown == [(row["frames"], pytest.approx(row["reward"], rel=1e-6)) for row in rows]
+
+
+def test_tensorboard_has_every_iteration_once_after_a_rollback(tmp_path, breaks):
+    breaks(14, LR / 2)  # in the fourth iteration, two after the checkpoint
+    intervals = ("checkpoint_interval_frames=128", "eval_interval_frames=64")
+    run = start_run(config(tmp_path, *BROKEN, *intervals, "logger.kind=tensorboard"))
+    run.train()
+    assert_tensorboard_shows_the_metrics(run)
+
+
+def test_tensorboard_has_every_iteration_once_after_a_stop_between_checkpoints(tmp_path, breaks):
+    breaks(14, LR / 2)
+    settings = ("checkpoint_interval_frames=128", "logger.kind=tensorboard")
+    with pytest.raises(NonFiniteError):
+        start_run(config(tmp_path, *settings)).train()
+    run = resume_run([f"resume={tmp_path}", f"optim.lr={LR / 4}"])
+    run.train()
+    assert_tensorboard_shows_the_metrics(run)
+
+
+def test_a_logger_that_cannot_forget_gets_no_iteration_twice():
+    class Log:
+        def __init__(self):
+            self.got = []
+
+        def log_scalar(self, name, value, step):
+            self.got.append((name, value, step))
+
+    before, after = Log(), Log()
+    log = LoggedOnce(before)
+    for frames in (64, 128, 192):
+        log.log({"frames": frames})
+    log.go_back(64)
+    for frames in (128, 192, 256):
+        log.log({"frames": frames})
+    assert [step for _, _, step in before.got] == [64, 128, 192, 256]
+    resumed = LoggedOnce(after, newest=192)
+    for frames in (128, 192, 256):
+        resumed.log({"frames": frames})
+    assert [step for _, _, step in after.got] == [256]

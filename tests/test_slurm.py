@@ -240,6 +240,33 @@ class TestLaunchers:
         assert {key: cfg.hydra.launcher[key] for key in expected} == expected
 
 
+class TestSubmitit:
+    """Jobs of ``hydra/launcher=fpo_slurm``: SLURM preempts one, submitit's own signal requeues the other."""
+
+    pytestmark = needs_slurm
+
+    def test_they_are_requeued_and_end_as_if_nothing_had_happened(self, cluster, tmp_path):
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+        runs = [tmp_path / "sweep" / str(number) for number in range(2)]
+        launcher = {"partition": "low", "mem_gb": 1, "cpus_per_task": 2, "timeout_min": 30}
+        options = ["hydra/launcher=fpo_slurm", *(f"hydra.launcher.{key}={value}" for key, value in launcher.items())]
+        command = ["-m", *options, f"hydra.sweep.dir={tmp_path}/sweep", *RUN, "seed=0,1"]
+        code = "from fpo_torchrl.train import main; main()"
+        with (tmp_path / "launcher.log").open("w") as log:
+            launched = subprocess.Popen([sys.executable, "-c", code, *command], stdout=log, stderr=log)
+        wait_for(lambda: all(map(has_checkpoint, runs)), "a checkpoint of each run")
+        call("sbatch", "--partition=high", "--output=/dev/null", "--ntasks=1", "--wrap=sleep 1")
+        wait_for(lambda: any(map(was_preempted, runs)), "preemption")
+        preempted, signalled = sorted(runs, key=was_preempted, reverse=True)
+        job = call("squeue", "--noheader", "--states=running", "--partition=low", "--format=%A").split()[0]
+        call("scancel", "--signal=USR2", job)
+        assert launched.wait(1200) == 0, (tmp_path / "launcher.log").read_text()
+        for run in (preempted, signalled):
+            assert len(starts(run)) == 2
+            assert_as_undisturbed(run, start_alone(tmp_path, *RUN, f"seed={run.name}"), tmp_path)
+            shutil.rmtree(tmp_path / "alone")
+
+
 class TestScript:
     """What can be seen without SLURM."""
 

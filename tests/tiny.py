@@ -142,9 +142,9 @@ class Captured:
         self.state = state
 
 
-def read_checkpoint(run_dir: Path) -> dict[str, Any]:
+def read_checkpoint(run_dir: Path, *more: str) -> dict[str, Any]:
     """Everything in the newest checkpoint of a run, flat: "actor.velocity_net.layers.0.weight" and so on."""
-    components = {name: Captured() for name in ("actor", "critic", "optimizer", "trainer", "rng")}
+    components = {name: Captured() for name in ("actor", "critic", "optimizer", "trainer", "rng", *more)}
     Checkpointer(run_dir, **components).load()
     return flat({name: component.state for name, component in components.items()})
 

@@ -154,6 +154,8 @@ def check_seeds(cfg: DictConfig, vmap: Any) -> None:
         raise ConfigError("logger=wandb takes one run in a process: with num_seeds use logger=tensorboard or none")
     if cfg.nan_rollbacks:
         raise ConfigError(f"nan_rollbacks={cfg.nan_rollbacks} takes a single run back: it needs num_seeds=1")
+    if cfg.collector is not None:
+        raise ConfigError("several seeds collect in their own process: it needs collector=local")
     if Processes().size > 1:
         raise ConfigError("several seeds train in one process: start it without torchrun")
     if vmap and (reason := why_not(cfg.trainer)) is not None:

@@ -59,7 +59,7 @@ def test_every_option_of_every_group_builds_what_it_names(choice):
             continue
         node = OmegaConf.select(cfg, group.replace("/", "."))
         assert node["_target_"] == f"{target.__module__}.{target.__qualname__}"
-        if group not in ("trainer", "env"):
+        if group not in ("trainer", "env", "collector"):
             first, *rest = group.split("/")
             assert type(functools.reduce(getattr, rest, objects[first])) is target, group
     action = agent.actor(TensorDict(observation=torch.zeros(2, 1), batch_size=2))["action"]
@@ -133,6 +133,7 @@ def test_the_help_names_every_task_and_exit_code():
     families = {name.partition("/")[0] for name in list_tasks()}
     assert not [family for family in families if family not in text]
     codes = {"wrong setting": cli.EXIT_CONFIG, "checkpoint": cli.EXIT_CHECKPOINT, "diverged": cli.EXIT_DIVERGED}
-    codes |= {"directory in use": cli.EXIT_IN_USE, "stopped by a signal": cli.EXIT_PREEMPTED}
+    codes |= {"directory in use": cli.EXIT_IN_USE, "remote worker gone": cli.EXIT_WORKER_LOST}
+    codes |= {"stopped by a signal": cli.EXIT_PREEMPTED}
     for meaning, code in {**codes, "by Ctrl-C": cli.EXIT_INTERRUPTED}.items():
         assert f"{code} {meaning}" in text

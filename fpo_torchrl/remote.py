@@ -1,0 +1,207 @@
+"""Batches from workers in other processes or on other machines, through TorchRL's Ray and RPC collectors."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import signal
+import socket
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.envs import EnvBase
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.collecting import PLAIN, derived_seed
+from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.preemption import SIGNALS
+
+WORKER = ("collector", "worker")
+"""Where a batch says which worker collected it."""
+
+
+class WorkerLostError(RuntimeError):
+    """A worker, or the connection to it, is gone."""
+
+
+class RemoteWorkers(ABC):
+    """Processes that collect for the trainer, each with an equal share of the environments, on CPUs.
+
+    Before each batch every worker gets the policy's weights, with the statistics of its normaliser, and only then do
+    they collect: no batch is of older weights. Each has random numbers of its own, for episodes and noise.
+
+    Args:
+        make_env: builds environments; called in the workers with ``num_envs`` and ``seed``.
+        num_envs (int): copies of all workers together, a multiple of ``num_workers``.
+        seed (int): of the run, at least 0.
+        num_workers (int): at least 1.
+
+    Raises:
+        ValueError: for numbers that do not fit.
+    """
+
+    def __init__(self, *, make_env: Callable[..., EnvBase], num_envs: int, seed: int = 0, num_workers: int = 2) -> None:
+        if num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        if num_envs % num_workers:
+            raise ValueError(
+                f"num_envs={num_envs} cannot be shared equally by {num_workers} workers: give a multiple of {num_workers}"
+            )
+        self.make_env, self.num_envs, self.seed, self.num_workers = make_env, num_envs, seed, num_workers
+
+    def start(self, env: EnvBase, policy: Any, frames_per_batch: int, *, frames: int) -> RemoteBatches:
+        """Start them.
+
+        Args:
+            env: not used but for its device, where batches go. policy: whose weights the workers get.
+            frames_per_batch: of all workers together. frames: where the run is, from which their random numbers follow.
+
+        Raises:
+            ConfigError: if they cannot be started.
+        """
+        seeds = [derived_seed(self.seed, part=worker + 1, frames=frames) for worker in range(self.num_workers)]
+        envs = [WorkerEnv(self.make_env, self.num_envs // self.num_workers, seed) for seed in seeds]
+        with kept_signal_handlers():
+            collector = self.connect(
+                envs,
+                copy.deepcopy(policy).cpu(),
+                frames_per_batch=frames_per_batch,
+                total_frames=sys.maxsize,
+                collector_kwargs=[{**PLAIN, "postproc": Numbered(worker)} for worker in range(self.num_workers)],
+                sync=True,
+            )
+        return RemoteBatches(collector, policy, env.device)
+
+    @abstractmethod
+    def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
+        """A collector of TorchRL whose workers are ready."""
+
+
+class RayWorkers(RemoteWorkers):
+    """Workers in a Ray cluster: the one that ``RAY_ADDRESS`` names or that runs on this machine, or else a new one here.
+
+    Args:
+        cpus_per_worker (float): that Ray reserves for each, above 0.
+        shared: as for :class:`RemoteWorkers`.
+
+    Raises:
+        ImportError: without Ray.
+    """
+
+    def __init__(self, *, cpus_per_worker: float = 1.0, **shared: Any) -> None:
+        super().__init__(**shared)
+        if cpus_per_worker <= 0:
+            raise ValueError(f"cpus_per_worker must be above 0, got {cpus_per_worker}")
+        if importlib.util.find_spec("ray") is None:
+            raise ImportError("collector=ray needs Ray: pip install 'fpo-torchrl[ray]'")
+        self.cpus_per_worker = cpus_per_worker
+
+    def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
+        """Join or start the cluster and spread the workers over its machines."""
+        import ray
+        from torchrl.collectors.distributed import RayCollector
+
+        if not ray.is_initialized():
+            ray.init(include_dashboard=False, logging_level="warning")
+        needed, there = self.num_workers * self.cpus_per_worker, ray.cluster_resources().get("CPU", 0)
+        if there < needed:
+            raise ConfigError(
+                f"{self.num_workers} workers with {self.cpus_per_worker:g} CPUs each need {needed:g} CPUs, the Ray cluster "
+                f"has {there:g}: set collector.num_workers or collector.cpus_per_worker, or add machines"
+            )
+        each = {"num_cpus": self.cpus_per_worker, "scheduling_strategy": "SPREAD"}
+        return RayCollector(envs, policy, remote_configs=each, **settings)
+
+
+class RPCWorkers(RemoteWorkers):
+    """Workers in processes of this machine, which torch's RPC talks to."""
+
+    def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
+        """Start the processes."""
+        from torchrl.collectors.distributed import RPCCollector
+
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        return RPCCollector(envs, policy, launcher="mp", tcp_port=port, **settings)
+
+
+class RemoteBatches:
+    """Endless batches ``[num_envs, time]`` from a collector of TorchRL, each of the policy's weights at that time.
+
+    Args:
+        collector: its workers number their batches. policy: whose weights they get. device: where batches go.
+    """
+
+    def __init__(self, collector: Any, policy: Any, device: torch.device | None) -> None:
+        self._collector, self._policy, self._device = collector, policy, device
+        self._batches = iter(collector)
+
+    def __iter__(self) -> Iterator[TensorDictBase]:
+        return self
+
+    def __next__(self) -> TensorDictBase:
+        """The next batch: the copies of the first worker, then those of the second and so on.
+
+        Raises:
+            NonFiniteError: a worker's. WorkerLostError: if one is gone.
+        """
+        try:
+            self._collector.update_policy_weights_(TensorDict.from_module(self._policy).data.cpu())
+            batch = next(self._batches)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"in a worker: {getattr(error, 'cause', error)}") from error
+        except Exception as error:
+            raise WorkerLostError(f"a worker is gone ({type(error).__name__}: {error})") from error
+        batch = batch.reshape(-1, batch.shape[-1])
+        batch = batch[batch[WORKER][:, 0].argsort(stable=True)].exclude(WORKER[0])
+        return batch if self._device is None else batch.to(self._device)
+
+    def shutdown(self) -> None:
+        """End the workers, as far as they are there."""
+        with contextlib.suppress(Exception):
+            self._collector.shutdown()
+
+
+@dataclass(frozen=True)
+class WorkerEnv:
+    """A worker's way to its environments, on the way to which it seeds its random numbers."""
+
+    make_env: Callable[..., EnvBase]
+    num_envs: int
+    seed: int
+
+    def __call__(self) -> EnvBase:
+        """The environments; the policy's noise is of torch's own generator."""
+        torch.manual_seed(self.seed)
+        return self.make_env(num_envs=self.num_envs, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Writes a worker's number into its batches, since they arrive in any order."""
+
+    worker: int
+
+    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
+        """``batch`` with one more entry."""
+        return batch.set(WORKER, torch.full(batch.shape, self.worker))
+
+
+@contextlib.contextmanager
+def kept_signal_handlers() -> Iterator[None]:
+    """Inside, libraries may install signal handlers; afterwards the ones of before are back."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
