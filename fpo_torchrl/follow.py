@@ -17,6 +17,7 @@ from fpo_torchrl.collecting import derived_seed
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import Preempted, StopOnSignal
+from fpo_torchrl.remote import RPCWorkers
 from fpo_torchrl.trainer import Trainer
 
 
@@ -33,6 +34,8 @@ def build_trainer(cfg: DictConfig, processes: Processes) -> tuple[Agent, Trainer
         raise ConfigError("collector: either workers collect, or the processes of torchrun do, each for itself")
     remote_env = partial(make_env, device="cpu")
     workers = build(tree["collector"], "collector", make_env=remote_env, num_envs=num_envs, seed=cfg.seed)
+    if cfg.nan_rollbacks and isinstance(workers, RPCWorkers):  # whose processes find each other once
+        raise ConfigError(f"nan_rollbacks={cfg.nan_rollbacks} needs collector=ray or local: RPC cannot start again in a process")
     running = {"total_frames": cfg.total_frames, "processes": processes, "workers": workers}
     trainer: Trainer = build(tree["trainer"], "trainer", env=env, **running, **vars(agent))
     return agent, trainer

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Iterator
 from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -18,7 +21,7 @@ from fpo_torchrl.collecting import derived_seed, make_collector
 from fpo_torchrl.follow import build_trainer
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes
-from fpo_torchrl.remote import RemoteBatches, WorkerLostError
+from fpo_torchrl.remote import WorkerLostError
 from fpo_torchrl.seeds.run import check_seeds
 from fpo_torchrl.trainer import Trainer
 
@@ -40,76 +43,89 @@ def collector(request) -> Iterator[str]:
     if request.param == "rpc":
         yield "rpc"
         return
-    import ray
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", cluster.address)
-        try:
-            yield "ray"
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
+    yield f"ray at {cluster.address}"
+    cluster.shutdown()
 
 
 def make_trainer(collector: str, *overrides: str) -> Trainer:
-    return build_trainer(tiny.compose(*RUN, f"collector={collector}", *overrides), Processes())[1]
+    option, _, address = collector.partition(" at ")
+    if address:
+        os.environ["RAY_ADDRESS"] = address
+    return build_trainer(tiny.compose(*RUN, f"collector={option}", *overrides), Processes())[1]
 
 
-def collect_here(trainer: Trainer, cfg, worker: int):
-    """The first batch of a worker, in this process."""
-    seed = derived_seed(cfg.seed, part=worker + 1)
-    tree = OmegaConf.to_container(cfg, resolve=True)
-    torch.manual_seed(seed)
-    env = build(tree["env"], "env", task=cfg.task, num_envs=4, device="cpu", seed=seed)
-    return next(iter(make_collector(env, trainer.actor, 32)))
-
-
-def test_the_first_batch_is_what_this_process_would_collect(collector):
-    cfg = tiny.compose(*RUN, f"collector={collector}")
-    trainer = build_trainer(cfg, Processes())[1]
-    try:
-        batch = next(iter(trainer.start()))
-    finally:
-        trainer.close()
-    alone = torch.cat([collect_here(trainer, cfg, worker) for worker in range(2)])
-    assert batch.shape == alone.shape == (8, 8)
-    for key in alone.keys(True, True):
-        torch.testing.assert_close(batch[key], alone[key], rtol=0, atol=0, msg=str(key))
-    assert not batch["observation"][:4].equal(batch["observation"][4:])
-
-
-def test_every_batch_is_of_the_weights_that_learn_from_it(collector):
-    trainer = make_trainer(collector, "total_frames=192")
-    try:
-        errors = [metrics["first_ratio_error"] for metrics in trainer]
-    finally:
-        trainer.close()
-    assert len(errors) == 3
-    assert max(errors) < 1e-5
-
-
-def test_older_weights_would_be_seen(monkeypatch):
-    """What the test above would miss, it would not test."""
-    trainer = make_trainer("rpc", "total_frames=128")
-    batches = iter(trainer.start())
-    assert isinstance(batches, RemoteBatches)
+def watch(collector: str, result: Path) -> None:
+    """Some updates with workers, the last with older weights on their side, and then without one of the workers."""
+    trainer = make_trainer(collector)
+    batches: Any = trainer.start()
     first = next(batches)
-    trainer.learn(first)
-    monkeypatch.setattr(batches._collector, "update_policy_weights_", lambda weights: None)
+    found = {"batch": first.clone(), "errors": [trainer.learn(first)["first_ratio_error"]]}
+    found["errors"] += [trainer.learn(next(batches))["first_ratio_error"] for _ in range(2)]
+    remote = batches._collector
+    send, remote.update_policy_weights_ = remote.update_policy_weights_, lambda weights: None
+    found["error with older weights"] = trainer.learn(next(batches))["first_ratio_error"]
+    remote.update_policy_weights_ = send
+    if collector == "rpc":
+        active_children()[0].kill()
+    else:
+        import ray
+
+        ray.kill(remote.remote_collectors[0])
     try:
-        assert trainer.learn(next(batches))["first_ratio_error"] > 1e-3
-    finally:
-        trainer.close()
+        next(batches)
+    except WorkerLostError as error:
+        found["without a worker"] = str(error)
+    torch.save(found, result)
+    os._exit(0)
 
 
-def test_a_signal_stops_it_and_the_same_command_goes_on(collector, tmp_path):
+class TestBatches:
+    @pytest.fixture(scope="class")
+    def found(self, collector, tmp_path_factory) -> dict[str, Any]:
+        result = tmp_path_factory.mktemp("found") / "result"
+        process = tiny.start(watch, collector, result)
+        process.join(150)
+        assert process.exitcode == 0
+        return torch.load(result, weights_only=False)
+
+    def test_the_first_is_what_this_process_would_collect(self, found):
+        cfg = tiny.compose(*RUN)
+        actor = tiny.make_trainer(*RUN).actor
+        assert found["batch"].shape == (8, 8)
+        for worker in range(2):
+            seed = derived_seed(cfg.seed, part=worker + 1)
+            torch.manual_seed(seed)
+            tree: Any = OmegaConf.to_container(cfg, resolve=True)
+            env = build(tree["env"], "env", task=cfg.task, num_envs=4, device="cpu", seed=seed)
+            alone = next(iter(make_collector(env, actor, 32)))
+            rows = found["batch"][4 * worker : 4 * worker + 4]
+            assert {*alone.keys(True, True)} == {*rows.keys(True, True)}
+            different = [key for key in alone.keys(True, True) if not alone[key].equal(rows[key])]
+            assert not different
+        assert not found["batch"]["observation"][:4].equal(found["batch"]["observation"][4:])
+
+    def test_each_is_of_the_weights_that_learn_from_it(self, found):
+        assert len(found["errors"]) == 3
+        assert max(found["errors"]) < 1e-5
+
+    def test_older_weights_would_have_been_seen(self, found):
+        assert found["error with older weights"] > 1e-3
+
+    def test_a_worker_that_dies_is_missed(self, found):
+        assert found["without a worker"].startswith("a worker is gone")
+
+
+@pytest.mark.slow
+def test_a_signal_stops_it_and_the_same_command_goes_on(collector, tmp_path, monkeypatch):
+    option, _, address = collector.partition(" at ")
     slow = ("actor/velocity_net=custom", "actor.velocity_net._target_=tiny.SlowVelocityMLP")
     run = tmp_path / "run"
-    command = (*RUN, *slow, f"collector={collector}", "total_frames=640", f"run_dir={run}", "resume=auto")
-    first = tiny.start(tiny.fpo_train, tmp_path / "log", *command)
+    command = (*RUN, *slow, f"collector={option}", "total_frames=640", f"run_dir={run}", "resume=auto")
+    first = tiny.start(fpo_train, address, tmp_path / "log", *command)
     deadline = time.monotonic() + 120
     while not (run / "metrics.csv").exists():
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()
@@ -120,22 +136,17 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(collector, tmp_path):
     assert first.exitcode == 75, (tmp_path / "log").read_text()
     rows = len(read_metrics(run / "metrics.csv"))
     assert 0 < rows < 10
-    again = tiny.start(tiny.fpo_train, tmp_path / "again.log", *command)
+    again = tiny.start(fpo_train, address, tmp_path / "again.log", *command)
     again.join(120)
     assert again.exitcode == 0, (tmp_path / "again.log").read_text()
     assert "2 workers: their episodes and random numbers start afresh" in (tmp_path / "again.log").read_text()
     assert [row["frames"] for row in read_metrics(run / "metrics.csv")] == [64.0 * i for i in range(1, 11)]
 
 
-def test_a_worker_that_dies_is_missed():
-    trainer = make_trainer("rpc")
-    batches = iter(trainer.start())
-    next(batches)
-    victim = active_children()[0]
-    victim.kill()
-    with pytest.raises(WorkerLostError, match="a worker is gone"):
-        next(batches)
-    trainer.close()
+def fpo_train(address: str, log: Path, *overrides: str) -> None:
+    if address:
+        os.environ["RAY_ADDRESS"] = address
+    tiny.fpo_train(log, *overrides)
 
 
 class TestBeforeAnythingStarts:
@@ -162,6 +173,10 @@ class TestBeforeAnythingStarts:
         pair.size = 2
         with pytest.raises(ConfigError, match="either workers collect, or the processes of torchrun do"):
             build_trainer(tiny.compose(*RUN, "collector=rpc"), pair)
+
+    def test_rpc_does_not_start_twice(self):
+        with pytest.raises(ConfigError, match="nan_rollbacks=1 needs collector=ray or local"):
+            make_trainer("rpc", "nan_rollbacks=1")
 
     def test_not_with_several_seeds(self):
         with pytest.raises(ConfigError, match="it needs collector=local"):
