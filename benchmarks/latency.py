@@ -2,8 +2,7 @@
 
     python benchmarks/latency.py --out benchmarks/results/latency
 
-Untrained networks of the default sizes (the time does not depend on the weights), one thread. The formats are timed
-in turns, a few calls each, so that other work on the machine falls on all of them alike. "actor" is the FlowActor
+Untrained networks of the default sizes (the time does not depend on the weights), one thread. "actor" is the FlowActor
 called with a TensorDict, as a collector calls it, "policy" the FlowPolicy of the same weights.
 """
 
@@ -12,12 +11,10 @@ from __future__ import annotations
 import argparse
 import functools
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
@@ -26,12 +23,12 @@ from fpo_torchrl import RK4, Euler, FlowActor, FlowPolicy, Heun, ObservationNorm
 from fpo_torchrl.export import FORMATS, export_policy
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.flow import Solver
+from fpo_torchrl.latency import latencies
 from fpo_torchrl.provenance import origin
 
 OBS_DIM, ACTION_DIM = 17, 6
 """Of CheetahRun."""
 SOLVERS: list[Solver] = [Euler(1), Euler(5), Euler(10), Heun(5), RK4(2)]
-CALLS_PER_TURN, WARM_UP = 20, 20
 
 
 def functions(solver: Solver, folder: Path) -> dict[str, Callable[[], Any]]:
@@ -52,25 +49,6 @@ def functions(solver: Solver, folder: Path) -> dict[str, Callable[[], Any]]:
         export_policy(policy, {"observation": torch.randn(64, OBS_DIM)}, path, format=name)
         calls[name] = functools.partial(format.read(path), observation)
     return calls
-
-
-@torch.no_grad()
-def measure(calls: dict[str, Callable[[], Any]], num_calls: int) -> dict[str, dict[str, float]]:
-    """Median and 99th percentile in milliseconds of each of ``calls``."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        for _ in range(WARM_UP):
-            call()
-    for _ in range(num_calls // CALLS_PER_TURN):
-        for name, call in calls.items():
-            for _ in range(CALLS_PER_TURN):
-                started = time.perf_counter()
-                call()
-                seconds[name].append(time.perf_counter() - started)
-    return {
-        name: {"median_ms": float(np.median(values)) * 1e3, "p99_ms": float(np.percentile(values, 99)) * 1e3}
-        for name, values in seconds.items()
-    }
 
 
 def markdown(rows: list[dict[str, Any]], about: dict[str, Any], num_calls: int) -> str:
@@ -100,7 +78,7 @@ def main() -> None:
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         for solver in SOLVERS:
             with tempfile.TemporaryDirectory() as folder:
-                latency = measure(functions(solver, Path(folder)), arguments.calls)
+                latency = latencies(functions(solver, Path(folder)), arguments.calls)
             rows.append({"solver": repr(solver), "network_calls": solver.num_steps * solver.stages, "latency": latency})
             print(solver, {name: round(cell["median_ms"], 3) for name, cell in latency.items()}, flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)

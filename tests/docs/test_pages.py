@@ -19,6 +19,7 @@ from fpo_torchrl.config import register_schemas
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 OPTIONS = {
+    "fpo-distill": ROOT / "fpo_torchrl/distill/command.py",
     "fpo-export": ROOT / "fpo_torchrl/export/command.py",
     "fpo-report": ROOT / "fpo_torchrl/report/command.py",
     "fpo-sbatch": ROOT / "fpo_torchrl/sweep/slurm.py",

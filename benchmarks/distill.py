@@ -1,0 +1,77 @@
+"""Distill trained policies to fewer steps: return against latency, averaged over the seeds of each task.
+
+    python benchmarks/learning.py --only control      trains the teachers
+    python benchmarks/distill.py runs/benchmark/control/CheetahRun/fpo/seed3 ...
+
+Give the runs of any tasks, with as many seeds of each as there are. A teacher whose students are in ``--work`` already
+is not distilled again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.distill.command import distill_run
+from fpo_torchrl.distill.report import NOISES, draw_comparison, markdown
+from fpo_torchrl.files import write_json, write_whole
+from fpo_torchrl.provenance import origin
+from fpo_torchrl.report.statistics import estimate, mean
+from fpo_torchrl.start import load_run_config
+
+STEPS = (1, 2, 5)
+
+
+def pooled(teachers: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of several teachers of one task as one: means over them, with a bootstrap interval of the returns'."""
+    rows = []
+    for same in zip(*teachers, strict=True):
+        latency = {key: float(np.median([row["latency"][key] for row in same])) for key in same[0]["latency"]}
+        error = float(np.mean([row["action_error"] for row in same]))
+        rows.append({**same[0], "latency": latency, "action_error": error, "returns": {}})
+        for noise in NOISES:
+            found = estimate(mean, [np.array([row["returns"][noise]["mean"] for row in same])])
+            numbers = {"mean": found.value, "low": found.low, "high": found.high}
+            rows[-1]["returns"][noise] = {name: float(value) for name, value in numbers.items()}
+    return rows
+
+
+def publish(results: dict[str, dict[int, dict[str, Any]]], out: Path) -> None:
+    """Write what was measured, by task and seed, with a table and a picture of the means over seeds."""
+    tasks = {task: pooled([content["rows"] for content in seeds.values()]) for task, seeds in results.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "distill.json", {**origin("cpu"), "tasks": results})
+    titles = {task: f"## {task}, seeds {', '.join(map(str, seeds))}" for task, seeds in results.items()}
+    tables = [f"{titles[task]}\n\n{markdown(rows)}" for task, rows in tasks.items()]
+    write_whole(out / "distill.md", "\n".join(tables))
+    draw_comparison(tasks, out / "distill.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="teachers")
+    parser.add_argument("--work", type=Path, default=Path("runs/distill"), help="where students are made")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/distill"), help="where results go")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    with friendly_errors():
+        for run_dir in arguments.runs:
+            cfg = load_run_config(run_dir)
+            directory = arguments.work / cfg.task / f"seed{cfg.seed}"
+            if not (directory / "distillation.json").is_file():
+                distill_run(run_dir, directory, steps=STEPS)
+            results[cfg.task][cfg.seed] = json.loads((directory / "distillation.json").read_text())
+        publish(results, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

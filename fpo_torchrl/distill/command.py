@@ -1,0 +1,129 @@
+"""``fpo-distill``: the policy of a run with fewer solver steps, and what that costs and saves."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDictBase
+from torchrl.checkpoint import Checkpoint
+
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.files import write_json, write_whole
+from fpo_torchrl.flow import Euler, RandomNoise, ZeroNoise
+from fpo_torchrl.modules import FlowActor
+from fpo_torchrl.modules.chain import flow_policy, for_inference
+from fpo_torchrl.provenance import origin
+from fpo_torchrl.trained import TrainedPolicy, load_policy
+
+from .report import compare, draw_comparison, markdown
+from .student import distill
+
+NUM_STEPS = 1000
+"""Of the teacher in each copy of the task, once with random and once with zero start noise: what it is taught on."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="fpo-distill",
+        description="Train students that do in a few Euler steps what a run's flow policy does in many, and compare "
+        "them with it by return and latency. Each student's directory is one for fpo-eval, fpo-export and init_from.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="directory of a run of a flow policy")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[1, 2], help="Euler steps of each student; default: 1 2"
+    )
+    parser.add_argument("--updates", type=int, default=4000, help="gradient steps for each; default: %(default)s")
+    parser.add_argument("--episodes", type=int, default=32, help="of each evaluation; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--checkpoint", help="path of a checkpoint; default: the newest of the run")
+    parser.add_argument("--out", type=Path, help="where to write; default: distilled/ in the run's directory")
+    return parser
+
+
+def distill_run(
+    run_dir: Path,
+    out: Path | None = None,
+    *,
+    steps: Sequence[int] = (1, 2),
+    updates: int = 4000,
+    episodes: int = 32,
+    seed: int = 0,
+    checkpoint: str | None = None,
+) -> list[dict[str, Any]]:
+    """Distill the policy of a run into ``steps1``, ``steps2`` and so on below ``out``; returns the comparison's rows.
+
+    Raises:
+        ConfigError: for wrong settings, a run of another policy, or students that are there already.
+        CheckpointError: if the run cannot be read.
+    """
+    for name, value in {"steps": min(steps), "updates": updates, "episodes": episodes}.items():
+        if value < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {value}")
+    out = out if out is not None else run_dir / "distilled"
+    directories = {number: out / f"steps{number}" for number in dict.fromkeys(steps)}
+    if taken := [path for path in directories.values() if path.exists()]:
+        raise ConfigError(f"{taken[0]} is there already: remove it, or choose another --out")
+    about = origin("cpu")
+    trained = load_policy(run_dir, num_envs=episodes, device="cpu", checkpoint=checkpoint)
+    if not isinstance(flow_policy(trained.actor), FlowActor):
+        raise ConfigError(f"{run_dir} trained another policy than a FlowActor: there is no flow to distill")
+    print(f"{trained.cfg.task}, {trained.checkpoint}", flush=True)
+    torch.manual_seed(seed)
+    data = visited(trained, seed)
+    students = {}
+    for number, directory in directories.items():
+        students[number] = distill(trained.actor, Euler(number), data, num_updates=updates)
+        save_student(students[number], trained, directory)
+        print(f"  {directory}", flush=True)
+    rows = compare(trained, students, data, seed=seed)
+    settings = {"updates": updates, "episodes": episodes, "seed": seed, "observations": data.numel()}
+    content = {**about, "task": trained.cfg.task, "teacher": str(trained.checkpoint), **settings, "rows": rows}
+    write_json(out / "distillation.json", content)
+    write_whole(out / "distillation.md", markdown(rows))
+    draw_comparison({trained.cfg.task: rows}, out / "distillation.png")
+    print(markdown(rows), end="")
+    for ending in ("json", "md", "png"):
+        print(f"  {out / f'distillation.{ending}'}")
+    return rows
+
+
+@torch.no_grad()
+def visited(trained: TrainedPolicy, seed: int) -> TensorDictBase:
+    """Observations that the policy meets in its task, half of them with random and half with zero start noise."""
+    trained.env.set_seed(seed)
+    rollouts = [
+        trained.env.rollout(NUM_STEPS, for_inference(trained.actor, start_noise=noise), break_when_any_done=False)
+        for noise in (RandomNoise(), ZeroNoise())
+    ]
+    return torch.cat([rollout.select(*trained.actor.in_keys).reshape(-1) for rollout in rollouts])
+
+
+def save_student(student: Any, teacher: TrainedPolicy, directory: Path) -> None:
+    """Write a student as the run of its teacher would look with the student's solver."""
+    solver = flow_policy(student).solver
+    node = {"_target_": f"{type(solver).__module__}.{type(solver).__qualname__}", "num_steps": solver.num_steps}
+    cfg = teacher.cfg.copy()
+    cfg.actor.solver, cfg.run_dir = node, str(directory)
+    directory.mkdir(parents=True)
+    write_whole(directory / "config.yaml", OmegaConf.to_yaml(cfg))
+    frames = Checkpoint.manifest(teacher.checkpoint)["metadata"]["frames"]
+    Checkpointer(directory, actor=student, critic=teacher.critic).save(frames)
+
+
+def main() -> None:
+    """Distill as the command line says."""
+    settings = vars(parser().parse_args())
+    with friendly_errors():
+        distill_run(settings.pop("run"), settings.pop("out"), **settings)
+
+
+if __name__ == "__main__":
+    main()

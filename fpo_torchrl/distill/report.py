@@ -1,0 +1,114 @@
+"""Return against latency of a teacher with fewer and fewer steps, and of its students."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tensordict import TensorDictBase
+
+from fpo_torchrl.evaluation import evaluate
+from fpo_torchrl.flow import Euler, ZeroNoise
+from fpo_torchrl.latency import latencies
+from fpo_torchrl.modules import FlowPolicy
+from fpo_torchrl.modules.chain import flow_policy, for_inference
+from fpo_torchrl.plots import COLOURS, new_figure, tidy
+from fpo_torchrl.run import EVALUATION_SEED
+from fpo_torchrl.trained import TrainedPolicy
+
+from .student import action_error
+
+Rows = Sequence[Mapping[str, Any]]
+TEACHER, STUDENT = "teacher", "student"
+NOISES = ("random", "zero")
+
+
+def compare(
+    trained: TrainedPolicy, students: Mapping[int, Any], data: TensorDictBase, *, seed: int
+) -> list[dict[str, Any]]:
+    """One row each for the teacher, the teacher with as few steps as the students, and the students.
+
+    A row has the mean return and its interval by start noise, the distance of its actions from the teacher's, and the
+    time of one action on the CPU.
+
+    Args:
+        students: by their number of Euler steps. data: observations. seed (int): of the episodes, the same for all.
+    """
+    own = flow_policy(trained.actor).solver.without_noise()
+    contenders = {(TEACHER, repr(own)): for_inference(trained.actor, solver=own)}
+    for number in students:
+        contenders[TEACHER, repr(Euler(number))] = for_inference(trained.actor, solver=Euler(number))
+    for number, student in students.items():
+        contenders[STUDENT, repr(Euler(number))] = student
+    observations = [data.get(key)[:1] for key in trained.actor.in_keys]
+    calls = {
+        " ".join(key): partial(FlowPolicy(policy, start_noise=ZeroNoise()), *observations)
+        for key, policy in contenders.items()
+    }
+    times = latencies(calls)
+    rows = []
+    for (role, solver), policy in contenders.items():
+        returns = {
+            noise: evaluate(policy, trained.env, noise=noise, seed=seed + EVALUATION_SEED).as_dict() for noise in NOISES
+        }
+        rows.append(
+            {
+                "policy": role,
+                "solver": solver,
+                "steps": flow_policy(policy).solver.num_steps,
+                "latency": times[f"{role} {solver}"],
+                "action_error": action_error(trained.actor, policy, data),
+                "returns": returns,
+            }
+        )
+    return rows
+
+
+def markdown(rows: Rows) -> str:
+    """The rows as a table."""
+    lines = [
+        "| policy | solver | action error | ms an action, median / p99 | return, random noise | return, zero noise |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        returns = [
+            f"{value['mean']:.1f} [{value['low']:.1f}, {value['high']:.1f}]" for value in row["returns"].values()
+        ]
+        latency = f"{row['latency']['median_ms']:.3f} / {row['latency']['p99_ms']:.3f}"
+        cells = [row["policy"], row["solver"], f"{row['action_error']:.3f}", latency, *returns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_comparison(tasks: Mapping[str, Rows], path: Path) -> None:
+    """Draw return over latency: a column for each task, a row for each start noise; points are labelled with steps."""
+    figure = new_figure(1.2 + 3.6 * len(tasks), 5.6)
+    grid = figure.subplots(len(NOISES), len(tasks), squeeze=False, sharex="col", sharey="col")
+    for column, (task, rows) in enumerate(tasks.items()):
+        for line, noise in enumerate(NOISES):
+            axes = grid[line, column]
+            for role, colour in zip((TEACHER, STUDENT), COLOURS, strict=False):
+                draw_policy(axes, [row for row in rows if row["policy"] == role], noise, role, colour)
+            axes.set_xscale("log")
+            axes.margins(x=0.15, y=0.15)
+            tidy(axes)
+            if column == 0:
+                axes.set_ylabel(f"return, {noise} start noise")
+        grid[0, column].set_title(task, fontsize=11)
+        grid[-1, column].set_xlabel("milliseconds for an action")
+    grid[0, 0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def draw_policy(axes: Any, rows: Rows, noise: str, label: str, colour: str) -> None:
+    """A line through the points of one policy, each with the interval of its return."""
+    rows = sorted(rows, key=lambda row: row["steps"])
+    latency = [row["latency"]["median_ms"] for row in rows]
+    returns = [row["returns"][noise] for row in rows]
+    mean = [value["mean"] for value in returns]
+    errors = [[value["mean"] - value["low"] for value in returns], [value["high"] - value["mean"] for value in returns]]
+    axes.errorbar(latency, mean, errors, color=colour, marker="o", markersize=4, linewidth=1.2, capsize=2, label=label)
+    for row, x, y in zip(rows, latency, mean, strict=True):
+        axes.annotate(row["steps"], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
