@@ -20,6 +20,7 @@ from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.files import InUseError, NoLocksError
 from fpo_torchrl.preemption import Preempted, ending_process
 from fpo_torchrl.remote import WorkerLostError
+from fpo_torchrl.video import WRITERS, load_encoder
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 """The errors of a file system that is full or cannot be written to."""
@@ -92,6 +93,14 @@ def output_file(setting: str, path: str | Path, endings: Collection[str]) -> Pat
     if path.suffix not in endings:
         raise ConfigError(f"{setting}={path} must end in {' or '.join(endings)}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def video_file(setting: str, path: str | Path) -> Path:
+    """As :func:`output_file`, for an animation that can be written here."""
+    path = output_file(setting, path, WRITERS)
+    if path.suffix == ".mp4":
+        load_encoder()
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.cli import friendly_errors, output_file
+from fpo_torchrl.cli import friendly_errors, output_file, video_file
 from fpo_torchrl.config import COMPONENTS
 from fpo_torchrl.evaluation import START_NOISES, evaluate, record
 from fpo_torchrl.flow import Solver
@@ -30,7 +30,7 @@ USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of
   seed=0                 of the episodes
   device=cpu             default: the device it was trained on
   checkpoint=PATH        default: the newest of the run
-  render=PATH.gif        also record an episode with the first combination
+  render=PATH.gif        also record an episode with the first combination, as a .gif or .mp4
   output=[T.csv,T.md]    also write the numbers to files, as {", ".join(WRITERS)}
   plot=PATH.png          also draw return and latency over the steps of a flow policy
 """
@@ -90,7 +90,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         raise ConfigError(f"episodes={cfg.episodes} is out of range: it must be at least 1")
     tables = [output_file("output", path, WRITERS) for path in as_list(cfg.output)]
     plot = output_file("plot", cfg.plot, [".png"]) if cfg.plot is not None else None
-    render = output_file("render", cfg.render, [".gif"]) if cfg.render is not None else None
+    render = video_file("render", cfg.render) if cfg.render is not None else None
     policy = load_policy(run_dir, num_envs=cfg.episodes, device=cfg.device, checkpoint=cfg.checkpoint)
     actor, env, task = policy.actor, policy.env, policy.cfg.task
     if plot is not None and not is_flow(actor):

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tensordict.nn import TensorDictModule
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
 
 from fpo_torchrl.flow import FixedNoise, RandomNoise, Solver, StartNoise, ZeroNoise
 from fpo_torchrl.modules.chain import for_inference, is_flow
+from fpo_torchrl.video import write_video
 
 START_NOISES: dict[str, Callable[[], StartNoise]] = {
     "random": RandomNoise,
@@ -153,13 +153,13 @@ def record(
     seed: int = 0,
     max_frames: int = 100,
 ) -> Path | None:
-    """Save the beginning of one episode as an animated GIF; None if the environment cannot draw itself.
+    """Save the beginning of one episode as an animation; None if the environment cannot draw itself.
 
     It plays at the speed of the simulation where ``env`` has a ``control_dt`` (s), else at ten steps a second.
 
     Args:
         env: environment with one copy and a method ``render(index) -> uint8 [height, width, 3]``.
-        path: where to write.
+        path: where to write, as a ``.gif`` or ``.mp4``.
         max_frames (int): pictures taken at most, 25 a second.
     """
     render = getattr(type(env), "render", None)  # not that of a simulator which a wrapper passes on
@@ -174,13 +174,5 @@ def record(
             pictures.append(render(env, 0))
 
     evaluate(actor, env, noise=noise, solver=solver, seed=seed, on_step=draw, max_steps=interval * (max_frames - 1))
-    write_gif(pictures, path, duration_s=interval * step_s)
+    write_video(pictures, path, duration_s=interval * step_s)
     return Path(path)
-
-
-def write_gif(pictures: list[np.ndarray], path: str | Path, *, duration_s: float) -> None:
-    """Save an animation that shows each of ``pictures`` for ``duration_s`` seconds, over and over."""
-    # One palette and no dithering: what stands still does not change, and takes no space.
-    palette = Image.fromarray(np.concatenate(pictures[:: max(1, len(pictures) // 4)])).quantize(255)
-    first, *rest = (Image.fromarray(it).quantize(palette=palette, dither=Image.Dither.NONE) for it in pictures)
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 * duration_s), loop=0)

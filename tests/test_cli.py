@@ -210,7 +210,7 @@ class TestFpoEval:
             (["output=table.txt"], 2, "output=table.txt must end in .json or .csv or .md"),
             (["output=."], 2, "output=. is a directory; name a file in it that ends in .json"),
             (["plot=returns.xyz"], 2, "plot=returns.xyz must end in .png"),
-            (["render=episode.mp4"], 2, "render=episode.mp4 must end in .gif"),
+            (["render=episode.avi"], 2, "render=episode.avi must end in .gif or .mp4"),
             (["episodes=0"], 2, "episodes=0 is out of range"),
             (["episodes=few"], 2, "episodes"),
             (["step=3"], 2, "step"),

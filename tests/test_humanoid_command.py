@@ -24,10 +24,10 @@ def run_dir(tmp_path_factory):
     return directory
 
 
-def test_the_command_scores_each_motion_and_records_one(run_dir, tmp_path, monkeypatch, capsys):
+def test_the_command_scores_each_motion_and_films_all_runs(run_dir, tmp_path, monkeypatch, capsys):
     output, video = tmp_path / "scores.json", tmp_path / "walk.gif"
-    arguments = [str(run_dir), "--noise", "zero", "random", "--output", str(output), "--video", str(video)]
-    monkeypatch.setattr(sys, "argv", ["fpo-humanoid", *arguments])
+    arguments = ["--noise", "zero", "random", "--output", str(output), "--video", str(video), "--clip"]
+    monkeypatch.setattr(sys, "argv", ["fpo-humanoid", str(run_dir), str(run_dir), *arguments, "stroll_mirrored"])
     humanoid.main()
     written = json.loads(output.read_text())
     assert written["goal_ambiguity"]["root_gap_m"] == pytest.approx(0, abs=1e-6)
@@ -37,6 +37,12 @@ def test_the_command_scores_each_motion_and_records_one(run_dir, tmp_path, monke
     assert "stroll_mirrored" in capsys.readouterr().out
     with Image.open(video) as animation:
         assert animation.n_frames > 5
+        assert animation.size == (2 * 320, 240)
+
+
+def test_a_motion_that_is_not_there_cannot_be_filmed(run_dir, tmp_path):
+    with pytest.raises(ConfigError, match="--clip run: .* has no such motion, it has stroll, stroll_mirrored"):
+        humanoid.film_runs([run_dir], tmp_path / "run.gif", clip="run")
 
 
 def test_scores_are_of_whole_motions_with_the_softer_limit(run_dir):

@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 
 from fpo_torchrl.envs.gridworld import CENTER, SIZE, Layout
 from fpo_torchrl.envs.multimodality import MOVE_THRESHOLD
-from fpo_torchrl.evaluation import write_gif
 from fpo_torchrl.plots import COLOURS, new_figure
+from fpo_torchrl.video import write_gif
 
 from .gridworld import GridPolicy, across
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from fpo_torchrl.builders import ConfigError, build
-from fpo_torchrl.cli import friendly_errors, output_file
+from fpo_torchrl.cli import friendly_errors, output_file, video_file
 from fpo_torchrl.envs.humanoid import HumanoidEnv, goal_ambiguity
 from fpo_torchrl.envs.humanoid.scores import TrackingScores, evaluate_tracking
-from fpo_torchrl.evaluation import START_NOISES, record
+from fpo_torchrl.evaluation import START_NOISES
 from fpo_torchrl.files import write_json
 from fpo_torchrl.trained import TrainedPolicy, load_policy
+from fpo_torchrl.video import write_video
+
+from .humanoid_film import shoot, side_by_side
+from .runs import read_run
 
 EVALUATION = {
     "random_start": False,
@@ -83,38 +88,82 @@ def tracking_table(scores: TrackingScores) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Score runs as the command line says."""
+def film_runs(
+    runs: Sequence[Path], path: Path, *, clip: str | None = None, noise: str = "zero", motions: str | None = None
+) -> Path:
+    """Film the newest policies of ``runs`` side by side on one motion, each with the reference as a ghost.
+
+    Args:
+        runs: their directories.
+        path: what to write, a ``.gif`` or ``.mp4``.
+        clip: the motion's name; default the first of the first run.
+        noise: start noise of the flow, as for :func:`score_run`.
+        motions: other motions than those they were trained on.
+
+    Raises:
+        ConfigError: for a motion that a run does not have.
+    """
+    takes, control_dt = [], 0.0
+    for run in runs:
+        policy, record = load_policy(run, device="cpu"), read_run(run)
+        names = tracking_env(policy, 1, motions).motion_library.names
+        clip = clip if clip is not None else names[0]
+        if clip not in names:
+            raise ConfigError(f"--clip {clip}: {run} has no such motion, it has {', '.join(names)}")
+        env = tracking_env(policy, len(names), motions)
+        title = f"{record.label}, {env.conditioning}, seed {record.seed}"
+        takes.append(shoot(title, policy.actor, env, names.index(clip), noise=noise))
+        control_dt = env.control_dt
+    write_video(side_by_side(takes, step_s=control_dt), path, duration_s=control_dt)
+    return path
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = argparse.ArgumentParser(prog="fpo-humanoid", description="Score how the policies of runs track motions.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIRECTORY")
     parser.add_argument("--noise", nargs="+", choices=list(START_NOISES), default=["zero"], help="default zero")
     parser.add_argument("--episodes", type=int, default=1, help="of each motion; default 1")
     parser.add_argument("--motions", help="file or folder; default those of the run")
     parser.add_argument("--output", type=Path, help="also write all scores to this JSON file")
-    parser.add_argument("--video", type=Path, help="also record the first run's first motion as this GIF")
-    arguments = parser.parse_args()
+    parser.add_argument("--video", type=Path, help="also film all runs side by side, as a .gif or .mp4")
+    parser.add_argument("--clip", help="the motion to film, such as walk_mirrored; default the first")
+    return parser
+
+
+def main() -> None:
+    """Score runs as the command line says."""
+    options = parser()
+    arguments = options.parse_args()
     if arguments.episodes < 1:
-        parser.error(f"--episodes {arguments.episodes}: it must be at least 1")
-    report: dict[str, Any] = {}
+        options.error(f"--episodes {arguments.episodes}: it must be at least 1")
+    if arguments.clip is not None and arguments.video is None:
+        options.error(f"--clip {arguments.clip}: it is the motion of a --video, which is not asked for")
     with friendly_errors():
         output = output_file("--output", arguments.output, [".json"]) if arguments.output is not None else None
-        video = output_file("--video", arguments.video, [".gif"]) if arguments.video is not None else None
-        for run in arguments.runs:
-            for noise in arguments.noise:
-                settings = {"noise": noise, "episodes": arguments.episodes, "motions": arguments.motions}
-                scores = score_run(run, **settings)
-                print(f"{run}, {noise} start noise\n{tracking_table(scores)}")
-                report.setdefault(str(run), {})[noise] = scores.as_dict()
-        policy = load_policy(arguments.runs[0], device="cpu")
-        env = tracking_env(policy, 1, arguments.motions)
-        if env.motion_library.has_mirrors:
-            report["goal_ambiguity"] = ambiguity = goal_ambiguity(env.motion_library)
-            print(f"goal ambiguity: {', '.join(f'{name} {value:.3f}' for name, value in ambiguity.items())}")
+        video = video_file("--video", arguments.video) if arguments.video is not None else None
+        report = _scores(arguments.runs, arguments.noise, arguments.episodes, arguments.motions)
         if output is not None:
             write_json(output, report)
             print(f"  {output}")
         if video is not None:
-            print(f"  {record(policy.actor, env, video, noise=arguments.noise[0])}")
+            settings = {"clip": arguments.clip, "noise": arguments.noise[0], "motions": arguments.motions}
+            print(f"  {film_runs(arguments.runs, video, **settings)}")
+
+
+def _scores(runs: Sequence[Path], noises: Sequence[str], episodes: int, motions: str | None) -> dict[str, Any]:
+    """Score every run with every start noise; prints the tables and returns the numbers."""
+    report: dict[str, Any] = {}
+    for run in runs:
+        for noise in noises:
+            scores = score_run(run, noise=noise, episodes=episodes, motions=motions)
+            print(f"{run}, {noise} start noise\n{tracking_table(scores)}")
+            report.setdefault(str(run), {})[noise] = scores.as_dict()
+    library = tracking_env(load_policy(runs[0], device="cpu"), 1, motions).motion_library
+    if library.has_mirrors:
+        report["goal_ambiguity"] = ambiguity = goal_ambiguity(library)
+        print(f"goal ambiguity: {', '.join(f'{name} {value:.3f}' for name, value in ambiguity.items())}")
+    return report
 
 
 if __name__ == "__main__":
