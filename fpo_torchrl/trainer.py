@@ -18,7 +18,7 @@ from torchrl.objectives import LossModule
 
 from fpo_torchrl.advantage import GAE
 from fpo_torchrl.collecting import check_finite, make_collector
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
 from fpo_torchrl.gradient import compiled, total_loss
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.chain import encode, flow_policy
@@ -234,12 +234,15 @@ class Trainer:
             "frames": self.frames,
             "return": self.tracker.mean_return,
             "episodes": self.tracker.num_episodes,
-            **self.processes.reduce(describe(batch, self.env.action_spec)),
+            **self.processes.reduce(describe(batch, self.env.action_spec) | self._of_task()),
             **metrics,
             "collect_s": collect_s,
             "update_s": update_s,
             "frames_per_s": self.frames_per_batch / (collect_s + update_s),
         }
+
+    def _of_task(self) -> dict[str, float]:
+        return self.env.metrics() if isinstance(self.env, BatchedEnv) else {}
 
     @torch.no_grad()
     def _redraw_pairs(self, behaviour: Any, batch: TensorDictBase) -> None:

@@ -116,6 +116,10 @@ class BatchedEnv(EnvBase):
     def load_task_state(self, state: dict[str, Tensor]) -> None:
         """Restore what :meth:`task_state` returned."""
 
+    def metrics(self) -> dict[str, float]:
+        """What a training log says of the task besides the rewards, since the last call; nothing unless overridden."""
+        return {}
+
     # What TorchRL asks for.
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)

@@ -12,12 +12,13 @@ from torch import Tensor
 from torchrl.data import Bounded
 
 from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
+from fpo_torchrl.envs.humanoid.failures import FailureWeights
 from fpo_torchrl.envs.humanoid.goal import goal_dim, goal_mask
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
 from fpo_torchrl.envs.humanoid.model import FORCE_LIMIT, build_spec
 from fpo_torchrl.envs.humanoid.motion_library import MotionLibrary
 from fpo_torchrl.envs.humanoid.observation import observe, self_dim
-from fpo_torchrl.envs.humanoid.reward import DISTANCES, power, servo_torque, tracking_terms
+from fpo_torchrl.envs.humanoid.reward import DISTANCES, WEIGHTS, power, servo_torque, tracking_terms
 from fpo_torchrl.envs.humanoid.skeleton import SKELETONS
 from fpo_torchrl.envs.physics import PhysicsError
 from fpo_torchrl.envs.physics.c import CPhysics
@@ -32,6 +33,7 @@ HUMANOID_TASKS = [f"humanoid/{name}" for name in SKELETONS]
 _CONTROL_HZ, _SUBSTEPS = 30.0, 4
 _FREE_STEPS = 3  # at the start of an episode, without a price on power (phc/puffer_phc/humanoid_phc.py:1548-1556)
 _DIVERGED_SHARE, _DIVERGED_FREE = 0.01, 10
+_PARTS = (*WEIGHTS, "power")
 
 
 class HumanoidEnv(BatchedEnv):
@@ -64,6 +66,8 @@ class HumanoidEnv(BatchedEnv):
         action_unit (float): what 1 in an action is of a servo's range, at most 1. Actions go from -1 / action_unit to
             1 / action_unit; at 0.055 standard normal ones are as wide as the reference's exploration.
         power_coeff (float): price of a watt per control step.
+        failure_share (float): of the episodes, those that start in motions that were lost often lately: see
+            :class:`~fpo_torchrl.envs.humanoid.failures.FailureWeights`. The others start in any motion.
         random_start (bool): if false, copy ``i`` tracks motion ``i``, from its first frame, and those after the last
             motion begin anew; for evaluation.
         num_threads (int, optional): threads that step the physics; None means every core.
@@ -99,6 +103,7 @@ class HumanoidEnv(BatchedEnv):
         max_distance: float = 0.25,
         action_unit: float = 1.0,
         power_coeff: float = 5e-4,
+        failure_share: float = 0.0,
         random_start: bool = True,
         num_threads: int | None = None,
     ) -> None:
@@ -139,6 +144,7 @@ class HumanoidEnv(BatchedEnv):
         self.motion_library = MotionLibrary.load(
             path, skeleton, clips=clips, fps=_CONTROL_HZ, mirror=mirror, cycles=cycles
         )
+        self.failures = FailureWeights(len(self.motion_library), share=failure_share)
         model = build_spec(skeleton, timestep=self.control_dt / _SUBSTEPS).compile()
         self.physics = CPhysics(model, num_envs=num_envs, num_substeps=_SUBSTEPS, num_threads=num_threads)
         self._kinematics = Kinematics(skeleton, dtype=torch.float32)
@@ -148,6 +154,7 @@ class HumanoidEnv(BatchedEnv):
         self._action_unit = action_unit
         self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64) for _ in range(3))
         self.num_diverged, self.num_steps = 0, 0
+        self._sums, self._since = torch.zeros(len(_PARTS), dtype=torch.float64), 0
         self.lost = torch.zeros(num_envs, dtype=torch.bool)
         self._observation = torch.zeros(num_envs, self_dim(skeleton) + goal_dim(skeleton))
         self.bodies = self.reference = self.motion_library.bodies(self.clip, self.frame)
@@ -156,19 +163,19 @@ class HumanoidEnv(BatchedEnv):
     def start_episodes(self, rows: Tensor) -> None:
         """Put the copies ``rows`` (int64 ``[k]``) into the reference's state at the start of an episode."""
         rows = rows.cpu()
+        ended = rows[self._age[rows] > 0]
+        self.failures.record(self.clip[ended], self.lost[ended])
         if self.random_start:
             draw = torch.rand(2, len(rows), generator=self.generator, device=self.generator.device).cpu()
-            self.clip[rows] = (draw[0] * len(self.motion_library)).long()
+            self.clip[rows] = self.failures.draw(draw[0])
             num_starts = self.motion_library.num_frames[self.clip[rows]] - 2
             self.frame[rows] = (draw[1] * num_starts).long()
         else:
             self.clip[rows], self.frame[rows] = rows % len(self.motion_library), 0
         self._age[rows] = 0
         self._place(rows)
-        clip, frame = self.clip[rows], self.frame[rows]
-        self._observation[rows] = observe(
-            self.motion_library.bodies(clip, frame), self.motion_library.bodies(clip, frame + 1)
-        )
+        first = observe(*self.motion_library.now_and_next(self.clip[rows], self.frame[rows]))
+        self._observation = self._observation.index_copy(0, rows, first)  # not in place: the last one was handed out
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination, each ``[num_envs]``."""
@@ -183,13 +190,16 @@ class HumanoidEnv(BatchedEnv):
         self._age += 1
         state = self.physics.state
         self.bodies = self._kinematics(state.qpos, state.qvel)
-        self.reference = self.motion_library.bodies(self.clip, self.frame)
-        self._observation = observe(self.bodies, self.motion_library.bodies(self.clip, self.frame + 1))
+        self.reference, goal = self.motion_library.now_and_next(self.clip, self.frame)
+        self._observation = observe(self.bodies, goal)
         # Written so that NaN terminates.
         self.lost = diverged | ~(self.distance(self.bodies, self.reference) <= self.max_distance)
-        reward = torch.stack([*tracking_terms(self.bodies, self.reference).values()]).sum(0)
         priced = self._power(targets) * (self._age > _FREE_STEPS)
-        reward = torch.where(diverged, 0.0, reward - self.power_coeff * priced)
+        parts = tracking_terms(self.bodies, self.reference) | {"power": -self.power_coeff * priced}
+        rewards = torch.stack([*parts.values()])
+        self._sums += rewards.mean(-1)
+        self._since += 1
+        reward = torch.where(diverged, 0.0, rewards.sum(0))
         return reward.to(self.device, torch.float32), self.lost.to(self.device)
 
     def _step_physics(self, targets: Tensor) -> Tensor:
@@ -219,8 +229,8 @@ class HumanoidEnv(BatchedEnv):
     def _place(self, rows: Tensor) -> None:
         """Put the copies ``rows`` into the state of the reference in their frame."""
         state = self.physics.state
-        for tensor in state.tensors().values():
-            tensor[rows] = 0
+        for tensor in (state.time, state.warm_start):
+            tensor.index_fill_(0, rows, 0)
         state.qpos[rows], state.qvel[rows] = self.motion_library.joints(self.clip[rows], self.frame[rows])
 
     def _power(self, targets: Tensor) -> Tensor:
@@ -239,12 +249,12 @@ class HumanoidEnv(BatchedEnv):
 
     def observe(self) -> Tensor:
         """The current observation ``[num_envs, obs_dim]``, a tensor that later steps do not overwrite."""
-        return self._observation.to(self.device, copy=True)
+        return self._observation.to(self.device)
 
     def task_state(self) -> dict[str, Tensor]:
         """The state of the physics, where each copy is in its motion, and what it observes."""
         own = {"clip": self.clip, "frame": self.frame, "age": self._age, "observation": self._observation}
-        counts = {"counts": torch.tensor([self.num_diverged, self.num_steps])}
+        counts = {"counts": torch.tensor([self.num_diverged, self.num_steps]), "failure_rates": self.failures.rates}
         return self.physics.state.tensors() | own | counts
 
     def load_task_state(self, state: dict[str, Tensor]) -> None:
@@ -254,7 +264,16 @@ class HumanoidEnv(BatchedEnv):
         self.frame.copy_(state["frame"])
         self._age.copy_(state["age"])
         self._observation = state["observation"].clone()
+        self.failures.rates = state["failure_rates"].clone()
         self.num_diverged, self.num_steps = state["counts"].tolist()
+
+    def metrics(self) -> dict[str, float]:
+        """Mean parts of the reward since the last call, mean rate of failure of the motions, breakdowns so far."""
+        means = dict(zip(_PARTS, (self._sums / max(1, self._since)).tolist(), strict=True))
+        self._sums.zero_()
+        self._since = 0
+        own = {"failure_rate": self.failures.rates.mean().item(), "num_diverged": float(self.num_diverged)}
+        return {f"reward_{name}": value for name, value in means.items()} | own
 
     def render(self, index: int = 0, *, height: int = 240, width: int = 320) -> np.ndarray:
         """A picture of copy ``index``, with its reference as a green ghost: uint8 ``[height, width, 3]``."""

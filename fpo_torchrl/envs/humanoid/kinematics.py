@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,27 +45,18 @@ class Kinematics:
         self, skeleton: Skeleton, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
     ) -> None:
         self.skeleton, self.device, self.dtype = skeleton, device, dtype
-        places, rates = skeleton.position_columns, skeleton.velocity_columns
-        joints = list(enumerate(skeleton.bodies))[1:]
-        balls = [(number, body.name) for number, body in joints if body.joint == "ball"]
-        hinges = [(number, body.name) for number, body in joints if body.joint == "hinge"]
-        self._balls, self._hinges = self._index([n for n, _ in balls]), self._index([n for n, _ in hinges])
-        # In the order of components first, as in all that follows.
-        self._ball_quats = self._index([places[name].start + i for i in range(4) for _, name in balls])
-        self._ball_rates = self._index([rates[name].start + i for i in range(3) for _, name in balls])
-        self._hinge_angles = self._index([places[name].start for _, name in hinges])
-        self._hinge_rates = self._index([rates[name].start for _, name in hinges])
         self._parents = self._index([max(parent, 0) for parent in skeleton.parents])
-        self._offsets = self._vectors([(0, 0, 0), *(body.offset for _, body in joints)])
-        self._levels, self._chains = self._tree()
+        self._offsets = self._vectors([(0, 0, 0), *(body.offset for body in skeleton.bodies[1:])])
+        self._levels, self._in_body_order, self._chains = self._tree()
+        self._choose_rows()
 
         solids = [(number, body.shape) for number, body in enumerate(skeleton.bodies)]
         self._corner_bodies = self._index([number for number, shape in solids for _ in shape.corners])
         self._corners = self._vectors([corner for _, shape in solids for corner in shape.corners])
         self._margins = self._tensor([shape.margin for _, shape in solids for _ in shape.corners]).unsqueeze(-1)
 
-    def _index(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.device)
+    def _index(self, values: Iterable[int]) -> Tensor:
+        return torch.tensor([*values], dtype=torch.int64, device=self.device)
 
     def _tensor(self, values: list) -> Tensor:
         return torch.tensor(values, dtype=self.dtype, device=self.device)
@@ -72,59 +65,105 @@ class Kinematics:
         """A constant vector for each body of some: ``[3, n, 1]``."""
         return self._tensor(values).T.unsqueeze(-1).contiguous()
 
-    def _tree(self) -> tuple[list[Tensor], Tensor]:
-        """The bodies of each level below the root, and a matrix with a 1 for each body and what it hangs on."""
-        parents, depth, chains = self.skeleton.parents, [0], torch.eye(len(self.skeleton.bodies))
+    def _tree(self) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
+        """The levels of the tree below the root, the way back from their order, and which body hangs on which.
+
+        A level is the bodies in it and the places of their parents in the level above. The last is a matrix with a 1
+        for each body and what it hangs on, itself included.
+        """
+        parents, levels, chains = self.skeleton.parents, [[0]], torch.eye(len(self.skeleton.bodies))
         for number, parent in enumerate(parents[1:], start=1):
-            depth.append(depth[parent] + 1)
             chains[number] += chains[parent]
-        levels = [self._index([n for n, at in enumerate(depth) if at == level]) for level in range(1, max(depth) + 1)]
-        return levels, chains.to(self.device, self.dtype)
+        while below := [number for number, parent in enumerate(parents) if parent in levels[-1]]:
+            levels.append(below)
+        found = [
+            (self._index(level), self._index(above.index(parents[number]) for number in level))
+            for above, level in pairwise(levels)
+        ]
+        order = [number for level in levels for number in level]
+        back = self._index(order.index(number) for number in range(len(order)))
+        return found, back, chains.to(self.device, self.dtype).expand(3, -1, -1)
+
+    def _choose_rows(self) -> None:
+        """Find the rows that make rotations, rates and servo angles.
+
+        Those of rotations, and of the root's position, are in ``qpos``, the cosines and then the sines of half the
+        hinges' angles, 1 and 0; those of rates, and of the root's velocity, in ``qvel`` and 0; those of servo angles in
+        the components of balls' rotation vectors and ``qpos``.
+        """
+        skeleton, slides = self.skeleton, {"planar": 2, "hinge": 0}  # columns before the angle
+        hinges = [body.name for body in skeleton.bodies if body.joint in slides]
+        balls = [body.name for body in skeleton.bodies if body.joint == "ball"]
+        one, still = skeleton.num_positions + 2 * len(hinges), skeleton.num_velocities
+        zero, angles, quats, rates, servos = one + 1, [], [], [], []
+        for body in skeleton.bodies:
+            place, rate = (
+                columns[body.name].start for columns in (skeleton.position_columns, skeleton.velocity_columns)
+            )
+            if body.joint in slides:
+                place, rate = place + slides[body.joint], rate + slides[body.joint]
+                cosine = skeleton.num_positions + len(angles)
+                quats.append([cosine, *(cosine + len(hinges) if axis == PLANAR_HINGE else zero for axis in range(3))])
+                rates.append([rate if axis == PLANAR_HINGE else still for axis in range(3)])
+                angles.append(place)
+                servos.append(3 * len(balls) + place)
+            elif body.joint == "fixed":
+                quats.append([one, zero, zero, zero])
+                rates.append([still] * 3)
+            else:
+                moves = 3 if body.joint == "free" else 0
+                quats.append(range(place + moves, place + moves + 4))
+                rates.append(range(rate + moves, rate + moves + 3))
+                servos += [axis * len(balls) + balls.index(body.name) for axis in range(3) if body.name in balls]
+        root = [0, None, 1] if skeleton.is_planar else [0, 1, 2]
+        self._hinges = self._index(angles)
+        self._quat_rows = self._index([*_across(quats), *(zero if row is None else row for row in root)])
+        self._rate_rows = self._index([*_across(rates), *(still if row is None else row for row in root)])
+        self._ball_rows = self._index(
+            skeleton.position_columns[name].start + component for component in range(4) for name in balls
+        )
+        self._servo_rows = self._index(servos[1:] if skeleton.is_planar else servos)
 
     def __call__(self, qpos: Tensor, qvel: Tensor) -> BodyStates:
         """All bodies for ``qpos`` ``[n, nq]`` and ``qvel`` ``[n, nv]``; the batch is ``[n]``."""
-        qpos, qvel = (it.to(self.device, self.dtype).T.contiguous() for it in (qpos, qvel))
-        quat, rates = self._joints(qpos, qvel)
-        pos, vel = self._root(qpos, qvel, quat, rates)
-        for level in self._levels:
-            quat[:, level] = rotations.multiply(quat[:, self._parents[level]], quat[:, level])
-        angvel = self._chains @ rotations.rotate(quat, rates)
-        reach = rotations.rotate(quat[:, self._parents], self._offsets)
-        sway = rotations.cross(angvel[:, self._parents], reach)
-        return BodyStates(pos + self._chains @ reach, quat, vel + self._chains @ sway, angvel)
+        quat, pos, rates, vel = self._joints(qpos, qvel)
+        turned = [quat[:, :1]]
+        for level, parents in self._levels:
+            above = turned[-1].index_select(1, parents)
+            turned.append(rotations.multiply(above, quat.index_select(1, level)))
+        quat = torch.cat(turned, dim=1).index_select(1, self._in_body_order)
+        turn = rotations.matrix(quat)
+        angvel = torch.bmm(self._chains, rotations.apply(turn, rates))
+        reach = rotations.apply(turn.index_select(2, self._parents), self._offsets)
+        sway = rotations.cross(angvel.index_select(1, self._parents), reach)
+        pos, vel = (torch.baddbmm(root, self._chains, way) for root, way in ((pos, reach), (vel, sway)))
+        return BodyStates(pos, quat, vel, angvel)
 
-    def _root(self, qpos: Tensor, qvel: Tensor, quat: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-        """Position and velocity of the root, ``[3, 1, n]``; its rotation and rate go where the other bodies' are."""
-        if not self.skeleton.is_planar:
-            quat[:, 0], rates[:, 0] = qpos[3:7], qvel[3:6]
-            return qpos[:3, None], qvel[:3, None]
-        quat[:, 0], rates[PLANAR_HINGE, 0] = rotations.about(PLANAR_HINGE, qpos[2]), qvel[2]
-        pos, vel = (qpos.new_zeros(3, 1, qpos.shape[-1]) for _ in range(2))
-        pos[::2, 0], vel[::2, 0] = qpos[:2], qvel[:2]
-        return pos, vel
+    def _joints(self, qpos: Tensor, qvel: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rotation of each body in its parent, root's position, rate of each body in its own axes, root's velocity.
 
-    def _joints(self, qpos: Tensor, qvel: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotation of each body in its parent, ``[4, num_bodies, n]``, and its rate in its own axes, ``[3, ...]``."""
-        size = len(self.skeleton.bodies), qpos.shape[-1]
-        quat, rates = qpos.new_zeros(4, *size), qpos.new_zeros(3, *size)
-        quat[0] = 1
-        quat[:, self._balls] = qpos[self._ball_quats].unflatten(0, (4, -1))
-        quat[:, self._hinges] = rotations.about(PLANAR_HINGE, qpos[self._hinge_angles])
-        rates[:, self._balls] = qvel[self._ball_rates].unflatten(0, (3, -1))
-        rates[PLANAR_HINGE, self._hinges] = qvel[self._hinge_rates]
-        return quat, rates
+        Shapes are ``[4, num_bodies, n]``, ``[3, 1, n]``, ``[3, num_bodies, n]`` and ``[3, 1, n]``.
+        """
+        qpos, qvel = (it.to(self.device, self.dtype).T for it in (qpos, qvel))
+        half, zero = 0.5 * qpos.index_select(0, self._hinges), qpos.new_zeros(1, qpos.shape[1])
+        found = torch.cat([qpos, half.cos(), half.sin(), zero + 1, zero]).index_select(0, self._quat_rows)
+        quat, pos = found[:-3].unflatten(0, (4, -1)), found[-3:].unsqueeze(1)
+        found = torch.cat([qvel, zero]).index_select(0, self._rate_rows)
+        return quat, pos, found[:-3].unflatten(0, (3, -1)), found[-3:].unsqueeze(1)
 
     def servo_angles(self, qpos: Tensor) -> Tensor:
         """What the servos measure (rad), ``[n, action_dim]``: angles of hinges, rotation vectors of ball joints."""
         qpos = qpos.to(self.device, self.dtype).T
-        angles = qpos.new_zeros(self.skeleton.num_velocities, qpos.shape[-1])
-        quats = qpos[self._ball_quats].unflatten(0, (4, -1))
-        angles[self._ball_rates] = rotations.to_rotvec(quats).flatten(0, 1)
-        angles[self._hinge_rates] = qpos[self._hinge_angles]
-        return angles[self.skeleton.num_root_velocities :].T
+        balls = rotations.to_rotvec(qpos.index_select(0, self._ball_rows).unflatten(0, (4, -1)))
+        return torch.cat([balls.flatten(0, 1), qpos]).index_select(0, self._servo_rows).T
 
     def lowest_point(self, bodies: BodyStates) -> Tensor:
         """Height (m) of the lowest point of any body: ``[*batch]``."""
         at = self._corner_bodies
         height = bodies.pos[2, at] + rotations.rotate(bodies.quat[:, at], self._corners)[2]
         return (height - self._margins).amin(0)
+
+
+def _across(rows: Sequence[Sequence[int]]) -> Iterator[int]:
+    """The first number of each row, then the second of each, and so on."""
+    return (number for column in zip(*rows, strict=True) for number in column)

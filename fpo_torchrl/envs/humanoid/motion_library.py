@@ -58,9 +58,10 @@ class MotionLibrary:
         self._first = (lengths.cumsum(0) - lengths).to(device)
         self._qpos, self._qvel = torch.cat(qpos), torch.cat(qvel)
         bodies = kinematics(self._qpos, self._qvel)
-        self._bodies = BodyStates(
-            *(it.to(device, dtype).contiguous() for it in (bodies.pos, bodies.quat, bodies.vel, bodies.angvel))
-        )
+        states = torch.cat([bodies.pos, bodies.quat, bodies.vel, bodies.angvel]).flatten(0, 1).T
+        self._states = states.to(
+            device, dtype
+        ).contiguous()  # a row for each frame: looking it up reads memory in order
         self._qpos, self._qvel = self._qpos.to(device), self._qvel.to(device)
 
     @classmethod
@@ -89,7 +90,18 @@ class MotionLibrary:
 
     def bodies(self, clip: Tensor, frame: Tensor) -> BodyStates:
         """The bodies in these frames; the batch is ``[n]``."""
-        return self._bodies[self._first[clip] + frame]
+        return self._unpacked(self._states.index_select(0, self._first[clip] + frame).T.contiguous())
+
+    def now_and_next(self, clip: Tensor, frame: Tensor) -> tuple[BodyStates, BodyStates]:
+        """The bodies in these frames and in those that follow."""
+        num_frames, width = self._states.shape
+        pairs = self._states.as_strided((num_frames - 1, 2 * width), (width, 1))  # a view; its rows overlap
+        now, following = pairs.index_select(0, self._first[clip] + frame).T.contiguous().chunk(2)
+        return self._unpacked(now), self._unpacked(following)
+
+    def _unpacked(self, states: Tensor) -> BodyStates:
+        """The bodies of ``states`` ``[13 * num_bodies, n]``."""
+        return BodyStates(*states.unflatten(0, (13, -1)).split([3, 4, 3, 3]))
 
 
 def _check(clips: Sequence[MotionClip], fps: float) -> None:

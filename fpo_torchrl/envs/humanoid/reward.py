@@ -10,7 +10,7 @@ from torch import Tensor
 from fpo_torchrl.envs.humanoid import rotations
 from fpo_torchrl.envs.humanoid.kinematics import BodyStates
 
-_WEIGHTS = {"position": (0.5, 100.0), "rotation": (0.3, 10.0), "velocity": (0.1, 0.1), "angular_velocity": (0.1, 0.1)}
+WEIGHTS = {"position": (0.5, 100.0), "rotation": (0.3, 10.0), "velocity": (0.1, 0.1), "angular_velocity": (0.1, 0.1)}
 """By term, its share of the reward and how fast it falls off (phc/puffer_phc/humanoid_phc.py:503-515)."""
 
 
@@ -20,14 +20,15 @@ def tracking_terms(own: BodyStates, reference: BodyStates) -> dict[str, Tensor]:
     Each is ``weight * exp(-scale * error)``; the error is the mean square over bodies, and over axes where there
     are any, of the difference in position (m), rotation (rad), velocity (m/s) or angular velocity (rad/s).
     """
-    turn = rotations.multiply(reference.quat, rotations.inverse(own.quat))
-    errors = {
-        "position": (reference.pos - own.pos).square().mean((0, 1)),
-        "rotation": rotations.angle(turn).square().mean(0),
-        "velocity": (reference.vel - own.vel).square().mean((0, 1)),
-        "angular_velocity": (reference.angvel - own.angvel).square().mean((0, 1)),
-    }
-    return {name: weight * torch.exp(-scale * errors[name]) for name, (weight, scale) in _WEIGHTS.items()}
+    turn = rotations.between(own.quat, reference.quat)
+    squares = [
+        (reference.pos - own.pos).square().mean((0, 1)),
+        rotations.angle(turn).square().mean(0),
+        (reference.vel - own.vel).square().mean((0, 1)),
+        (reference.angvel - own.angvel).square().mean((0, 1)),
+    ]
+    weights, scales = squares[0].new_tensor([*WEIGHTS.values()]).T.unsqueeze(-1)
+    return dict(zip(WEIGHTS, weights * torch.exp(-scales * torch.stack(squares)), strict=True))
 
 
 def servo_torque(
