@@ -41,7 +41,7 @@ def test_the_command_scores_each_motion_and_films_all_runs(run_dir, tmp_path, mo
 
 
 def test_a_motion_that_is_not_there_cannot_be_filmed(run_dir, tmp_path):
-    with pytest.raises(ConfigError, match="--clip run: .* has no such motion, it has stroll, stroll_mirrored"):
+    with pytest.raises(ConfigError, match=r"--clip run: .* has no such motion, it has stroll, stroll_mirrored"):
         humanoid.film_runs([run_dir], tmp_path / "run.gif", clip="run")
 
 
