@@ -17,7 +17,7 @@ from fpo_torchrl.collecting import derived_seed
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import Preempted, StopOnSignal
-from fpo_torchrl.remote import RPCWorkers
+from fpo_torchrl.remote import RemoteWorkers, RPCWorkers
 from fpo_torchrl.trainer import Trainer
 
 
@@ -30,15 +30,31 @@ def build_trainer(cfg: DictConfig, processes: Processes) -> tuple[Agent, Trainer
     make_env = partial(build, tree["env"], "env", task=cfg.task)
     env = make_env(num_envs=num_envs, device=cfg.device, seed=seed)
     agent = build_agent(tree, env)
-    if tree["collector"] is not None and processes.size > 1:
-        raise ConfigError("collector: either workers collect, or the processes of torchrun do, each for itself")
-    remote_env = partial(make_env, device="cpu")
-    workers = build(tree["collector"], "collector", make_env=remote_env, num_envs=num_envs, seed=cfg.seed)
-    if cfg.nan_rollbacks and isinstance(workers, RPCWorkers):  # whose processes find each other once
-        raise ConfigError(f"nan_rollbacks={cfg.nan_rollbacks} needs collector=ray or local: RPC cannot start again in a process")
+    workers = build(
+        tree["collector"],
+        "collector",
+        make_env=partial(make_env, device="cpu"),
+        num_envs=num_envs,
+        seed=cfg.seed,
+    )
+    check_workers(workers, cfg, processes)
     running = {"total_frames": cfg.total_frames, "processes": processes, "workers": workers}
     trainer: Trainer = build(tree["trainer"], "trainer", env=env, **running, **vars(agent))
     return agent, trainer
+
+
+def check_workers(workers: RemoteWorkers | None, cfg: DictConfig, processes: Processes) -> None:
+    """Refuse what remote workers cannot do.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if workers is not None and processes.size > 1:
+        raise ConfigError("collector: either workers collect, or the processes of torchrun do, each for itself")
+    if cfg.nan_rollbacks and isinstance(workers, RPCWorkers):
+        raise ConfigError(
+            f"nan_rollbacks={cfg.nan_rollbacks} needs collector=ray or local: RPC starts once in a process"
+        )
 
 
 class States:

@@ -52,7 +52,8 @@ class RemoteWorkers(ABC):
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
         if num_envs % num_workers:
             raise ValueError(
-                f"num_envs={num_envs} cannot be shared equally by {num_workers} workers: give a multiple of {num_workers}"
+                f"num_envs={num_envs} cannot be shared equally by {num_workers} workers: give a multiple of "
+                f"{num_workers}"
             )
         self.make_env, self.num_envs, self.seed, self.num_workers = make_env, num_envs, seed, num_workers
 
@@ -85,7 +86,7 @@ class RemoteWorkers(ABC):
 
 
 class RayWorkers(RemoteWorkers):
-    """Workers in a Ray cluster: the one that ``RAY_ADDRESS`` names or that runs on this machine, or else a new one here.
+    """Workers in a Ray cluster: that of ``RAY_ADDRESS``, or the one that runs on this machine, or else a new one here.
 
     Args:
         cpus_per_worker (float): that Ray reserves for each, above 0.
@@ -113,8 +114,8 @@ class RayWorkers(RemoteWorkers):
         needed, there = self.num_workers * self.cpus_per_worker, ray.cluster_resources().get("CPU", 0)
         if there < needed:
             raise ConfigError(
-                f"{self.num_workers} workers with {self.cpus_per_worker:g} CPUs each need {needed:g} CPUs, the Ray cluster "
-                f"has {there:g}: set collector.num_workers or collector.cpus_per_worker, or add machines"
+                f"{self.num_workers} workers with {self.cpus_per_worker:g} CPUs each need {needed:g} CPUs, the Ray "
+                f"cluster has {there:g}: set collector.num_workers or collector.cpus_per_worker, or add machines"
             )
         each = {"num_cpus": self.cpus_per_worker, "scheduling_strategy": "SPREAD"}
         return RayCollector(envs, policy, remote_configs=each, **settings)

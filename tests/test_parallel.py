@@ -160,9 +160,9 @@ class TestARun:
     def test_it_ends_as_if_nothing_had_stopped_it(self, story):
         """Bit for bit, in both processes: weights, episodes, random numbers and metrics."""
         directory, *_ = story
-        straight, resumed = (tiny.read_checkpoint(path, "states") for path in (directory / "straight/run", directory / "run"))
-        unused = ("rng.python", "rng.numpy", "states.0.rng.python", "states.1.rng.python")
-        unused = (*unused, "states.0.rng.numpy", "states.1.rng.numpy")
+        runs = (directory / "straight/run", directory / "run")
+        straight, resumed = (tiny.read_checkpoint(run, "states") for run in runs)
+        unused = tuple(f"{rng}.{it}" for rng in ("rng", "states.0.rng", "states.1.rng") for it in ("python", "numpy"))
         assert any(key.startswith("states.1.env.generator") for key in straight)
         assert not [
             key

@@ -1,4 +1,4 @@
-"""Workers elsewhere collect what this process would, with the weights of that time; with RPC, and with Ray on two nodes."""
+"""Workers collect elsewhere what this process would, with the weights of that time: by RPC, and by Ray on two nodes."""
 
 from __future__ import annotations
 
