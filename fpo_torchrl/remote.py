@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
+import os
 import signal
 import socket
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -65,19 +67,24 @@ class RemoteWorkers(ABC):
             frames_per_batch: of all workers together. frames: where the run is, from which their random numbers follow.
 
         Raises:
-            ConfigError: if they cannot be started.
+            ConfigError: if there is no room for them. WorkerLostError: if they do not start.
         """
         seeds = [derived_seed(self.seed, part=worker + 1, frames=frames) for worker in range(self.num_workers)]
         envs = [WorkerEnv(self.make_env, self.num_envs // self.num_workers, seed) for seed in seeds]
-        with kept_signal_handlers():
-            collector = self.connect(
-                envs,
-                copy.deepcopy(policy).cpu(),
-                frames_per_batch=frames_per_batch,
-                total_frames=sys.maxsize,
-                collector_kwargs=[{**PLAIN, "postproc": Numbered(worker)} for worker in range(self.num_workers)],
-                sync=True,
-            )
+        try:
+            with kept_signal_handlers():
+                collector = self.connect(
+                    envs,
+                    copy.deepcopy(policy).cpu(),
+                    frames_per_batch=frames_per_batch,
+                    total_frames=sys.maxsize,
+                    collector_kwargs=[{**PLAIN, "postproc": Numbered(worker)} for worker in range(self.num_workers)],
+                    sync=True,
+                )
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise WorkerLostError(f"the workers did not start ({type(error).__name__}: {error})") from error
         return RemoteBatches(collector, policy, env.device)
 
     @abstractmethod
@@ -125,13 +132,18 @@ class RPCWorkers(RemoteWorkers):
     """Workers in processes of this machine, which torch's RPC talks to."""
 
     def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
-        """Start the processes."""
+        """Start the processes; what signals the learner gets, such as Ctrl-C, is not for them."""
         from torchrl.collectors.distributed import RPCCollector
 
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        return RPCCollector(envs, policy, launcher="mp", tcp_port=port, **settings)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which processes started from here on inherit
+        try:
+            own = [EndingWithLearner(env, os.getpid()) for env in envs]
+            return RPCCollector(own, policy, launcher="mp", tcp_port=port, **settings)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class RemoteBatches:
@@ -183,6 +195,26 @@ class WorkerEnv:
         """The environments; the policy's noise is of torch's own generator."""
         torch.manual_seed(self.seed)
         return self.make_env(num_envs=self.num_envs, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class EndingWithLearner:
+    """A worker's way to its environments; from there on it ends with the learner, where RPC would wait for hours."""
+
+    make_env: Callable[[], EnvBase]
+    learner: int
+
+    def __call__(self) -> EnvBase:
+        """The environments."""
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self.make_env()
+
+    def _watch(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.kill(self.learner, 0)  # tells whether it is there
+                time.sleep(1)
+        os._exit(1)
 
 
 @dataclass(frozen=True)

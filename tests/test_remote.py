@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 
 from fpo_torchrl.builders import ConfigError, build
 from fpo_torchrl.collecting import derived_seed, make_collector
+from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.follow import build_trainer
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes
@@ -69,6 +71,7 @@ def watch(collector: str, result: Path) -> None:
     send, remote.update_policy_weights_ = remote.update_policy_weights_, lambda weights: None
     found["error with older weights"] = trainer.learn(next(batches))["first_ratio_error"]
     remote.update_policy_weights_ = send
+    found["processes"] = [child.pid for child in active_children()]
     if collector == "rpc":
         active_children()[0].kill()
     else:
@@ -118,9 +121,36 @@ class TestBatches:
     def test_a_worker_that_dies_is_missed(self, found):
         assert found["without a worker"].startswith("a worker is gone")
 
+    def test_workers_end_with_the_learner(self, found, collector):
+        """Which did not say goodbye."""
+        deadline = time.monotonic() + 20
+        while any(map(is_running, found["processes"])):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert len(found["processes"]) == (2 if collector == "rpc" else 0)
+
+
+def meet_nan(collector: str, result: Path) -> None:
+    """The environments of the workers break."""
+    trainer = make_trainer(collector, "env._target_=tiny.breaking_env")
+    try:
+        next(trainer.start())
+    except NonFiniteError as error:
+        result.write_text(str(error))
+    os._exit(0)
+
 
 @pytest.mark.slow
-def test_a_signal_stops_it_and_the_same_command_goes_on(collector, tmp_path, monkeypatch):
+def test_a_nan_of_a_worker_is_one_of_the_run(collector, tmp_path):
+    process = tiny.start(meet_nan, collector, tmp_path / "result")
+    process.join(150)
+    words = (tmp_path / "result").read_text()
+    assert words.startswith("in a worker: ")
+    assert "a NaN of the simulator" in words
+
+
+@pytest.mark.slow
+def test_a_signal_stops_it_and_the_same_command_goes_on(collector, tmp_path):
     option, _, address = collector.partition(" at ")
     slow = ("actor/velocity_net=custom", "actor.velocity_net._target_=tiny.SlowVelocityMLP")
     run = tmp_path / "run"
@@ -131,7 +161,8 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(collector, tmp_path, mon
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()
         assert first.is_alive(), (tmp_path / "log").read_text()
         time.sleep(0.05)
-    first.terminate()
+    for process in (*(children(first.pid) if option == "rpc" else ()), first.pid):  # as a scheduler does
+        os.kill(process, signal.SIGTERM)
     first.join(60)
     assert first.exitcode == 75, (tmp_path / "log").read_text()
     rows = len(read_metrics(run / "metrics.csv"))
@@ -141,6 +172,16 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(collector, tmp_path, mon
     assert again.exitcode == 0, (tmp_path / "again.log").read_text()
     assert "2 workers: their episodes and random numbers start afresh" in (tmp_path / "again.log").read_text()
     assert [row["frames"] for row in read_metrics(run / "metrics.csv")] == [64.0 * i for i in range(1, 11)]
+
+
+def is_running(process: int) -> bool:
+    path = Path(f"/proc/{process}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def children(process: int) -> list[int]:
+    """The processes that it started."""
+    return [int(it) for it in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def fpo_train(address: str, log: Path, *overrides: str) -> None:

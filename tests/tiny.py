@@ -19,11 +19,14 @@ from hydra import initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torchrl.data import ReplayBuffer
+from torchrl.envs import EnvBase
 
 from fpo_torchrl import CFMLoss, FlowActor, VelocityMLP
 from fpo_torchrl.builders import build, build_agent
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.config import COMPONENTS, register_schemas
+from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.envs.registry import make_env
 from fpo_torchrl.trainer import Trainer
 
 SMALL = (
@@ -162,3 +165,14 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     return left.keys() == right.keys() and all(
         left[key].equal(right[key]) if isinstance(left[key], Tensor) else left[key] == right[key] for key in left
     )
+
+
+def breaking_env(task: str, num_envs: int, device: str, seed: int, **settings: Any) -> EnvBase:
+    """An environment whose simulator meets a NaN at once."""
+    env = make_env(task, num_envs, device, seed, **settings)
+
+    def breaking(*_: Any) -> None:
+        raise NonFiniteError("a NaN of the simulator")
+
+    env._step = breaking
+    return env
