@@ -27,7 +27,7 @@ from fpo_torchrl.provenance import origin
 from fpo_torchrl.report.statistics import estimate, mean
 from fpo_torchrl.start import load_run_config
 
-STEPS = (1, 2, 5)
+STEPS = (1, 2)
 
 
 def pooled(teachers: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -58,6 +58,7 @@ def publish(results: dict[str, dict[int, dict[str, Any]]], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="teachers")
+    parser.add_argument("--episodes", type=int, default=32, help="of each evaluation; default: %(default)s")
     parser.add_argument("--work", type=Path, default=Path("runs/distill"), help="where students are made")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/distill"), help="where results go")
     arguments = parser.parse_args()
@@ -68,7 +69,7 @@ def main() -> None:
             cfg = load_run_config(run_dir)
             directory = arguments.work / cfg.task / f"seed{cfg.seed}"
             if not (directory / "distillation.json").is_file():
-                distill_run(run_dir, directory, steps=STEPS)
+                distill_run(run_dir, directory, steps=STEPS, episodes=arguments.episodes)
             results[cfg.task][cfg.seed] = json.loads((directory / "distillation.json").read_text())
         publish(results, arguments.out)
 

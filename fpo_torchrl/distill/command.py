@@ -26,7 +26,7 @@ from .report import compare, draw_comparison, markdown
 from .student import distill
 
 NUM_STEPS = 1000
-"""Of the teacher in each copy of the task, once with random and once with zero start noise: what it is taught on."""
+"""Of the teacher in each copy of the task, once with random and once with zero start noise: what students learn on."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[1, 2], help="Euler steps of each student; default: 1 2"
     )
-    parser.add_argument("--updates", type=int, default=4000, help="gradient steps for each; default: %(default)s")
+    parser.add_argument("--updates", type=int, default=1000, help="gradient steps for each; default: %(default)s")
     parser.add_argument("--episodes", type=int, default=32, help="of each evaluation; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--checkpoint", help="path of a checkpoint; default: the newest of the run")
@@ -53,7 +53,7 @@ def distill_run(
     out: Path | None = None,
     *,
     steps: Sequence[int] = (1, 2),
-    updates: int = 4000,
+    updates: int = 1000,
     episodes: int = 32,
     seed: int = 0,
     checkpoint: str | None = None,

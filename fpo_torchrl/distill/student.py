@@ -21,9 +21,9 @@ def distill(
     solver: Solver,
     data: TensorDictBase,
     *,
-    num_updates: int = 4000,
-    batch_size: int = 1024,
-    lr: float = 1e-3,
+    num_updates: int = 1000,
+    batch_size: int = 512,
+    lr: float = 3e-3,
 ) -> Any:
     """A copy of ``teacher`` that acts with ``solver`` and was trained to take the teacher's action.
 
