@@ -14,8 +14,8 @@ from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors, output_file
 from fpo_torchrl.evaluate import SOLVERS, solver_of
 from fpo_torchrl.flow import FixedNoise, StartNoise, ZeroNoise
-from fpo_torchrl.modules import FlowPolicy, FlowSampler
-from fpo_torchrl.modules.chain import is_flow
+from fpo_torchrl.modules import FlowPolicy
+from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.trained import TrainedPolicy, load_policy
 
 from .formats import FORMATS
@@ -31,8 +31,8 @@ def parser() -> argparse.ArgumentParser:
     deterministic = [name for name, solver in SOLVERS.items() if type(solver().without_noise()) is solver]
     parser = argparse.ArgumentParser(
         prog="fpo-export",
-        description="Write a run's policy as one file, from raw observation to action: normaliser, flow and squashing. "
-        "The file is compared with the policy before it is kept.",
+        description="Write a run's policy as one file, from raw observation to action: encoders, normaliser, flow and "
+        "squashing. The file is compared with the policy before it is kept.",
     )
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="directory of a run of a flow policy")
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
@@ -52,11 +52,10 @@ def parser() -> argparse.ArgumentParser:
 
 def example_inputs(policy: TrainedPolicy, *, with_noise: bool) -> dict[str, Tensor]:
     """Observations ``[batch, size]`` of random actions in the policy's task, and start noise for each."""
-    actor = policy.actor
     torch.manual_seed(0)
     batch = policy.env.rollout(NUM_STEPS, break_when_any_done=False).reshape(-1)
-    inputs = {str(key): batch[key] for key in actor.in_keys}
-    return inputs | ({"noise": torch.randn(len(batch), actor.action_dim)} if with_noise else {})
+    inputs = {key if isinstance(key, str) else ".".join(key): batch[key] for key in policy.actor.in_keys}
+    return inputs | ({"noise": torch.randn(len(batch), flow_policy(policy.actor).action_dim)} if with_noise else {})
 
 
 def export_run(
@@ -79,15 +78,18 @@ def export_run(
     path = output_file("--out", out, [suffix]) if out is not None else run_dir / f"policy{suffix}"
     trained = load_policy(run_dir, num_envs=NUM_COPIES, device="cpu", checkpoint=checkpoint)
     actor = trained.actor
-    if not isinstance(actor, FlowSampler):
-        found = "a flow behind other modules" if is_flow(actor) else "a Gaussian"
-        raise ConfigError(f"{run_dir} trained {found}; fpo-export writes flow policies that begin with the observation")
-    policy = FlowPolicy(actor, solver=solver_of(actor, solver, steps), start_noise=NOISES[noise]).eval()
+    if not is_flow(actor):
+        raise ConfigError(f"{run_dir} trained a Gaussian; fpo-export writes flow policies")
+    chosen = solver_of(actor, solver, steps)
+    try:
+        policy = FlowPolicy(actor, solver=chosen, start_noise=NOISES[noise]).eval()
+    except ValueError as error:
+        raise ConfigError(f"{run_dir} cannot be exported: {error}") from error
     inputs = example_inputs(trained, with_noise=noise == "input")
     metadata: dict[str, Any] = {
         "task": trained.cfg.task,
         "checkpoint": trained.checkpoint.name,
-        "solver": repr(policy.actor.solver),
+        "solver": repr(policy.flow.solver),
         "noise": noise,
         "inputs": {name: list(value.shape[1:]) for name, value in inputs.items()},
         "fpo_torchrl": fpo_torchrl.__version__,
@@ -95,7 +97,7 @@ def export_run(
     error = export_policy(policy, inputs, path, format=format, metadata=metadata)
     num_observations = NUM_COPIES * NUM_STEPS
     print(f"{trained.cfg.task}, {trained.checkpoint}")
-    print(f"  {policy.actor.solver}, {noise} noise; inputs {', '.join(inputs)}")
+    print(f"  {policy.flow.solver}, {noise} noise; inputs {', '.join(inputs)}")
     print(f"  differs from the actor by at most {error:.1e} on {num_observations} observations")
     print(f"  {path} ({path.stat().st_size / 1024:.0f} KiB)")
     return path

@@ -91,8 +91,10 @@ class FlowSampler(TensorDictModuleBase):
                 f"squash={squash!r} needs finite bounds with low < high, got action_low={low.tolist()} and "
                 f'action_high={high.tolist()}; use squash="none" for an unbounded action'
             )
-        self.register_buffer("action_low", low.to(torch.float32).expand(action_dim).clone())
-        self.register_buffer("action_high", high.to(torch.float32).expand(action_dim).clone())
+        for name, bound in {"action_low": low, "action_high": high}.items():
+            # A plain clone of one number keeps the stride 0 of expand, which no checkpoint can hold.
+            bound = bound.to(torch.float32).expand(action_dim).clone(memory_format=torch.contiguous_format)
+            self.register_buffer(name, bound)
 
         self.in_keys = list(in_keys)
         self.action_key = action_key = unravel_key(action_key)
