@@ -143,9 +143,10 @@ class TestComposition:
         gradient = loss.actor_network_params["velocity_net", "encoder", "0", "weight"].grad
         assert gradient.abs().sum() > 0
 
-    def test_bf16_autocast_keeps_the_ratio_at_one_where_data_was_collected_under_it(self, make_actor, collect):
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_autocast_keeps_the_ratio_at_one_where_data_was_collected_under_it(self, make_actor, collect, dtype):
         actor = make_actor()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype):
             batch = collect(actor)
             losses = FPOLoss(actor)(batch)
         assert batch["action"].dtype == torch.float32
