@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+_PARTS = 32
+
 
 class ObservationNormalizer(nn.Module):
     """Shifts and scales observations by the mean and standard deviation of all observations seen.
@@ -64,13 +66,14 @@ class ObservationNormalizer(nn.Module):
                 f"the normaliser was built for observations of size {self.obs_dim}, "
                 f"got a batch of shape {tuple(observation.shape)}"
             )
-        batch = observation.detach().reshape(-1, self.obs_dim).double()
-        if not torch.isfinite(batch).all():
+        batch = observation.detach().reshape(-1, self.obs_dim)
+        batch_mean = batch.sum(0, dtype=torch.float64) / len(batch)
+        if not torch.isfinite(batch_mean).all():
             raise ValueError("the normaliser got an observation that is not finite; check the environment's output")
         total = self.count + len(batch)
-        batch_mean = batch.mean(0)
         shift = batch_mean - self.mean.double()
-        batch_squares = (batch - batch_mean).square().sum(0)
+        # In parts that stay in the processor's cache.
+        batch_squares = torch.stack([(part - batch_mean).square_().sum(0) for part in batch.chunk(_PARTS)]).sum(0)
         if self.as_released:
             # Their sum runs over (x - old mean)(x - new mean), of this batch alone.
             squares = batch_squares + len(batch) * shift * (batch_mean - (self.mean + shift * len(batch) / total))

@@ -59,9 +59,7 @@ class MotionLibrary:
         self._qpos, self._qvel = torch.cat(qpos), torch.cat(qvel)
         bodies = kinematics(self._qpos, self._qvel)
         states = torch.cat([bodies.pos, bodies.quat, bodies.vel, bodies.angvel]).flatten(0, 1).T
-        self._states = states.to(
-            device, dtype
-        ).contiguous()  # a row for each frame: looking it up reads memory in order
+        self._states = states.to(device, dtype).contiguous()  # a row for each frame, to read memory in order
         self._qpos, self._qvel = self._qpos.to(device), self._qvel.to(device)
 
     @classmethod
