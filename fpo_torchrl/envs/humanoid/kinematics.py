@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -85,44 +85,45 @@ class Kinematics:
         return found, back, chains.to(self.device, self.dtype).expand(3, -1, -1)
 
     def _choose_rows(self) -> None:
-        """Find the rows that make rotations, rates and servo angles.
+        """Find the rows of rotations, rates and servo angles in what is lined up for them.
 
-        Those of rotations, and of the root's position, are in ``qpos``, the cosines and then the sines of half the
-        hinges' angles, 1 and 0; those of rates, and of the root's velocity, in ``qvel`` and 0; those of servo angles in
-        the components of balls' rotation vectors and ``qpos``.
+        For rotations, and the root's position, that is ``qpos``, cosines and sines of half the hinges' angles, 1 and 0;
+        for rates, and the root's velocity, ``qvel`` and 0; for servo angles ``qpos`` and the balls' rotation vectors.
         """
-        skeleton, slides = self.skeleton, {"planar": 2, "hinge": 0}  # columns before the angle
-        hinges = [body.name for body in skeleton.bodies if body.joint in slides]
-        balls = [body.name for body in skeleton.bodies if body.joint == "ball"]
-        one, still = skeleton.num_positions + 2 * len(hinges), skeleton.num_velocities
-        zero, angles, quats, rates, servos = one + 1, [], [], [], []
-        for body in skeleton.bodies:
-            place, rate = (
-                columns[body.name].start for columns in (skeleton.position_columns, skeleton.velocity_columns)
-            )
-            if body.joint in slides:
-                place, rate = place + slides[body.joint], rate + slides[body.joint]
-                cosine = skeleton.num_positions + len(angles)
-                quats.append([cosine, *(cosine + len(hinges) if axis == PLANAR_HINGE else zero for axis in range(3))])
-                rates.append([rate if axis == PLANAR_HINGE else still for axis in range(3)])
-                angles.append(place)
-                servos.append(3 * len(balls) + place)
-            elif body.joint == "fixed":
-                quats.append([one, zero, zero, zero])
-                rates.append([still] * 3)
-            else:
-                moves = 3 if body.joint == "free" else 0
-                quats.append(range(place + moves, place + moves + 4))
-                rates.append(range(rate + moves, rate + moves + 3))
-                servos += [axis * len(balls) + balls.index(body.name) for axis in range(3) if body.name in balls]
-        root = [0, None, 1] if skeleton.is_planar else [0, 1, 2]
-        self._hinges = self._index(angles)
-        self._quat_rows = self._index([*_across(quats), *(zero if row is None else row for row in root)])
-        self._rate_rows = self._index([*_across(rates), *(still if row is None else row for row in root)])
-        self._ball_rows = self._index(
-            skeleton.position_columns[name].start + component for component in range(4) for name in balls
+        skeleton, slides = self.skeleton, {"planar": 2, "free": 3}  # columns of a joint before its rotation
+        places, speeds = (
+            {body.name: columns[body.name].start + slides.get(body.joint, 0) for body in skeleton.bodies}
+            for columns in (skeleton.position_columns, skeleton.velocity_columns)
         )
-        self._servo_rows = self._index(servos[1:] if skeleton.is_planar else servos)
+        hinges = [body.name for body in skeleton.bodies if body.joint in ("hinge", "planar")]
+        balls = [body.name for body in skeleton.bodies if body.joint == "ball"]
+        quats, rates, servos = [], [], []
+        for body in skeleton.bodies:
+            place, rate = places[body.name], speeds[body.name]
+            if body.name in hinges:
+                sine = ("sin", body.name)
+                quats.append([("cos", body.name), *(sine if axis == PLANAR_HINGE else "zero" for axis in range(3))])
+                rates.append([rate if axis == PLANAR_HINGE else "zero" for axis in range(3)])
+                servos.append([place])
+            elif body.joint == "fixed":
+                quats.append(["one", "zero", "zero", "zero"])
+                rates.append(["zero"] * 3)
+            else:
+                quats.append(range(place, place + 4))
+                rates.append(range(rate, rate + 3))
+                servos.append([(axis, body.name) for axis in range(3)])
+        root = [0, "zero", 1] if skeleton.is_planar else [0, 1, 2]
+        positions, velocities = range(skeleton.num_positions), range(skeleton.num_velocities)
+        circles = [(function, name) for function in ("cos", "sin") for name in hinges]
+        self._hinges = self._index(places[name] for name in hinges)
+        self._balls = self._index(places[name] + component for component in range(4) for name in balls)
+        self._quat_rows = self._find([*_across(quats), *root], [*positions, *circles, "one", "zero"])
+        self._rate_rows = self._find([*_across(rates), *root], [*velocities, "zero"])
+        rotvecs = [(axis, name) for axis in range(3) for name in balls]
+        self._servo_rows = self._find([angle for servo in servos[1:] for angle in servo], [*positions, *rotvecs])
+
+    def _find(self, wanted: Iterable[Any], lined_up: list[Any]) -> Tensor:
+        return self._index(lined_up.index(it) for it in wanted)
 
     def __call__(self, qpos: Tensor, qvel: Tensor) -> BodyStates:
         """All bodies for ``qpos`` ``[n, nq]`` and ``qvel`` ``[n, nv]``; the batch is ``[n]``."""
@@ -153,9 +154,11 @@ class Kinematics:
 
     def servo_angles(self, qpos: Tensor) -> Tensor:
         """What the servos measure (rad), ``[n, action_dim]``: angles of hinges, rotation vectors of ball joints."""
-        qpos = qpos.to(self.device, self.dtype).T
-        balls = rotations.to_rotvec(qpos.index_select(0, self._ball_rows).unflatten(0, (4, -1)))
-        return torch.cat([balls.flatten(0, 1), qpos]).index_select(0, self._servo_rows).T
+        found = qpos = qpos.to(self.device, self.dtype).T
+        if len(self._balls):
+            balls = rotations.to_rotvec(qpos.index_select(0, self._balls).unflatten(0, (4, -1)))
+            found = torch.cat([qpos, balls.flatten(0, 1)])
+        return found.index_select(0, self._servo_rows).T
 
     def lowest_point(self, bodies: BodyStates) -> Tensor:
         """Height (m) of the lowest point of any body: ``[*batch]``."""
@@ -164,6 +167,6 @@ class Kinematics:
         return (height - self._margins).amin(0)
 
 
-def _across(rows: Sequence[Sequence[int]]) -> Iterator[int]:
-    """The first number of each row, then the second of each, and so on."""
+def _across(rows: Iterable[Iterable[Any]]) -> Iterator[Any]:
+    """The first entry of each row, then the second of each, and so on."""
     return (number for column in zip(*rows, strict=True) for number in column)

@@ -60,6 +60,8 @@ class MotionLibrary:
         bodies = kinematics(self._qpos, self._qvel)
         states = torch.cat([bodies.pos, bodies.quat, bodies.vel, bodies.angvel]).flatten(0, 1).T
         self._states = states.to(device, dtype).contiguous()  # a row for each frame, to read memory in order
+        num_frames, width = self._states.shape
+        self._pairs = self._states.as_strided((num_frames - 1, 2 * width), (width, 1))  # a view; its rows overlap
         self._qpos, self._qvel = self._qpos.to(device), self._qvel.to(device)
 
     @classmethod
@@ -92,9 +94,7 @@ class MotionLibrary:
 
     def now_and_next(self, clip: Tensor, frame: Tensor) -> tuple[BodyStates, BodyStates]:
         """The bodies in these frames and in those that follow."""
-        num_frames, width = self._states.shape
-        pairs = self._states.as_strided((num_frames - 1, 2 * width), (width, 1))  # a view; its rows overlap
-        now, following = pairs.index_select(0, self._first[clip] + frame).T.contiguous().chunk(2)
+        now, following = self._pairs.index_select(0, self._first[clip] + frame).T.contiguous().chunk(2)
         return self._unpacked(now), self._unpacked(following)
 
     def _unpacked(self, states: Tensor) -> BodyStates:

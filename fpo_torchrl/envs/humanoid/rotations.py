@@ -32,7 +32,7 @@ class _Product:
             table, constant = self._original
             self._cast[kind] = table.to(left), constant.to(left)
         table, constant = self._cast[kind]
-        products = left.unsqueeze(1) * right.unsqueeze(0)
+        products = left.unsqueeze(1) * right
         flat = products.reshape(table.shape[1], products.numel() // table.shape[1])
         return torch.addmm(constant, table, flat).view(*self.result, *products.shape[2:])
 
