@@ -30,13 +30,8 @@ def build_trainer(cfg: DictConfig, processes: Processes) -> tuple[Agent, Trainer
     make_env = partial(build, tree["env"], "env", task=cfg.task)
     env = make_env(num_envs=num_envs, device=cfg.device, seed=seed)
     agent = build_agent(tree, env)
-    workers = build(
-        tree["collector"],
-        "collector",
-        make_env=partial(make_env, device="cpu"),
-        num_envs=num_envs,
-        seed=cfg.seed,
-    )
+    on_cpu = partial(make_env, device="cpu")
+    workers = build(tree["collector"], "collector", make_env=on_cpu, num_envs=num_envs, seed=cfg.seed)
     check_workers(workers, cfg, processes)
     running = {"total_frames": cfg.total_frames, "processes": processes, "workers": workers}
     trainer: Trainer = build(tree["trainer"], "trainer", env=env, **running, **vars(agent))

@@ -165,10 +165,9 @@ class TensorboardLoggedOnce(LoggedOnce):
         """Make readers of the files drop every row after ``frames``, as they do when a program restarts."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        if frames < self.newest:
-            start = SessionLog(status=SessionLog.START)
-            self.logger.experiment.file_writer.add_event(Event(step=int(frames) + 1, session_log=start))
-            self.newest = frames
+        start = SessionLog(status=SessionLog.START)
+        self.logger.experiment.file_writer.add_event(Event(step=int(frames) + 1, session_log=start))
+        self.newest = frames
 
     def flush(self) -> None:
         """Write out what waits in memory."""
