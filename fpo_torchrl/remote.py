@@ -118,11 +118,12 @@ class RayWorkers(RemoteWorkers):
 
         if not ray.is_initialized():
             ray.init(include_dashboard=False, logging_level="warning")
-        needed, there = self.num_workers * self.cpus_per_worker, ray.cluster_resources().get("CPU", 0)
-        if there < needed:
+        cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        room = sum(int(there // self.cpus_per_worker) for there in cpus)
+        if room < self.num_workers:
             raise ConfigError(
-                f"{self.num_workers} workers with {self.cpus_per_worker:g} CPUs each need {needed:g} CPUs, the Ray "
-                f"cluster has {there:g}: set collector.num_workers or collector.cpus_per_worker, or add machines"
+                f"collector.num_workers={self.num_workers}: the Ray cluster has room for {room}, with "
+                f"collector.cpus_per_worker={self.cpus_per_worker:g} on machines of {cpus} CPUs"
             )
         each = {"num_cpus": self.cpus_per_worker, "scheduling_strategy": "SPREAD"}
         return RayCollector(envs, policy, remote_configs=each, **settings)
@@ -140,7 +141,8 @@ class RPCWorkers(RemoteWorkers):
             port = free.getsockname()[1]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which processes started from here on inherit
         try:
-            own = [EndingWithLearner(env, os.getpid()) for env in envs]
+            threads = max(1, torch.get_num_threads() // len(envs))
+            own = [RPCWorkerEnv(env, threads, os.getpid()) for env in envs]
             return RPCCollector(own, policy, launcher="mp", tcp_port=port, **settings)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -172,7 +174,7 @@ class RemoteBatches:
         except NonFiniteError as error:
             raise NonFiniteError(f"in a worker: {getattr(error, 'cause', error)}") from error
         except Exception as error:
-            raise WorkerLostError(f"a worker is gone ({type(error).__name__}: {error})") from error
+            raise WorkerLostError(f"a worker is gone or has failed ({type(error).__name__}: {error})") from error
         batch = batch.reshape(-1, batch.shape[-1])
         batch = batch[batch[WORKER][:, 0].argsort(stable=True)].exclude(WORKER[0])
         return batch if self._device is None else batch.to(self._device)
@@ -198,14 +200,16 @@ class WorkerEnv:
 
 
 @dataclass(frozen=True)
-class EndingWithLearner:
-    """A worker's way to its environments; from there on it ends with the learner, where RPC would wait for hours."""
+class RPCWorkerEnv:
+    """The same for a worker with its share of the learner's threads, that ends with it: RPC would wait for hours."""
 
-    make_env: Callable[[], EnvBase]
+    make_env: WorkerEnv
+    num_threads: int
     learner: int
 
     def __call__(self) -> EnvBase:
         """The environments."""
+        torch.set_num_threads(self.num_threads)
         threading.Thread(target=self._watch, daemon=True).start()
         return self.make_env()
 

@@ -8,8 +8,10 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from multiprocessing import active_children
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,6 +29,7 @@ from fpo_torchrl.remote import WorkerLostError
 from fpo_torchrl.seeds.run import check_seeds
 from fpo_torchrl.trainer import Trainer
 
+pytestmark = pytest.mark.timeout(1200)  # workers import everything anew, which takes long on a busy machine
 RUN = (*tiny.GRIDWORLD, "normalizer=running", "optim.lr=0.01", "trainer.redraw_pairs=false")
 RAY = pytest.param(
     "ray",
@@ -91,7 +94,7 @@ class TestBatches:
     def found(self, collector, tmp_path_factory) -> dict[str, Any]:
         result = tmp_path_factory.mktemp("found") / "result"
         process = tiny.start(watch, collector, result)
-        process.join(150)
+        process.join(600)
         assert process.exitcode == 0
         return torch.load(result, weights_only=False)
 
@@ -123,7 +126,7 @@ class TestBatches:
 
     def test_workers_end_with_the_learner(self, found, collector):
         """Which did not say goodbye."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while any(map(is_running, found["processes"])):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -143,7 +146,7 @@ def meet_nan(collector: str, result: Path) -> None:
 @pytest.mark.slow
 def test_a_nan_of_a_worker_is_one_of_the_run(collector, tmp_path):
     process = tiny.start(meet_nan, collector, tmp_path / "result")
-    process.join(150)
+    process.join(600)
     words = (tmp_path / "result").read_text()
     assert words.startswith("in a worker: ")
     assert "a NaN of the simulator" in words
@@ -156,19 +159,19 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(collector, tmp_path):
     run = tmp_path / "run"
     command = (*RUN, *slow, f"collector={option}", "total_frames=640", f"run_dir={run}", "resume=auto")
     first = tiny.start(fpo_train, address, tmp_path / "log", *command)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (run / "metrics.csv").exists():
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()
         assert first.is_alive(), (tmp_path / "log").read_text()
         time.sleep(0.05)
     for process in (*(children(first.pid) if option == "rpc" else ()), first.pid):  # as a scheduler does
         os.kill(process, signal.SIGTERM)
-    first.join(60)
+    first.join(300)
     assert first.exitcode == 75, (tmp_path / "log").read_text()
     rows = len(read_metrics(run / "metrics.csv"))
     assert 0 < rows < 10
     again = tiny.start(fpo_train, address, tmp_path / "again.log", *command)
-    again.join(120)
+    again.join(600)
     assert again.exitcode == 0, (tmp_path / "again.log").read_text()
     assert "2 workers: their episodes and random numbers start afresh" in (tmp_path / "again.log").read_text()
     assert [row["frames"] for row in read_metrics(run / "metrics.csv")] == [64.0 * i for i in range(1, 11)]
@@ -208,6 +211,18 @@ class TestBeforeAnythingStarts:
         monkeypatch.setitem(sys.modules, "ray", None)
         with pytest.raises(ConfigError, match=r"collector=ray needs Ray: pip install 'fpo-torchrl\[ray\]'"):
             make_trainer("ray")
+
+    def test_a_cluster_that_is_too_small(self, monkeypatch):
+        """Ray would wait for further machines."""
+        ray = ModuleType("ray")
+        ray.__spec__ = ModuleSpec("ray", None)
+        ray.is_initialized = lambda: True
+        sizes = ((True, {"CPU": 3.0}), (True, {"CPU": 1.0}), (False, {"CPU": 8.0}), (True, {}))
+        ray.nodes = lambda: [{"Alive": alive, "Resources": resources} for alive, resources in sizes]
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        trainer = make_trainer("ray", "collector.cpus_per_worker=2")
+        with pytest.raises(ConfigError, match=r"num_workers=2: the Ray cluster has room for 1, .*\[3.0, 1.0, 0\] CPUs"):
+            trainer.start()
 
     def test_not_together_with_torchrun(self):
         pair = Processes()
