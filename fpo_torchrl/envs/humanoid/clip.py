@@ -19,6 +19,7 @@ from fpo_torchrl.envs.humanoid import rotations
 from fpo_torchrl.envs.humanoid.skeleton import HUMANOID, PLANAR_HINGE
 
 _MIN_FRAMES = 5
+_FPS = (1, 10_000)  # least and most
 _LARGEST_GAP = 1.0  # rad between the ends of a clip that loops
 _DEEPMIMIC = (
     *("pelvis", "torso", "head", "right_thigh", "right_shin", "right_foot", "right_upper_arm", "right_lower_arm"),
@@ -82,8 +83,8 @@ def _read_deepmimic(path: Path) -> tuple[Any, np.ndarray, np.ndarray, str]:
         content = json.loads(path.read_text())
     except (ValueError, OSError) as error:
         raise MotionError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict) or "Frames" not in content:
-        raise MotionError(f'{path}: a DeepMimic motion is a JSON object with the entry "Frames"')
+    if not isinstance(content, dict) or not isinstance(content.get("Frames"), list):
+        raise MotionError(f'{path}: a DeepMimic motion is a JSON object with the list "Frames"')
     widths = [3, *(1 if HUMANOID.bodies[HUMANOID.names.index(name)].joint == "hinge" else 4 for name in _DEEPMIMIC)]
     num_columns = 1 + sum(widths)
     for number, frame in enumerate(content["Frames"]):
@@ -101,7 +102,9 @@ def _read_deepmimic(path: Path) -> tuple[Any, np.ndarray, np.ndarray, str]:
     quats = np.tile([1.0, 0, 0, 0], (len(frames), len(HUMANOID.bodies), 1))
     for name, joint in zip(_DEEPMIMIC, joints, strict=True):
         quats[:, HUMANOID.names.index(name)] = _turned(joint) if joint.shape[1] == 4 else _bent(joint[:, 0])
-    fps = 1 / durations[0] if len(durations) and durations[0] > 0 else 0.0
+    if len(durations) and not durations[0] > 0:
+        raise MotionError(f"{path}, frame 0: the first number is how long the frame lasts, got {durations[0]} s")
+    fps = 1 / durations[0] if len(durations) else _FPS[0]
     return fps, root[:, [0, 2, 1]] * [1, -1, 1], quats, content.get("Loop", "none")
 
 
@@ -127,6 +130,10 @@ def _read_npz(path: Path) -> tuple[Any, np.ndarray, np.ndarray, str]:
         extra, absent = sorted(set(names) - set(HUMANOID.names)), sorted(set(HUMANOID.names) - set(names))
         raise MotionError(f"{path}: its bodies are not those of the skeleton; unknown: {extra}, missing: {absent}")
     root_pos, quats = content["root_pos"], content["local_quat_wxyz"]
+    if not {root_pos.dtype.kind, quats.dtype.kind} <= set("fiu"):
+        raise MotionError(
+            f"{path}: root_pos and local_quat_wxyz must be numbers, they are {root_pos.dtype} and {quats.dtype}"
+        )
     if root_pos.ndim != 2 or root_pos.shape[1] != 3 or quats.shape != (len(root_pos), len(names), 4):
         raise MotionError(
             f"{path}: expected root_pos [frames, 3] and local_quat_wxyz [frames, {len(names)}, 4], got "
@@ -141,8 +148,8 @@ def _checked(path: Path, fps: Any, root_pos: np.ndarray, quats: np.ndarray, loop
     """The clip, if these numbers make one."""
     if len(root_pos) < _MIN_FRAMES:
         raise MotionError(f"{path}: a motion needs at least {_MIN_FRAMES} frames, this one has {len(root_pos)}")
-    if not (isinstance(fps, int | float) and math.isfinite(fps) and fps > 0):
-        raise MotionError(f"{path}: frames per second must be positive, got {fps}")
+    if not (isinstance(fps, int | float) and _FPS[0] <= fps <= _FPS[1]):
+        raise MotionError(f"{path}: frames per second must be between {_FPS[0]} and {_FPS[1]}, got {fps}")
     if loop not in ("wrap", "none"):
         raise MotionError(f'{path}: Loop must be "wrap" or "none", got {loop!r}')
     finite = np.isfinite(root_pos).all(1) & np.isfinite(quats).all((1, 2))

@@ -114,12 +114,12 @@ class HumanoidEnv(BatchedEnv):
             raise ValueError(f'critic_goal must be "full" or "masked", got {critic_goal!r}')
         if distance not in DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
-        if max_distance <= 0:
+        if not max_distance > 0:
             raise ValueError(f"max_distance must be positive, got {max_distance}")
         if not 0 < action_unit <= 1:
             raise ValueError(f"action_unit must be above 0 and at most 1, got {action_unit}")
-        if power_coeff < 0:
-            raise ValueError(f"power_coeff must not be negative, got {power_coeff}")
+        if not power_coeff >= 0:
+            raise ValueError(f"power_coeff must be 0 or more, got {power_coeff}")
         visible = {role: goal_mask(skeleton, seen) for role, seen in _visible(conditioning, critic_goal).items()}
         super().__init__(
             num_envs=num_envs,
@@ -184,7 +184,13 @@ class HumanoidEnv(BatchedEnv):
                 f"{self.task}: expected an action of shape {list(self.action_spec.shape)} [num_envs, action_dim], "
                 f"got {list(action.shape)}"
             )
-        targets = (self._action_unit * action.cpu().double()).clamp(-1, 1) * self._range
+        action = action.cpu().double()
+        if not action.isfinite().all():
+            rows = (~action.isfinite()).any(-1).nonzero().flatten().tolist()
+            raise NonFiniteError(
+                f"{self.task}: the action of env {', '.join(map(str, rows))} is not finite. Look for a diverged policy"
+            )
+        targets = (self._action_unit * action).clamp(-1, 1) * self._range
         diverged = self._step_physics(targets)
         self.frame += 1
         self._age += 1
@@ -209,12 +215,6 @@ class HumanoidEnv(BatchedEnv):
         try:
             self.physics.step(targets)
         except PhysicsError as error:
-            bad = (~targets.isfinite()).any(-1).nonzero().flatten().tolist()
-            if bad:
-                raise NonFiniteError(
-                    f"{self.task}: the action of env {', '.join(map(str, bad))} is not finite. Look for a diverged "
-                    "policy."
-                ) from error
             diverged[error.rows] = True
             self.num_diverged += len(error.rows)
             if self.num_diverged > _DIVERGED_FREE + _DIVERGED_SHARE * self.num_steps:

@@ -80,8 +80,12 @@ def changed(index, value, entry="local_quat_wxyz"):
 NAMES = np.array(["nose", *HUMANOID.names[1:]])
 WRONG_NPZ = {
     "no fps": ({"fps": None}, "lacks the entries .'fps'."),
-    "fps of zero": ({"fps": 0.0}, "frames per second must be positive, got 0"),
-    "fps of nan": ({"fps": np.nan}, "frames per second must be positive, got nan"),
+    "fps of zero": ({"fps": 0.0}, "frames per second must be between 1 and 10000, got 0"),
+    "fps of nan": ({"fps": np.nan}, "frames per second must be between 1 and 10000, got nan"),
+    "a motion of years": ({"fps": 1e-9}, "frames per second must be between 1 and 10000, got 1e-09"),
+    "fps as a word": ({"fps": "fast"}, "frames per second must be between 1 and 10000, got fast"),
+    "text": ({"local_quat_wxyz": np.full((10, 15, 4), "a")}, "must be numbers, they are float64 and <U1"),
+    "complex": ({"root_pos": np.ones((10, 3), dtype=complex)}, "must be numbers, they are complex128 and float64"),
     "too short": ({"num_frames": 4}, "needs at least 5 frames, this one has 4"),
     "unknown body": ({"body_names": NAMES}, "unknown: .'nose'., missing: .'pelvis'."),
     "wrong shape": ({"root_pos": np.zeros((9, 3))}, r"got \[9, 3\] and \[10, 15, 4\]"),
@@ -106,7 +110,8 @@ WRONG_DEEPMIMIC = {
     "columns": ([deepmimic_frame()] * 6 + [[1.0] * 43], "frame 6: expected 44 numbers, got 43"),
     "text": ([deepmimic_frame()] * 6 + [["a"] * 44], "holds something that is no number"),
     "mixed durations": ([deepmimic_frame(0.1), *[deepmimic_frame()] * 5], "expected one length"),
-    "no time": ([deepmimic_frame(0.0)] * 6, "frames per second must be positive, got 0"),
+    "no time": ([deepmimic_frame(0.0)] * 6, "frame 0: the first number is how long the frame lasts, got 0.0 s"),
+    "no number": ([[None, *deepmimic_frame()[1:]]] * 6, "how long the frame lasts, got nan s"),
     "empty": ([], "needs at least 5 frames, this one has 0"),
 }
 
@@ -122,7 +127,8 @@ def test_a_wrong_deepmimic_file_is_refused(tmp_path, case):
     ("name", "content", "message"),
     [
         ("a.txt", b"no json", "cannot be read as JSON"),
-        ("a.json", b'{"Skeleton": {}}', 'a JSON object with the entry "Frames"'),
+        ("a.json", b'{"Skeleton": {}}', 'a JSON object with the list "Frames"'),
+        ("a.json", b'{"Frames": 3}', 'a JSON object with the list "Frames"'),
         ("a.npz", b"", "cannot be read as an npz"),
         ("a.npz", pickle.dumps([1]), "cannot be read as an npz"),
         ("a.bvh", b"HIERARCHY", "expected a file that ends in .txt, .json, .npz"),

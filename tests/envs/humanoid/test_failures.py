@@ -47,7 +47,7 @@ def test_one_episode_at_a_time_or_all_at_once_is_the_same():
     torch.testing.assert_close(one.rates, other.rates)
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0])
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_out_of_range_is_refused(share):
     with pytest.raises(ValueError, match="failure_share must be at least 0 and below 1"):
         FailureWeights(3, share=share)

@@ -158,11 +158,12 @@ def test_the_same_seed_repeats_a_run_and_a_saved_state_goes_on_bit_for_bit():
         assert torch.equal(step["next", "reward"], runs[0]["reward"][number])
 
 
-def test_an_action_that_is_not_finite_is_an_error():
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_action_that_is_not_finite_is_an_error(value):
     env = make(num_envs=3)
     td = env.reset()
     action = torch.zeros(3, 12)
-    action[1, 4] = torch.nan
+    action[1, 4] = value
     with pytest.raises(NonFiniteError, match="humanoid/planar: the action of env 1 is not finite"):
         env.step(td.set("action", action))
 
@@ -208,7 +209,9 @@ def test_physics_that_breaks_down_again_and_again_is_an_error(monkeypatch):
         ({"distance": "median"}, "distance must be one of farthest, mean, got 'median'"),
         ({"max_distance": 0.0}, "max_distance must be positive, got 0"),
         ({"action_unit": 0.0}, "action_unit must be above 0 and at most 1, got 0"),
-        ({"power_coeff": -1.0}, "power_coeff must not be negative, got -1"),
+        ({"max_distance": float("nan")}, "max_distance must be positive, got nan"),
+        ({"power_coeff": -1.0}, "power_coeff must be 0 or more, got -1"),
+        ({"failure_share": 1.0}, "failure_share must be at least 0 and below 1, got 1"),
         ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
         ({"cycles": 0}, "cycles must be at least 1, got 0"),
     ],
