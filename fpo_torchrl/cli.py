@@ -112,6 +112,8 @@ def describe(error: Exception) -> str:
         causes.append(current)
         current = current.__cause__
     text = str(error).strip()
+    if setting := re.search(r" override \+*task\.(\S+)", text):
+        return f"task.{setting[1]}: task is a name, its settings are in env; did you mean env.{setting[1]}?"
     for cause in causes:
         node = getattr(cause, "parent_node", None)
         key = getattr(cause, "full_key", None)

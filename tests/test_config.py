@@ -114,6 +114,7 @@ TYPED_WRONG = {
     "actor=gauss": ["'actor/gauss'", "flow", "gaussian"],
     "loss/trust_region=trpo": ["'loss/trust_region/trpo'", "aspo", "clip", "spo"],
     "normalizer=null": ["must be a string", "the name of an option"],
+    "task.motions=walks": ["task.motions=walks: task is a name", "did you mean env.motions=walks?"],
     "task=Cartpole": ["unknown task 'Cartpole'. Did you mean 'CartpoleBalance'?", "PointMass", "gym/<Id>"],
 }
 
