@@ -84,8 +84,8 @@ def test_contenders_take_turns_after_a_round_that_does_not_count():
 
 
 def test_phases_make_up_the_iteration_and_leave_no_timers_behind(trainer, monkeypatch):
-    reported, report = {}, trainer.report
-    monkeypatch.setattr(trainer, "report", lambda *args, **seconds: reported.update(seconds) or report(*args, **seconds))
+    report, reported = trainer.report, {}
+    monkeypatch.setattr(trainer, "report", lambda *args, **timed: reported.update(timed) or report(*args, **timed))
     spent = profiling.phases(trainer)
     assert len(spent) == 8
     assert sum(spent.values()) == pytest.approx(reported["collect_s"] + reported["update_s"])
