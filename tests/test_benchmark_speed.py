@@ -72,14 +72,15 @@ def test_ratios_are_of_the_same_round():
     assert table["ours"]["over_ours"] == 1.0
 
 
-def test_contenders_take_turns_after_a_round_that_does_not_count():
+def test_contenders_take_turns_after_a_round_that_does_not_count(monkeypatch):
     calls, seconds = [], iter(timing.Seconds(s, s) for s in [9.0, 9.0, 1.0, 2.0, 3.0, 4.0])
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: calls.append("."))
 
     def worker(name):
         return lambda: calls.append(name) or next(seconds)
 
     taken = timing.take_turns({name: worker(name) for name in "ab"}, rounds=2)
-    assert "".join(calls) == "ababab"
+    assert "".join(calls) == "ab.a.b.a.b"
     assert taken == {"a": [(1.0, 1.0), (3.0, 3.0)], "b": [(2.0, 2.0), (4.0, 4.0)]}
 
 

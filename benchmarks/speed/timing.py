@@ -22,19 +22,23 @@ Work = Callable[[], Seconds | None]
 """One unit of work; it returns its own seconds where it was done, and timed, in another process."""
 
 
-def take_turns(contenders: Mapping[str, Work], *, rounds: int, turn_s: float = 0.05) -> dict[str, list[Seconds]]:
+def take_turns(
+    contenders: Mapping[str, Work], *, rounds: int, turn_s: float = 0.05, pause_s: float = 0.3
+) -> dict[str, list[Seconds]]:
     """Seconds of one unit of work of every contender in every round, after a round that does not count.
 
     Args:
         contenders: work by name.
         rounds (int): how often each has its turn.
         turn_s (float): short work is repeated for so many seconds in one turn.
+        pause_s (float): before each turn, in which the threads of the one before stop looking for work.
     """
     for work in contenders.values():
         seconds(work, 0.0)
     taken = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, work in contenders.items():
+            time.sleep(pause_s)
             taken[name].append(seconds(work, turn_s))
     return taken
 
