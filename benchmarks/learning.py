@@ -3,6 +3,7 @@
     python benchmarks/learning.py                                          the control tasks, two runs at a time
     python benchmarks/learning.py --tasks ReacherEasy --seeds 5 6 --jobs 1
     python benchmarks/learning.py --only gridworld bandit probes
+    python benchmarks/learning.py --only gridworld_long layouts --algorithms fpo --seeds 0 1 2
     python benchmarks/learning.py --only samplers samplers_control --seeds 0 1 2
     python benchmarks/learning.py --only humanoid_full humanoid_root_hands humanoid_root --motions FOLDER --seeds 0 1 2
     python benchmarks/learning.py --only gpu --device cuda --jobs 1        the authors' recipe
@@ -19,144 +20,22 @@ import argparse
 import shutil
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import measures
 import torch
+from suites import SUITES
 
 from fpo_torchrl.cli import EXIT_INTERRUPTED, EXIT_PREEMPTED, friendly_errors
-from fpo_torchrl.envs.control import CONTROL_TASKS
-from fpo_torchrl.envs.probe import PROBES
 from fpo_torchrl.files import locked, write_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.command import report
 from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep.workers import Workers, claim_of, log_of, quoted
 
-ALGORITHMS: dict[str, tuple[str, ...]] = {
-    "fpo": (),
-    "fpo_clip": ("actor=flow_released", "loss=fpo_released", "trainer.redraw_pairs=false"),
-    "fpopp": ("actor=flow_fpopp", "loss=fpopp", "trainer.redraw_pairs=false"),
-    "dppo": ("actor=denoising", "loss=dppo"),
-    "ppo": ("actor=gaussian", "loss=ppo"),
-    "ppo_paper_lr": ("actor=gaussian", "loss=ppo", "optim.lr=3e-4"),
-}
-"""The columns of the control table with the overrides of each."""
-ABLATIONS: dict[str, tuple[str, ...]] = {
-    "fpo": (),
-    "pairs_1": ("actor.num_mc_samples=1",),
-    "pairs_4": ("actor.num_mc_samples=4",),
-    "pairs_16": ("actor.num_mc_samples=16",),
-    "pairs_independent": ("actor/pairs=independent",),
-    "pairs_kept": ("trainer.redraw_pairs=false",),
-    "target_velocity": ("actor/target=velocity",),
-    "target_action": ("actor/target=action",),
-    "ratio_per_sample": ("loss.ratio=per_sample",),
-    "region_clip": ("loss/trust_region=clip",),
-    "region_spo": ("loss/trust_region=spo",),
-    "region_spo_prior": (
-        "loss/trust_region=spo",
-        "loss.prior_coeff=0.05",
-        "actor/solver=heun",
-        "actor.solver.num_steps=5",
-    ),
-    "cfm_coeff": ("loss.cfm_coeff=0.3",),
-    "normalizer_as_released": ("normalizer=as_released",),
-    "gae_per_minibatch": ("trainer.advantage_every=minibatch", "trainer.unroll_length=16"),
-}
-"""The default preset with one factor changed, or a few that belong together."""
-SAMPLERS: dict[str, tuple[str, ...]] = {
-    "euler": ("actor/solver=euler", "actor.solver.num_steps=10"),
-    "heun": ("actor/solver=heun", "actor.solver.num_steps=5"),
-    "midpoint": ("actor/solver=midpoint", "actor.solver.num_steps=5"),
-    "rk4": ("actor/solver=rk4", "actor.solver.num_steps=3"),
-    "sde": ("actor/solver=sde", "actor.solver.num_steps=10"),
-    "random_steps": ("actor/solver=random_steps", "actor.solver.num_steps=20"),
-}
-"""What FPO samples its actions with while it trains, at about ten velocity evaluations for each."""
 STORED = ("config.yaml", "metrics.csv", "evaluation.json", "provenance.json", "measures.json")
-TRACKERS: dict[str, tuple[str, ...]] = {
-    "fpo": ("experiment=humanoid",),
-    "fpopp": ("experiment=humanoid_fpopp",),
-    "ppo": ("experiment=humanoid_ppo",),
-}
-"""The policies of docs/humanoid.md."""
 ENDED = ("finished", "diverged")
 """The states of a run that are not run again."""
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Tasks and algorithms that make one table; a run has the overrides of its task, then those of its algorithm.
-
-    Args:
-        tasks: overrides by task. algorithms: overrides by label.
-        max_return: the best possible return.
-        measure: what is measured on a finished run besides its return.
-    """
-
-    tasks: dict[str, tuple[str, ...]]
-    algorithms: dict[str, tuple[str, ...]]
-    max_return: float = 1000.0
-    measure: Callable[[Path], dict[str, float]] | None = None
-
-
-SUITES = {
-    "control": Suite(dict.fromkeys(CONTROL_TASKS, ()), ALGORITHMS),
-    "ablation": Suite(dict.fromkeys(("CartpoleBalance", "ReacherEasy"), ()), ABLATIONS),
-    "gridworld": Suite(
-        {"gridworld/two_walls": ()},
-        {
-            "fpo": ("experiment=gridworld",),
-            "ppo": ("experiment=gridworld_ppo",),
-            "ppo_fixed_std": ("experiment=gridworld_ppo", "actor.std=0.707"),
-        },
-        max_return=20.0,
-        measure=measures.gridworld,
-    ),
-    "samplers": Suite(
-        {"gridworld/two_walls": ("experiment=gridworld",)}, SAMPLERS, max_return=20.0, measure=measures.gridworld
-    ),
-    "samplers_control": Suite({"ReacherEasy": ()}, SAMPLERS),
-    "bandit": Suite(
-        {"bandit/bimodal": ()},
-        {"fpo": ("experiment=bandit",), "ppo": ("experiment=bandit_ppo",)},
-        max_return=1.0,
-        measure=measures.bandit_shares,
-    ),
-    "probes": Suite(
-        {f"probe/{probe}": ("total_frames=40_000",) for probe in PROBES},
-        {"fpo": ("experiment=bandit",), "ppo": ("experiment=bandit_ppo",)},
-        max_return=1.0,
-        measure=measures.value_error,
-    ),
-    "gpu": Suite(
-        dict.fromkeys(CONTROL_TASKS, ()),
-        {"fpo_playground": ("experiment=fpo_playground",), "ppo_paper": ("experiment=ppo",)},
-    ),
-}
-
-
-SUITES |= {
-    f"humanoid_{conditioning}": Suite(
-        {"humanoid/planar": ()},
-        {
-            f"{label}{suffix}": (*overrides, f"env.conditioning={conditioning}", *goal)
-            for suffix, goal in critics.items()
-            for label, overrides in TRACKERS.items()
-        },
-        max_return=300.0,
-        measure=measures.tracking,
-    )
-    for conditioning, critics in {
-        "full": {"": ()},
-        "root_hands": {"": ()},
-        "root": {"": (), "_masked_critic": ("env.critic_goal=masked",)},
-    }.items()
-}
-"""One suite for each part of the goal; from the root alone also with a critic that sees no more than the policy."""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from fpo_torchrl.sweep.workers import Workers
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import learning
+import suites
 
 SIZE = (*(o for o in tiny.GRIDWORLD if o not in ("progress=false", "render=false")), "trainer.num_epochs=1")
-TINY = learning.Suite(
+TINY = suites.Suite(
     {"gridworld/two_walls": SIZE},
     {"fpo": ("total_frames=384",), "diverging": ("optim.lr=1e30",)},
     max_return=20.0,
@@ -199,7 +200,7 @@ class TestChoice:
     def test_seeds_come_one_after_the_other(self):
         arguments = learning.parse(["--tasks", "PointMass", "ReacherEasy", "--seeds", "7", "8"])
         jobs = learning.select(arguments)
-        assert len(jobs) == 4 * len(learning.ALGORITHMS)
+        assert len(jobs) == 4 * len(suites.ALGORITHMS)
         assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
         assert {job.task for job in jobs} == {"PointMass", "ReacherEasy"}
 
