@@ -94,15 +94,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
         "fourier": modules.FourierTimeEmbedding,
         "identity": modules.IdentityTimeEmbedding,
     },
-    "actor/solver": {
-        "euler": flow.Euler,
-        "heun": flow.Heun,
-        "midpoint": flow.Midpoint,
-        "rk4": flow.RK4,
-        "sde": flow.EulerMaruyama,
-        "noisy_euler": flow.NoisyEuler,
-        "random_steps": flow.RandomSteps,
-    },
+    "actor/solver": {**flow.SOLVERS},
     "actor/time_sampler": {
         "grid": flow.GridTime,
         "uniform": flow.UniformTime,

@@ -11,15 +11,12 @@ from omegaconf import OmegaConf
 
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors, output_file, video_file
-from fpo_torchrl.config import COMPONENTS
 from fpo_torchrl.evaluation import START_NOISES, evaluate, record
-from fpo_torchrl.flow import Solver
+from fpo_torchrl.flow import SOLVERS, Solver
 from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.report.samplers import WRITERS, draw_samplers
 from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import load_policy, task_env
-
-SOLVERS = COMPONENTS["actor/solver"]
 
 USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of a run.
 

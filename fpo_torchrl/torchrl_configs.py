@@ -21,8 +21,8 @@ from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer
 
 from fpo_torchrl.builders import ConfigError, signature
-from fpo_torchrl.config import COMPONENTS
 from fpo_torchrl.envs import make_env
+from fpo_torchrl.flow import SOLVERS
 from fpo_torchrl.modules import FlowActor, VelocityMLP
 from fpo_torchrl.objectives import FPOLoss
 
@@ -138,6 +138,6 @@ def register() -> None:
     trainer = {"defaults": ["ppo", "_self_"], "_target_": f"{module}.make_trainer"}
     store.store("fpo", trainer, group="trainer")
     store.store("fpo_task", {"_target_": "fpo_torchrl.make_env", **defaults_of(make_env)}, group="env")
-    for name, solver in COMPONENTS["actor/solver"].items():
+    for name, solver in SOLVERS.items():
         node = {"_target_": f"{solver.__module__}.{solver.__qualname__}", **defaults_of(solver)}
         store.store(name, node, group="solver")

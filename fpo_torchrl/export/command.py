@@ -12,8 +12,8 @@ from torch import Tensor
 import fpo_torchrl
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors, output_file
-from fpo_torchrl.evaluate import SOLVERS, solver_of
-from fpo_torchrl.flow import FixedNoise, StartNoise, ZeroNoise
+from fpo_torchrl.evaluate import solver_of
+from fpo_torchrl.flow import SOLVERS, FixedNoise, StartNoise, ZeroNoise
 from fpo_torchrl.modules import FlowPolicy
 from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.trained import TrainedPolicy, load_policy

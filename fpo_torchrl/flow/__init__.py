@@ -5,12 +5,13 @@ from fpo_torchrl.flow.marginal import MarginalFlow
 from fpo_torchrl.flow.noise import FixedNoise, RandomNoise, StartNoise, ZeroNoise
 from fpo_torchrl.flow.pairs import AntitheticPairs, IndependentPairs, PairSampler
 from fpo_torchrl.flow.path import LinearPath
-from fpo_torchrl.flow.solver import RK4, Euler, EulerMaruyama, Heun, Midpoint, NoisyEuler, RandomSteps, Solver
+from fpo_torchrl.flow.solver import RK4, SOLVERS, Euler, EulerMaruyama, Heun, Midpoint, NoisyEuler, RandomSteps, Solver
 from fpo_torchrl.flow.target import ActionTarget, NoiseTarget, RegressionTarget, VelocityTarget
 from fpo_torchrl.flow.time import BetaTime, GridTime, LogitNormalTime, TimeSampler, UniformTime
 
 __all__ = [
     "RK4",
+    "SOLVERS",
     "ActionTarget",
     "AntitheticPairs",
     "BetaTime",

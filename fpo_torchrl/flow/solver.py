@@ -223,3 +223,15 @@ class EulerMaruyama(Solver):
 
     def __repr__(self) -> str:
         return f"EulerMaruyama(num_steps={self.num_steps}, noise_scale={self.noise_scale})"
+
+
+SOLVERS: dict[str, type[Solver]] = {
+    "euler": Euler,
+    "heun": Heun,
+    "midpoint": Midpoint,
+    "rk4": RK4,
+    "sde": EulerMaruyama,
+    "noisy_euler": NoisyEuler,
+    "random_steps": RandomSteps,
+}
+"""Every solver by its name in configs and commands."""

@@ -1,0 +1,61 @@
+"""The means over teachers, of numbers small enough to average by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fpo_torchrl.report import statistics
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import distill
+
+
+def rows(*means: float) -> list[dict[str, Any]]:
+    """A teacher and its student of one step, with these mean returns from random noise."""
+    return [
+        {
+            "policy": policy,
+            "solver": f"Euler(num_steps={steps})",
+            "steps": steps,
+            "latency": {"median_ms": steps * mean, "p99_ms": 9.0},
+            "action_error": mean / 100,
+            "returns": {noise: {"mean": mean, "low": 0.0, "high": 99.0, "returns": []} for noise in ("random", "zero")},
+        }
+        for policy, steps, mean in zip(("teacher", "student"), (10, 1), means, strict=True)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 500)
+
+
+def test_rows_of_several_teachers_are_averaged():
+    teacher, student = distill.pooled([rows(10, 8), rows(20, 4), rows(60, 6)])
+    assert (teacher["policy"], student["policy"]) == ("teacher", "student")
+    assert teacher["returns"]["random"]["mean"] == pytest.approx(30)
+    assert student["returns"]["zero"]["mean"] == pytest.approx(6)
+    assert teacher["latency"] == {"median_ms": 200, "p99_ms": 9}  # the median of 100, 200 and 600
+    assert teacher["action_error"] == pytest.approx(0.3)
+    interval = teacher["returns"]["random"]
+    assert 10 <= interval["low"] < 30 < interval["high"] <= 60  # over teachers, and within them
+
+
+def test_tables_and_a_picture_of_every_task(tmp_path):
+    seeds = {seed: {"rows": rows(10 + seed, 8)} for seed in (3, 4)}
+    distill.publish({"CheetahRun": seeds, "PointMass": seeds}, tmp_path)
+    content = json.loads((tmp_path / "distill.json").read_text())
+    assert content["tasks"]["PointMass"]["4"]["rows"] == rows(14, 8)
+    assert {"machine", "versions", "commit"} <= content.keys()
+    table = (tmp_path / "distill.md").read_text()
+    assert table.count("## ") == 2
+    assert "## CheetahRun, seeds 3, 4" in table
+    assert "| teacher | Euler(num_steps=10) | 0.135 | 135.000 / 9.000 | 13.5 [13.0, 14.0] |" in table
+    assert min(Image.open(tmp_path / "distill.png").size) > 300

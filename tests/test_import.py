@@ -1,0 +1,42 @@
+"""``import fpo_torchrl`` costs little beside TorchRL's own import."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+import torchrl.collectors, torchrl.envs, torchrl.modules, torchrl.objectives, torchrl.trainers
+sys.stderr.write("TorchRL is there\\n")
+import fpo_torchrl
+"""
+"""What a program with TorchRL's PPO imports, and then this package."""
+HEAVY = {"mujoco", "matplotlib", "jax", "scipy", "optuna", "onnx", "onnxruntime", "wandb", "pandas", "sklearn"}
+
+
+def own_times(log: str) -> dict[str, int]:
+    """Microseconds that each module took by itself, of a log of ``-X importtime``."""
+    lines = re.findall(r"^import time:\s*(\d+) \|\s*\d+ \|\s*(\S+)$", log, flags=re.M)
+    return {module: int(microseconds) for microseconds, module in lines}
+
+
+def share_and_modules() -> tuple[float, set[str]]:
+    """This package's import as a share of TorchRL's in the same process, and the top-level modules that it loads.
+
+    Within one process other work on the machine slows both parts alike.
+    """
+    command = [sys.executable, "-X", "importtime", "-c", SCRIPT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=250)
+    torchrl, ours = map(own_times, done.stderr.split("TorchRL is there\n"))
+    return sum(ours.values()) / sum(torchrl.values()), {module.partition(".")[0] for module in ours}
+
+
+def test_it_takes_less_than_a_tenth_of_what_torchrl_takes_and_loads_nothing_heavy():
+    share, loaded = share_and_modules()
+    assert "fpo_torchrl" in loaded
+    assert not HEAVY & loaded
+    for _ in range(2):  # more chances for a moment of peace
+        share = share if share < 0.1 else share_and_modules()[0]
+    assert share < 0.1
