@@ -15,11 +15,12 @@ CALLS_PER_TURN, WARM_UP = 20, 20
 
 @torch.no_grad()
 def latencies(calls: Mapping[str, Callable[[], Any]], num_calls: int = 2000) -> dict[str, dict[str, float]]:
-    """Median and 99th percentile in milliseconds of each of ``calls``, on one thread of torch.
+    """Median and 99th percentile in milliseconds of each of ``calls``, on one thread of torch, and its CPU time.
 
-    They are timed in turns, a few calls each, so that other work on the machine falls on all of them alike.
+    They are timed in turns, a few calls each, so that other work on the machine falls on all of them alike. Where there
+    is much of it, the median of the CPU time (of all threads of the process) is what a call would take without it.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     with one_thread():
         for call in calls.values():
             for _ in range(WARM_UP):
@@ -27,13 +28,16 @@ def latencies(calls: Mapping[str, Callable[[], Any]], num_calls: int = 2000) -> 
         for _ in range(-(-num_calls // CALLS_PER_TURN)):
             for name, call in calls.items():
                 for _ in range(CALLS_PER_TURN):
-                    started = time.perf_counter()
+                    started, cpu = time.perf_counter(), time.process_time()
                     call()
-                    seconds[name].append(time.perf_counter() - started)
-    return {
-        name: {"median_ms": float(np.median(values)) * 1e3, "p99_ms": float(np.percentile(values, 99)) * 1e3}
-        for name, values in seconds.items()
-    }
+                    seconds[name].append((time.perf_counter() - started, time.process_time() - cpu))
+    return {name: summary(*1e3 * np.transpose(values)) for name, values in seconds.items()}
+
+
+def summary(wall_ms: np.ndarray, cpu_ms: np.ndarray) -> dict[str, float]:
+    """What is told of the calls of one function."""
+    median, p99 = np.percentile(wall_ms, [50, 99])
+    return {"median_ms": float(median), "p99_ms": float(p99), "cpu_ms": float(np.median(cpu_ms))}
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def rows(*means: float) -> list[dict[str, Any]]:
             "policy": policy,
             "solver": f"Euler(num_steps={steps})",
             "steps": steps,
-            "latency": {"median_ms": steps * mean, "p99_ms": 9.0},
+            "latency": {"median_ms": steps * mean, "p99_ms": 9.0, "cpu_ms": 0.5},
             "action_error": mean / 100,
             "returns": {noise: {"mean": mean, "low": 0.0, "high": 99.0, "returns": []} for noise in ("random", "zero")},
         }
@@ -42,7 +42,7 @@ def test_rows_of_several_teachers_are_averaged():
     assert (teacher["policy"], student["policy"]) == ("teacher", "student")
     assert teacher["returns"]["random"]["mean"] == pytest.approx(30)
     assert student["returns"]["zero"]["mean"] == pytest.approx(6)
-    assert teacher["latency"] == {"median_ms": 200, "p99_ms": 9}  # the median of 100, 200 and 600
+    assert teacher["latency"] == {"median_ms": 200, "p99_ms": 9, "cpu_ms": 0.5}  # the median of 100, 200 and 600
     assert teacher["action_error"] == pytest.approx(0.3)
     interval = teacher["returns"]["random"]
     assert 10 <= interval["low"] < 30 < interval["high"] <= 60  # over teachers, and within them
@@ -57,5 +57,5 @@ def test_tables_and_a_picture_of_every_task(tmp_path):
     table = (tmp_path / "distill.md").read_text()
     assert table.count("## ") == 2
     assert "## CheetahRun, seeds 3, 4" in table
-    assert "| teacher | Euler(num_steps=10) | 0.135 | 135.000 / 9.000 | 13.5 [13.0, 14.0] |" in table
+    assert "| teacher | Euler(num_steps=10) | 0.135 | 0.500 | 135.00 / 9.00 | 13.5 [13.0, 14.0] |" in table
     assert min(Image.open(tmp_path / "distill.png").size) > 300

@@ -13,7 +13,18 @@ from fpo_torchrl.latency import latencies
 def test_a_call_that_waits_takes_that_long():
     found = latencies({"waits": lambda: time.sleep(0.003), "returns": lambda: None}, num_calls=40)
     assert 3 <= found["waits"]["median_ms"] <= found["waits"]["p99_ms"]
+    assert found["waits"]["cpu_ms"] < 1
     assert found["returns"]["median_ms"] < 1
+
+
+def test_the_cpu_time_is_of_work_alone():
+    def work() -> None:
+        started = time.process_time()
+        while time.process_time() < started + 0.002:
+            pass
+
+    found = latencies({"works": work}, num_calls=40)["works"]
+    assert 2 <= found["cpu_ms"] <= found["median_ms"] + 0.1
 
 
 def test_a_rare_slow_call_shows_in_the_percentile_only():

@@ -23,6 +23,8 @@ from .student import action_error
 Rows = Sequence[Mapping[str, Any]]
 TEACHER, STUDENT = "teacher", "student"
 NOISES = ("random", "zero")
+NUM_CALLS = 500
+"""Of each policy, to time it."""
 
 
 def compare(
@@ -47,7 +49,7 @@ def compare(
         " ".join(key): partial(FlowPolicy(policy, start_noise=ZeroNoise()), *observations)
         for key, policy in contenders.items()
     }
-    times = latencies(calls)
+    times = latencies(calls, NUM_CALLS)
     rows = []
     for (role, solver), policy in contenders.items():
         returns = {
@@ -69,15 +71,23 @@ def compare(
 def markdown(rows: Rows) -> str:
     """The rows as a table."""
     lines = [
-        "| policy | solver | action error | ms an action, median / p99 | return, random noise | return, zero noise |",
-        "|---|---|---|---|---|---|",
+        "| policy | solver | action error | CPU ms an action | median / p99 | return, random noise | return, zero noise |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         returns = [
             f"{value['mean']:.1f} [{value['low']:.1f}, {value['high']:.1f}]" for value in row["returns"].values()
         ]
-        latency = f"{row['latency']['median_ms']:.3f} / {row['latency']['p99_ms']:.3f}"
-        cells = [row["policy"], row["solver"], f"{row['action_error']:.3f}", latency, *returns]
+        latency = row["latency"]
+        clock = f"{latency['median_ms']:.2f} / {latency['p99_ms']:.2f}"
+        cells = [
+            row["policy"],
+            row["solver"],
+            f"{row['action_error']:.3f}",
+            f"{latency['cpu_ms']:.3f}",
+            clock,
+            *returns,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -97,7 +107,7 @@ def draw_comparison(tasks: Mapping[str, Rows], path: Path) -> None:
             if column == 0:
                 axes.set_ylabel(f"return, {noise} start noise")
         grid[0, column].set_title(task, fontsize=11)
-        grid[-1, column].set_xlabel("milliseconds for an action")
+        grid[-1, column].set_xlabel("milliseconds of CPU time for an action")
     grid[0, 0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
 
@@ -105,7 +115,7 @@ def draw_comparison(tasks: Mapping[str, Rows], path: Path) -> None:
 def draw_policy(axes: Any, rows: Rows, noise: str, label: str, colour: str) -> None:
     """A line through the points of one policy, each with the interval of its return."""
     rows = sorted(rows, key=lambda row: row["steps"])
-    latency = [row["latency"]["median_ms"] for row in rows]
+    latency = [row["latency"]["cpu_ms"] for row in rows]
     returns = [row["returns"][noise] for row in rows]
     mean = [value["mean"] for value in returns]
     errors = [[value["mean"] - value["low"] for value in returns], [value["high"] - value["mean"] for value in returns]]

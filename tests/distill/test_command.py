@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from PIL import Image
 from fpo_torchrl import Euler, Heun, evaluate
 from fpo_torchrl.distill import command, report
 from fpo_torchrl.export import command as export
-from fpo_torchrl.latency import latencies
 from fpo_torchrl.run import Run
 from fpo_torchrl.start import start_run
 from fpo_torchrl.trained import load_policy
@@ -34,7 +32,7 @@ def run_dir(tmp_path_factory) -> Path:
 @pytest.fixture
 def fpo_distill(run_command, monkeypatch):
     monkeypatch.setattr(command, "NUM_STEPS", 3)
-    monkeypatch.setattr(report, "latencies", partial(latencies, num_calls=40))
+    monkeypatch.setattr(report, "NUM_CALLS", 40)
     return lambda *arguments: run_command(command.main, *arguments, "--updates", 3, "--episodes", 2)
 
 
@@ -77,7 +75,7 @@ def test_the_comparison_has_the_teacher_with_its_solver_and_with_few_steps_and_t
         ("student", repr(Euler(1))),
     ]
     assert rows[0]["action_error"] == 0 < rows[1]["action_error"]
-    assert rows[0]["latency"]["median_ms"] > 3 * rows[1]["latency"]["median_ms"] > 0
+    assert rows[0]["latency"]["cpu_ms"] > 3 * rows[1]["latency"]["cpu_ms"] > 0
     assert all(len(row["returns"][noise]["returns"]) == 2 for row in rows for noise in ("random", "zero"))
     table = (tmp_path / "distillation.md").read_text()
     assert table in printed
