@@ -15,6 +15,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torchrl.collectors import Collector
@@ -37,6 +38,7 @@ TINY = ("total_frames=128", "collector.frames_per_batch=64", "replay_buffer.batc
 @pytest.fixture(autouse=True)
 def options(monkeypatch):
     """TorchRL's options and ours, also where those of ``fpo-train`` were registered in this process."""
+    Plugins.instance()  # which store their options once in a process, so before the copy
     store = ConfigStore.instance()
     monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
     importlib.reload(configs)
