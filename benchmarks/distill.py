@@ -45,14 +45,15 @@ def pooled(teachers: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]
 
 
 def publish(results: dict[str, dict[int, dict[str, Any]]], out: Path) -> None:
-    """Write what was measured, by task and seed, with a table and a picture of the means over seeds."""
+    """Write what was measured, by task and seed, with a table of the means over seeds and a picture of each teacher."""
     tasks = {task: pooled([content["rows"] for content in seeds.values()]) for task, seeds in results.items()}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "distill.json", {**origin("cpu"), "tasks": results})
     titles = {task: f"## {task}, seeds {', '.join(map(str, seeds))}" for task, seeds in results.items()}
     tables = [f"{titles[task]}\n\n{markdown(rows)}" for task, rows in tasks.items()]
     write_whole(out / "distill.md", "\n".join(tables))
-    draw_comparison(tasks, out / "distill.png")
+    teachers = {f"{task}, seed {seed}": it["rows"] for task, seeds in results.items() for seed, it in seeds.items()}
+    draw_comparison(teachers, out / "distill.png")
 
 
 def main() -> None:

@@ -85,7 +85,8 @@ def distill_run(
         print(f"  {directory}", flush=True)
     rows = compare(trained, students, data, seed=seed)
     settings = {"updates": updates, "episodes": episodes, "seed": seed, "observations": data.numel()}
-    content = {**about, "task": trained.cfg.task, "teacher": str(trained.checkpoint), **settings, "rows": rows}
+    teacher = {"task": trained.cfg.task, "teacher": str(run_dir), "checkpoint": trained.checkpoint.name}
+    content = {**about, **teacher, **settings, "rows": rows}
     write_json(out / "distillation.json", content)
     write_whole(out / "distillation.md", markdown(rows))
     draw_comparison({trained.cfg.task: rows}, out / "distillation.png")

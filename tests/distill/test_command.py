@@ -66,6 +66,7 @@ def test_the_comparison_has_the_teacher_with_its_solver_and_with_few_steps_and_t
     assert code == 0, err
     content = json.loads((tmp_path / "distillation.json").read_text())
     assert content["task"] == "CartpoleBalance"
+    assert (content["teacher"], content["checkpoint"]) == (str(run_dir), load_policy(run_dir).checkpoint.name)
     assert content["observations"] == 2 * 2 * 3  # with two noises, in two copies, three steps
     assert {"machine", "versions", "commit", "command", "teacher"} <= content.keys()
     rows = content["rows"]
