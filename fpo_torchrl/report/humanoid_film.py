@@ -68,6 +68,7 @@ def _pane(take: Take, step: int, step_s: float) -> np.ndarray:
     if is_over := take.is_lost and step >= last:
         picture = Image.blend(picture, Image.new("RGB", picture.size, _PAPER), 0.5)
     pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=_PAPER)
     pen.text((8, 6), take.title, fill=_INK)
     if is_over:
         pen.text((8, 20), f"lost after {last * step_s:.1f} s", fill=_WARNING)

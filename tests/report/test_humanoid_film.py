@@ -19,8 +19,8 @@ def take(*shades: int, is_lost: bool = False) -> Take:
 
 
 def corner(picture: np.ndarray, pane: int) -> int:
-    """The shade of a pane, at its lower right."""
-    return int(picture[-1, 60 * pane + 59, 0])
+    """The shade of a pane, at its lower right and inside its frame."""
+    return int(picture[-2, 60 * pane + 58, 0])
 
 
 def test_panes_stand_beside_each_other_until_the_longest_is_over_and_a_second_more():
@@ -40,7 +40,7 @@ def test_a_lost_one_stands_still_and_pale():
 def test_more_than_four_make_a_second_row():
     frames = side_by_side([take(10)] * 4 + [take(90)], step_s=STEP_S)
     assert frames[0].shape == (80, 240, 3)
-    assert (frames[0][39, 59, 0], frames[0][-1, 59, 0], frames[0][-1, -1, 0]) == (10, 90, 250)
+    assert (frames[0][38, 58, 0], frames[0][-2, 58, 0], frames[0][-2, -2, 0]) == (10, 90, 250)
 
 
 @pytest.mark.parametrize("motion", [0, 1])
