@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import active_children
 from typing import Any
 
 import torch
@@ -71,20 +72,15 @@ class RemoteWorkers(ABC):
         """
         seeds = [derived_seed(self.seed, part=worker + 1, frames=frames) for worker in range(self.num_workers)]
         envs = [WorkerEnv(self.make_env, self.num_envs // self.num_workers, seed) for seed in seeds]
-        try:
-            with kept_signal_handlers():
-                collector = self.connect(
-                    envs,
-                    copy.deepcopy(policy).cpu(),
-                    frames_per_batch=frames_per_batch,
-                    total_frames=sys.maxsize,
-                    collector_kwargs=[{**PLAIN, "postproc": Numbered(worker)} for worker in range(self.num_workers)],
-                    sync=True,
-                )
-        except ConfigError:
-            raise
-        except Exception as error:
-            raise WorkerLostError(f"the workers did not start ({type(error).__name__}: {error})") from error
+        with kept_signal_handlers(), told("the workers did not start"):
+            collector = self.connect(
+                envs,
+                copy.deepcopy(policy).cpu(),
+                frames_per_batch=frames_per_batch,
+                total_frames=sys.maxsize,
+                collector_kwargs=[{**PLAIN, "postproc": Numbered(worker)} for worker in range(self.num_workers)],
+                sync=True,
+            )
         return RemoteBatches(collector, policy, env.device)
 
     @abstractmethod
@@ -139,11 +135,16 @@ class RPCWorkers(RemoteWorkers):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
+        others = {*active_children()}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which processes started from here on inherit
         try:
             threads = max(1, torch.get_num_threads() // len(envs))
             own = [RPCWorkerEnv(env, threads, os.getpid()) for env in envs]
             return RPCCollector(own, policy, launcher="mp", tcp_port=port, **settings)
+        except Exception:
+            for process in {*active_children()} - others:
+                process.kill()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -168,13 +169,9 @@ class RemoteBatches:
         Raises:
             NonFiniteError: a worker's. WorkerLostError: if one is gone.
         """
-        try:
+        with told("a worker is gone or has failed"):
             self._collector.update_policy_weights_(TensorDict.from_module(self._policy).data.cpu())
             batch = next(self._batches)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"in a worker: {getattr(error, 'cause', error)}") from error
-        except Exception as error:
-            raise WorkerLostError(f"a worker is gone or has failed ({type(error).__name__}: {error})") from error
         batch = batch.reshape(-1, batch.shape[-1])
         batch = batch[batch[WORKER][:, 0].argsort(stable=True)].exclude(WORKER[0])
         return batch if self._device is None else batch.to(self._device)
@@ -183,6 +180,8 @@ class RemoteBatches:
         """End the workers, as far as they are there."""
         with contextlib.suppress(Exception):
             self._collector.shutdown()
+        for process in getattr(self._collector, "jobs", ()):  # of RPC, whose others wait for the one that is gone
+            process.kill()
 
 
 @dataclass(frozen=True)
@@ -230,6 +229,19 @@ class Numbered:
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         """``batch`` with one more entry."""
         return batch.set(WORKER, torch.full(batch.shape, self.worker))
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn what goes wrong inside into errors that say so; a NaN stays one, and so does a wrong setting."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except NonFiniteError as error:
+        raise NonFiniteError(f"in a worker: {getattr(error, 'cause', error)}") from error
+    except Exception as error:
+        raise WorkerLostError(f"{what} ({type(error).__name__}: {error})") from error
 
 
 @contextlib.contextmanager

@@ -140,7 +140,7 @@ def meet_nan(collector: str, result: Path) -> None:
         next(trainer.start())
     except NonFiniteError as error:
         result.write_text(str(error))
-    os._exit(0)
+    trainer.close()
 
 
 @pytest.mark.slow
