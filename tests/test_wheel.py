@@ -17,6 +17,11 @@ VERSIONS = {
     "newest": ("torch==2.13.0", "torchrl==0.14.1", "tensordict==0.14.3"),
 }
 """The lowest torch that pyproject.toml allows, and the newest that the checks run with."""
+HEAVY = {
+    *("jax", "mujoco-mjx", "playground", "optuna", "hydra-submitit-launcher", "onnx", "onnxruntime", "scipy"),
+    *("tensorboard", "wandb", "mkdocs", "pytest", "scikit-learn", "pandas", "ray"),
+}
+"""What only extras bring."""
 SETTINGS = (*tiny.CARTPOLE, "run_dir=runs/wheel")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -54,6 +59,8 @@ def test_it_trains_goes_on_and_evaluates_from_another_directory(installed, tmp_p
     assert json.loads((tmp_path / "runs/wheel/evaluation.json").read_text())["frames"] == 320
     table = run(installed / "fpo-eval", "runs/wheel", "episodes=2", "solvers=[euler,heun]", "steps=[1,2]", cwd=tmp_path)
     assert table.count("num_steps=") == 8  # each with random and with zero noise
+    run(installed / "fpo-export", "runs/wheel", "--format", "torchscript", cwd=tmp_path)
+    assert (tmp_path / "runs/wheel/policy.ts").is_file()
 
 
 @pytest.mark.parametrize("preset", ["fpo", "fpo_playground", "fpopp", "gridworld", "ppo"])
@@ -61,6 +68,14 @@ def test_it_finds_its_presets_from_another_directory(installed, tmp_path, preset
     config = run(installed / "fpo-train", f"experiment={preset}", "--cfg", "job", cwd=tmp_path)
     assert "\nactor:\n" in config
     assert "\ntotal_frames:" in config
+
+
+def test_what_is_installed_is_light_and_the_rest_is_an_extra(installed, tmp_path):
+    listed = json.loads(run(installed / "python", "-m", "pip", "list", "--format=json", cwd=tmp_path))
+    assert not {entry["name"].lower() for entry in listed} & HEAVY
+    code = "from importlib.metadata import metadata; print(*metadata('fpo-torchrl').get_all('Provides-Extra'))"
+    extras = set(run(installed / "python", "-c", code, cwd=tmp_path).split())
+    assert {"mjx", "playground", "sweep", "report", "export", "dev"} <= extras
 
 
 def test_it_holds_no_file_of_tests_or_examples(installed, tmp_path):
