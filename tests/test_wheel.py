@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,11 @@ def test_what_is_installed_is_light_and_the_rest_is_an_extra(installed, tmp_path
     assert {"mjx", "playground", "sweep", "report", "export", "dev"} <= extras
 
 
-def test_it_holds_no_file_of_tests_or_examples(installed, tmp_path):
+def test_it_is_the_installed_package_that_runs(installed, tmp_path):
     code = "import fpo_torchrl, pathlib; print(pathlib.Path(fpo_torchrl.__file__).parents[1])"
-    packages = Path(run(installed / "python", "-c", code, cwd=tmp_path).strip())
-    assert packages.name == "site-packages"
-    for name in ("tests", "examples", "benchmarks", "conf"):
-        assert not (packages / name).exists(), name
+    assert Path(run(installed / "python", "-c", code, cwd=tmp_path).strip()).name == "site-packages"
+
+
+def test_it_holds_no_file_of_tests_or_examples(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name.partition("/")[0].partition("-")[0] for name in archive.namelist()} == {"fpo_torchrl"}
