@@ -163,8 +163,11 @@ class HumanoidEnv(BatchedEnv):
     def start_episodes(self, rows: Tensor) -> None:
         """Put the copies ``rows`` (int64 ``[k]``) into the reference's state at the start of an episode."""
         rows = rows.cpu()
-        ended = rows[self._age[rows] > 0]
-        self.failures.record(self.clip[ended], self.lost[ended])
+        if self._started:
+            ended = rows[self._age[rows] > 0]
+            self.failures.record(self.clip[ended], self.lost[ended])
+        else:  # the first episodes of a seed are the same whatever was before
+            self.failures.rates.fill_(1)
         if self.random_start:
             draw = torch.rand(2, len(rows), generator=self.generator, device=self.generator.device).cpu()
             self.clip[rows] = self.failures.draw(draw[0])

@@ -27,10 +27,6 @@ class BodyStates:
     vel: Tensor
     angvel: Tensor
 
-    def __getitem__(self, index: Any) -> BodyStates:
-        """A part of the batch."""
-        return BodyStates(*(tensor[:, :, index] for tensor in (self.pos, self.quat, self.vel, self.angvel)))
-
 
 class Kinematics:
     """Forward kinematics of a skeleton, for a batch at once.

@@ -64,3 +64,6 @@ def test_the_environment_counts_what_it_loses_and_keeps_it_in_its_state():
     other = HumanoidEnv("humanoid/planar", num_envs=8, num_threads=1, failure_share=0.5, max_episode_steps=2)
     other.set_state(env.get_state())
     assert torch.equal(other.failures.rates, env.failures.rates)
+    env.set_seed(0)
+    env.reset()
+    assert (env.failures.rates == 1).all()
