@@ -238,9 +238,9 @@ def told(what: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except NonFiniteError as error:
-        raise NonFiniteError(f"in a worker: {getattr(error, 'cause', error)}") from error
     except Exception as error:
+        if isinstance(error, NonFiniteError) or str(error).startswith("NonFiniteError"):  # RPC loses the type
+            raise NonFiniteError(f"in a worker: {getattr(error, 'cause', error)}") from error
         raise WorkerLostError(f"{what} ({type(error).__name__}: {error})") from error
 
 

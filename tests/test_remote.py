@@ -25,7 +25,7 @@ from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.follow import build_trainer
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes
-from fpo_torchrl.remote import WorkerLostError
+from fpo_torchrl.remote import WorkerLostError, told
 from fpo_torchrl.seeds.run import check_seeds
 from fpo_torchrl.trainer import Trainer
 
@@ -223,6 +223,12 @@ class TestBeforeAnythingStarts:
         trainer = make_trainer("ray", "collector.cpus_per_worker=2")
         with pytest.raises(ConfigError, match=r"num_workers=2: the Ray cluster has room for 1, .*\[3.0, 1.0, 0\] CPUs"):
             trainer.start()
+
+    @pytest.mark.parametrize("error", [NonFiniteError, RuntimeError])
+    def test_what_a_worker_says_of_a_nan(self, error):
+        """By RPC it arrives as a RuntimeError."""
+        with pytest.raises(NonFiniteError, match="in a worker: NonFiniteError: On WorkerInfo"), told("gone"):
+            raise error("NonFiniteError: On WorkerInfo(id=1)")
 
     def test_not_together_with_torchrun(self):
         pair = Processes()
