@@ -109,7 +109,7 @@ class RayWorkers(RemoteWorkers):
 
     def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
         """Join or start the cluster and spread the workers over its machines."""
-        import ray
+        import ray  # pyright: ignore[reportMissingImports] - of the extra "ray"
         from torchrl.collectors.distributed import RayCollector
 
         if not ray.is_initialized():
