@@ -68,7 +68,7 @@ def main() -> None:
     with friendly_errors():
         for run_dir in arguments.runs:
             cfg = load_run_config(run_dir)
-            directory = arguments.work / cfg.task / f"seed{cfg.seed}"
+            directory = arguments.work / cfg.task / str(cfg.label or "unlabelled") / f"seed{cfg.seed}"
             if not (directory / "distillation.json").is_file():
                 distill_run(run_dir, directory, steps=STEPS, episodes=arguments.episodes)
             results[cfg.task][cfg.seed] = json.loads((directory / "distillation.json").read_text())

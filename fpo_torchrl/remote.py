@@ -126,12 +126,19 @@ class RayWorkers(RemoteWorkers):
 
 
 class RPCWorkers(RemoteWorkers):
-    """Workers in processes of this machine, which torch's RPC talks to."""
+    """Workers in processes of this machine, which torch's RPC talks to; it starts once in a process."""
+
+    has_started = False
 
     def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
         """Start the processes; what signals the learner gets, such as Ctrl-C, is not for them."""
         from torchrl.collectors.distributed import RPCCollector
 
+        if RPCWorkers.has_started:
+            raise ConfigError(
+                "collector=rpc: RPC starts once in a process; start each run by itself, or use collector=ray"
+            )
+        RPCWorkers.has_started = True
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

@@ -242,7 +242,8 @@ class Trainer:
         }
 
     def _of_task(self) -> dict[str, float]:
-        return self.env.metrics() if isinstance(self.env, BatchedEnv) else {}
+        """The environment's own metrics, where it is the one that collects."""
+        return self.env.metrics() if isinstance(self.env, BatchedEnv) and self.workers is None else {}
 
     @torch.no_grad()
     def _redraw_pairs(self, behaviour: Any, batch: TensorDictBase) -> None:

@@ -25,7 +25,7 @@ from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.follow import build_trainer
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes
-from fpo_torchrl.remote import WorkerLostError, told
+from fpo_torchrl.remote import RPCWorkers, WorkerLostError, told
 from fpo_torchrl.seeds.run import check_seeds
 from fpo_torchrl.trainer import Trainer
 
@@ -197,6 +197,18 @@ class TestBeforeAnythingStarts:
     def test_by_default_no_worker(self):
         assert tiny.compose(*RUN).collector is None
         assert tiny.make_trainer(*RUN).workers is None
+
+    def test_rpc_a_second_time_in_a_process(self, monkeypatch):
+        monkeypatch.setattr(RPCWorkers, "has_started", True)
+        with pytest.raises(ConfigError, match="RPC starts once in a process; start each run by itself"):
+            make_trainer("rpc").start()
+
+    def test_metrics_of_an_environment_that_is_not_the_one_that_collects_are_left_out(self):
+        trainer = make_trainer("rpc")
+        trainer.env.metrics = lambda: {"share_lost": 1.0}
+        assert trainer._of_task() == {}
+        trainer.workers = None
+        assert trainer._of_task() == {"share_lost": 1.0}
 
     def test_environments_that_cannot_be_shared(self):
         with pytest.raises(ConfigError, match="num_envs=8 cannot be shared equally by 3 workers: give a multiple of 3"):

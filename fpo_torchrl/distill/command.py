@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDictBase
 from torchrl.checkpoint import Checkpoint
 
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.builders import ConfigError, build_agent
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.files import write_json, write_whole
@@ -75,13 +75,14 @@ def distill_run(
     trained = load_policy(run_dir, num_envs=episodes, device="cpu", checkpoint=checkpoint)
     if not isinstance(flow_policy(trained.actor), FlowActor):
         raise ConfigError(f"{run_dir} trained another policy than a FlowActor: there is no flow to distill")
+    configs = {number: student_config(trained, Euler(number), directory) for number, directory in directories.items()}
     print(f"{trained.cfg.task}, {trained.checkpoint}", flush=True)
     torch.manual_seed(seed)
     data = visited(trained, seed)
     students = {}
     for number, directory in directories.items():
         students[number] = distill(trained.actor, Euler(number), data, num_updates=updates)
-        save_student(students[number], trained, directory)
+        save_student(students[number], configs[number], trained, directory)
         print(f"  {directory}", flush=True)
     rows = compare(trained, students, data, seed=seed)
     settings = {"updates": updates, "episodes": episodes, "seed": seed, "observations": data.numel()}
@@ -107,12 +108,27 @@ def visited(trained: TrainedPolicy, seed: int) -> TensorDictBase:
     return torch.cat([rollout.select(*trained.actor.in_keys).reshape(-1) for rollout in rollouts])
 
 
-def save_student(student: Any, teacher: TrainedPolicy, directory: Path) -> None:
-    """Write a student as the run of its teacher would look with the student's solver."""
-    solver = flow_policy(student).solver
-    node = {"_target_": f"{type(solver).__module__}.{type(solver).__qualname__}", "num_steps": solver.num_steps}
+def student_config(teacher: TrainedPolicy, solver: Euler, directory: Path) -> DictConfig:
+    """The config of the teacher's run with the solver of a student.
+
+    Raises:
+        ConfigError: if the actor of that run does not take its solver from ``actor.solver``.
+    """
     cfg = teacher.cfg.copy()
+    node = {"_target_": f"{type(solver).__module__}.{type(solver).__qualname__}", "num_steps": solver.num_steps}
     cfg.actor.solver, cfg.run_dir = node, str(directory)
+    tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    built = flow_policy(build_agent(tree, teacher.env).actor).solver
+    if repr(built) != repr(solver):
+        raise ConfigError(
+            f"{cfg.actor._target_} ignores actor.solver and samples with {built}, so that no student could be loaded: "
+            "let it build its FlowActor with that setting"
+        )
+    return cfg
+
+
+def save_student(student: Any, cfg: DictConfig, teacher: TrainedPolicy, directory: Path) -> None:
+    """Write a student as a run of that config would be."""
     directory.mkdir(parents=True)
     write_whole(directory / "config.yaml", OmegaConf.to_yaml(cfg))
     frames = Checkpoint.manifest(teacher.checkpoint)["metadata"]["frames"]

@@ -59,8 +59,7 @@ def export_policy(
     try:
         FORMATS[format].write(policy, {name: value[:2] for name, value in inputs.items()}, partial, metadata or {})
         error = largest_error(FORMATS[format].read(partial), expected, inputs)
-        half_range = (policy.flow.action_high - policy.flow.action_low).min().item() / 2
-        if not error <= TOLERANCE * half_range:
+        if not error <= TOLERANCE * policy.flow.half_range.min().item():
             raise ConfigError(
                 f"the exported policy's actions differ from the actor's by {error:.1e}: nothing was written"
             )

@@ -213,14 +213,16 @@ class FlowSampler(TensorDictModuleBase):
         return (self.action_high + self.action_low) / 2
 
     @property
-    def _half_range(self) -> Tensor:
-        return (self.action_high - self.action_low) / 2
+    def half_range(self) -> Tensor:
+        """Half the range of each action coordinate ``[act]``, the unit of distances; 1 where there is no bound."""
+        half = (self.action_high - self.action_low) / 2  # infinite too for bounds that stand for none, as TorchRL's do
+        return half.where(half.isfinite(), torch.ones_like(half))
 
     def _squashed(self, flow_action: Tensor) -> Tensor:
         squash = SQUASHES[self.squash]
         if squash is None:
             return flow_action
-        return self._centre + self._half_range * squash(flow_action)
+        return self._centre + self.half_range * squash(flow_action)
 
     __repr__ = nn.Module.__repr__  # TensorDictModuleBase's own leaves extra_repr out
 

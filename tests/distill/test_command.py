@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
-from fpo_torchrl import Euler, Heun, evaluate
+from fpo_torchrl import Euler, FlowActor, Heun, VelocityMLP, evaluate
+from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.distill import command, report
 from fpo_torchrl.export import command as export
 from fpo_torchrl.run import Run
@@ -130,3 +133,23 @@ def test_a_directory_without_a_run(fpo_distill, tmp_path):
     code, _, err = fpo_distill(tmp_path)
     assert code == 3
     assert "is not the directory of a run" in err
+
+
+def stubborn(obs_dim: int, action_dim: int, solver=None) -> FlowActor:
+    """A FlowActor that samples with another solver than it is told."""
+    return FlowActor(VelocityMLP(obs_dim, action_dim), Euler(10), num_mc_samples=2)
+
+
+def test_a_run_whose_actor_ignores_the_solver_is_refused_before_training(fpo_distill, run_dir, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(run_dir, other)
+    cfg = OmegaConf.load(other / "config.yaml")
+    cfg.actor = {"_target_": f"{__name__}.stubborn"}
+    OmegaConf.save(cfg, other / "config.yaml")
+    trained = load_policy(run_dir)
+    actor = stubborn(obs_dim=5, action_dim=1)
+    Checkpointer(other, actor=actor, critic=trained.critic).save(10_000)
+    code, _, err = fpo_distill(other, "--out", tmp_path / "out")
+    assert code == 2
+    assert "stubborn ignores actor.solver and samples with Euler(num_steps=10)" in err
+    assert not (tmp_path / "out").exists()

@@ -61,6 +61,13 @@ def test_the_error_is_in_halves_of_the_range():
     assert action_error(teacher, student, DATA) == pytest.approx(((0.5**2 + 0.2**2) / 2) ** 0.5, rel=1e-5)
 
 
+@pytest.mark.parametrize("bound", [float("inf"), torch.finfo(torch.float32).max])
+def test_or_in_the_actions_own_unit_where_there_is_no_bound(bound):
+    bounds = {"action_low": -bound, "action_high": bound, "squash": "none"}
+    teacher, student = (FlowActor(Drift(it), Euler(3), **bounds) for it in ([3.0, 4.0], [0.0, 0.0]))
+    assert action_error(teacher, student, DATA) == pytest.approx((25 / 2) ** 0.5, rel=1e-5)
+
+
 @pytest.fixture
 def steep() -> tuple[TensorDictSequential, TensorDict]:
     """A flow behind an encoder, steep enough for one step to miss, and what it observes."""

@@ -267,7 +267,7 @@ class HumanoidEnv(BatchedEnv):
         self.frame.copy_(state["frame"])
         self._age.copy_(state["age"])
         self._observation = state["observation"].clone()
-        self.failures.rates = state["failure_rates"].clone()
+        self.failures.rates = state.get("failure_rates", torch.ones_like(self.failures.rates)).clone()
         self.num_diverged, self.num_steps = state["counts"].tolist()
 
     def metrics(self) -> dict[str, float]:
