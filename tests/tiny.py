@@ -36,7 +36,7 @@ SMALL = (
 )
 """Four iterations of four gradient steps, for any task and policy."""
 FLOW = (*SMALL, "actor.velocity_net.hidden_sizes=[8]", "actor.solver.num_steps=2", "actor.num_mc_samples=2")
-GRIDWORLD = ("experiment=gridworld", *FLOW, "env.max_episode_steps=7")
+GRIDWORLD = ("experiment=gridworld", *FLOW, "env.max_episode_steps=7", "optim.lr=1e-3", "trainer.anneal_lr=false")
 CARTPOLE = ("task=CartpoleBalance", *FLOW, "env.max_episode_steps=12")
 BANDIT = ("experiment=bandit", *FLOW)
 
