@@ -163,7 +163,7 @@ class FlowSampler(TensorDictModuleBase):
         """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
         if self.squash == "none":
             return action
-        unit = (action - self._centre) / self._half_range
+        unit = (action - self._centre) / self.half_range
         return torch.atanh(unit.clamp(-0.999, 0.999)) if self.squash == "tanh" else unit
 
     def _normalized(self, observations: Sequence[Tensor]) -> list[Tensor]:
