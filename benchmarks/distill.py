@@ -3,14 +3,15 @@
     python benchmarks/learning.py --only control      trains the teachers
     python benchmarks/distill.py runs/benchmark/control/CheetahRun/fpo/seed3 ...
 
-Give the runs of any tasks, with as many seeds of each as there are. A teacher whose students are in ``--work`` already
-is not distilled again.
+Give the runs of any tasks, with as many seeds of each as there are. A teacher whose students are in ``--work`` already,
+of the same checkpoint and evaluated on as many episodes, is not distilled again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.distill.command import distill_run
 from fpo_torchrl.distill.report import NOISES, draw_comparison, markdown
@@ -56,6 +59,24 @@ def publish(results: dict[str, dict[int, dict[str, Any]]], out: Path) -> None:
     draw_comparison(teachers, out / "distill.png")
 
 
+def students_of(run_dir: Path, directory: Path, episodes: int) -> dict[str, Any]:
+    """What ``fpo-distill`` found of a teacher, now or before.
+
+    Raises:
+        ConfigError: if the directory holds students of something else.
+    """
+    path = directory / "distillation.json"
+    if not path.is_file():
+        shutil.rmtree(directory, ignore_errors=True)  # students of a command that was killed
+        distill_run(run_dir, directory, steps=STEPS, episodes=episodes)
+    found = json.loads(path.read_text())
+    newest = Checkpointer(run_dir).latest()
+    asked = {"teacher": str(run_dir), "checkpoint": newest.name if newest else None, "episodes": episodes}
+    if different := [f"{name} {found[name]} (not {value})" for name, value in asked.items() if found[name] != value]:
+        raise ConfigError(f"{directory} holds students of {', '.join(different)}: remove it, or choose another --work")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="teachers")
@@ -69,9 +90,7 @@ def main() -> None:
         for run_dir in arguments.runs:
             cfg = load_run_config(run_dir)
             directory = arguments.work / cfg.task / str(cfg.label or "unlabelled") / f"seed{cfg.seed}"
-            if not (directory / "distillation.json").is_file():
-                distill_run(run_dir, directory, steps=STEPS, episodes=arguments.episodes)
-            results[cfg.task][cfg.seed] = json.loads((directory / "distillation.json").read_text())
+            results[cfg.task][cfg.seed] = students_of(run_dir, directory, arguments.episodes)
         publish(results, arguments.out)
 
 

@@ -8,10 +8,15 @@
 import torch
 from tensordict.nn import TensorDictModule
 from torchrl.collectors import Collector
-from torchrl.modules import MLP, FlowMatchingPolicy
+from torchrl.modules import MLP
 
 from fpo_torchrl import FPOLoss, ValueMLP, make_env
 from fpo_torchrl.modules.interop import from_flow_matching_policy, to_flow_matching_policy
+
+try:
+    from torchrl.modules import FlowMatchingPolicy
+except ImportError as error:
+    raise SystemExit("This needs FlowMatchingPolicy, which TorchRL has in releases after 0.14") from error
 
 
 def train(num_batches: int = 20, num_envs: int = 64) -> tuple[list[float], FlowMatchingPolicy]:

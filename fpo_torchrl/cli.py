@@ -19,20 +19,20 @@ from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.files import InUseError, NoLocksError
 from fpo_torchrl.preemption import Preempted, ending_process
-from fpo_torchrl.remote import WorkerLostError
+from fpo_torchrl.remote import WorkerLostError, WorkersNotStartedError
 from fpo_torchrl.video import WRITERS, load_encoder
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 """The errors of a file system that is full or cannot be written to."""
-EXIT_CONFIG, EXIT_CHECKPOINT, EXIT_DIVERGED, EXIT_IN_USE, EXIT_WORKER_LOST = 2, 3, 4, 5, 6
+EXIT_CONFIG, EXIT_CHECKPOINT, EXIT_DIVERGED, EXIT_IN_USE, EXIT_WORKER_LOST, EXIT_NO_WORKERS = 2, 3, 4, 5, 6, 7
 EXIT_PREEMPTED, EXIT_INTERRUPTED = 75, 130
 """Exit codes; 75 is EX_TEMPFAIL of sysexits.h, try again."""
 
 
 @contextlib.contextmanager
 def friendly_errors() -> Iterator[None]:
-    """Turn the errors that users cause into messages; exits with 2 (config), 3 (files), 4 (diverged), 5 (in use) or
-    6 (a remote worker is gone).
+    """Turn the errors that users cause into messages; exits with 2 (config), 3 (files), 4 (diverged), 5 (in
+    use), 6 (a remote worker is gone) or 7 (the workers did not start).
 
     A run that stopped on a signal exits with 75, on Ctrl-C with 130: nothing is wrong, and it can go on.
     """
@@ -54,6 +54,8 @@ def friendly_errors() -> Iterator[None]:
         fail(str(error), EXIT_DIVERGED)
     except WorkerLostError as error:
         fail(f"{error}. The last checkpoint is intact; the same command with resume=auto goes on", EXIT_WORKER_LOST)
+    except WorkersNotStartedError as error:
+        fail(f"{error}. If it repeats, look at the cluster and at what is installed there", EXIT_NO_WORKERS)
     except ValueError as error:
         if "Config group override" not in str(error):  # what Hydra says to normalizer=null
             raise

@@ -77,10 +77,11 @@ class LoggerConfig:
 
 
 BOOKKEEPING = (
-    *("label", "run_dir", "resume", "progress", "render", "num_threads", "logger", "num_seeds", "vmap"),
+    *("label", "run_dir", "resume", "progress", "render", "num_threads", "logger", "num_seeds", "vmap", "collector"),
     *("keep_checkpoints", "checkpoint_interval_frames", "nan_rollbacks", "nan_lr_factor"),
 )
-"""Settings that leave the results of a run as they are; those for a NaN let one go on that has none."""
+"""Settings that leave the results of a run as they are, but for the random numbers of remote workers; those for a NaN
+let one go on that has none."""
 
 COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "actor": {
@@ -173,6 +174,20 @@ def schema(target: Callable[..., Any], supplied: Collection[str] = ()) -> type:
         else:
             fields.append((name, kind, field(default=default)))
     return make_dataclass(f"{target.__name__}Config", fields)
+
+
+def collector_named(option: Any) -> DictConfig | None:
+    """What an option of the group ``collector`` puts into a config.
+
+    Raises:
+        ConfigError: for another name.
+    """
+    options = COMPONENTS["collector"]
+    if option == "local":
+        return None
+    if option not in options:
+        raise ConfigError(f"collector={option}: expected {', '.join(options)} or local")
+    return OmegaConf.structured(schema(options[option], SUPPLIED["collector"]))
 
 
 def register_schemas() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,44 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from torchrl.checkpoint import GlobalRNGState
 
-from fpo_torchrl.builders import Agent, ConfigError, build, build_agent
+from fpo_torchrl.assembly import build_trainer
+from fpo_torchrl.builders import Agent
 from fpo_torchrl.collecting import derived_seed
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import Preempted, StopOnSignal
-from fpo_torchrl.remote import RemoteWorkers, RPCWorkers
 from fpo_torchrl.trainer import Trainer
-
-
-def build_trainer(cfg: DictConfig, processes: Processes) -> tuple[Agent, Trainer]:
-    """Agent and trainer of a config, with this process's share of the environments and its own random numbers."""
-    tree: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    torch.manual_seed(cfg.seed)
-    seed = derived_seed(cfg.seed, part=processes.rank)
-    num_envs = processes.share("num_envs", cfg.num_envs)
-    make_env = partial(build, tree["env"], "env", task=cfg.task)
-    env = make_env(num_envs=num_envs, device=cfg.device, seed=seed)
-    agent = build_agent(tree, env)
-    on_cpu = partial(make_env, device="cpu")
-    workers = build(tree["collector"], "collector", make_env=on_cpu, num_envs=num_envs, seed=cfg.seed)
-    check_workers(workers, cfg, processes)
-    running = {"total_frames": cfg.total_frames, "processes": processes, "workers": workers}
-    trainer: Trainer = build(tree["trainer"], "trainer", env=env, **running, **vars(agent))
-    return agent, trainer
-
-
-def check_workers(workers: RemoteWorkers | None, cfg: DictConfig, processes: Processes) -> None:
-    """Refuse what remote workers cannot do.
-
-    Raises:
-        ConfigError: naming the setting.
-    """
-    if workers is not None and processes.size > 1:
-        raise ConfigError("collector: either workers collect, or the processes of torchrun do, each for itself")
-    if cfg.nan_rollbacks and isinstance(workers, RPCWorkers):
-        raise ConfigError(
-            f"nan_rollbacks={cfg.nan_rollbacks} needs collector=ray or local: RPC starts once in a process"
-        )
 
 
 class States:

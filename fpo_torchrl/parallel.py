@@ -71,7 +71,9 @@ class Processes:
         return box
 
     def reduce(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Metrics of all processes: the least of what is called ``_min``, the largest of ``_max``, else the mean."""
+        """Metrics of all processes: of ``num_...`` the sum, of ``..._min`` the least, of ``..._max`` the largest, else
+        the mean.
+        """
         if self.size == 1:
             return metrics
         rows = self.everyone(metrics)
@@ -112,7 +114,13 @@ class Processes:
 
 
 def summary(name: str) -> Callable[[list[float]], float]:
-    """How one number is made of several processes' metrics of a name."""
+    """How one number is made of several processes' metrics of a name.
+
+    >>> [summary(name)([1, 3]) for name in ("num_diverged", "ratio_min", "ratio_max", "reward")]
+    [4, 1, 3, 2.0]
+    """
+    if name.startswith("num_"):
+        return sum
     if name.endswith("_min"):
         return min
     return max if name.endswith("_max") else lambda values: sum(values) / len(values)

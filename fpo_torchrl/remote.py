@@ -34,6 +34,10 @@ class WorkerLostError(RuntimeError):
     """A worker, or the connection to it, is gone."""
 
 
+class WorkersNotStartedError(RuntimeError):
+    """The workers, or the cluster that they are to run in, did not start."""
+
+
 class RemoteWorkers(ABC):
     """Processes that collect for the trainer, each with an equal share of the environments, on CPUs.
 
@@ -68,11 +72,11 @@ class RemoteWorkers(ABC):
             frames_per_batch: of all workers together. frames: where the run is, from which their random numbers follow.
 
         Raises:
-            ConfigError: if there is no room for them. WorkerLostError: if they do not start.
+            WorkersNotStartedError: with the cause.
         """
         seeds = [derived_seed(self.seed, part=worker + 1, frames=frames) for worker in range(self.num_workers)]
         envs = [WorkerEnv(self.make_env, self.num_envs // self.num_workers, seed) for seed in seeds]
-        with kept_signal_handlers(), told("the workers did not start"):
+        with kept_signal_handlers(), told(WorkersNotStartedError, "the workers did not start"):
             collector = self.connect(
                 envs,
                 copy.deepcopy(policy).cpu(),
@@ -82,6 +86,14 @@ class RemoteWorkers(ABC):
                 sync=True,
             )
         return RemoteBatches(collector, policy, env.device)
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse workers that could not start, before anything is written.
+
+        Raises:
+            ConfigError: saying why. WorkersNotStartedError: if a cluster that they need is not there.
+        """
 
     @abstractmethod
     def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
@@ -107,13 +119,13 @@ class RayWorkers(RemoteWorkers):
             raise ImportError("collector=ray needs Ray: pip install 'fpo-torchrl[ray]'")
         self.cpus_per_worker = cpus_per_worker
 
-    def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
-        """Join or start the cluster and spread the workers over its machines."""
+    def check(self) -> None:
+        """Join or start the cluster, and refuse one without room for the workers."""
         import ray  # pyright: ignore[reportMissingImports] - of the extra "ray"
-        from torchrl.collectors.distributed import RayCollector
 
         if not ray.is_initialized():
-            ray.init(include_dashboard=False, logging_level="warning")
+            with kept_signal_handlers(), told(WorkersNotStartedError, "no Ray cluster was reached or started"):
+                ray.init(include_dashboard=False, logging_level="warning")
         cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
         room = sum(int(there // self.cpus_per_worker) for there in cpus)
         if room < self.num_workers:
@@ -121,6 +133,11 @@ class RayWorkers(RemoteWorkers):
                 f"collector.num_workers={self.num_workers}: the Ray cluster has room for {room}, with "
                 f"collector.cpus_per_worker={self.cpus_per_worker:g} on machines of {cpus} CPUs"
             )
+
+    def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
+        """Spread the workers over the machines of the cluster."""
+        from torchrl.collectors.distributed import RayCollector
+
         each = {"num_cpus": self.cpus_per_worker, "scheduling_strategy": "SPREAD"}
         return RayCollector(envs, policy, remote_configs=each, **settings)
 
@@ -130,14 +147,17 @@ class RPCWorkers(RemoteWorkers):
 
     has_started = False
 
-    def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
-        """Start the processes; what signals the learner gets, such as Ctrl-C, is not for them."""
-        from torchrl.collectors.distributed import RPCCollector
-
+    def check(self) -> None:
+        """Refuse a second start."""
         if RPCWorkers.has_started:
             raise ConfigError(
                 "collector=rpc: RPC starts once in a process; start each run by itself, or use collector=ray"
             )
+
+    def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
+        """Start the processes; what signals the learner gets, such as Ctrl-C, is not for them."""
+        from torchrl.collectors.distributed import RPCCollector
+
         RPCWorkers.has_started = True
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -146,7 +166,8 @@ class RPCWorkers(RemoteWorkers):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which processes started from here on inherit
         try:
             threads = max(1, torch.get_num_threads() // len(envs))
-            own = [RPCWorkerEnv(env, threads, os.getpid()) for env in envs]
+            places = zip(envs, shares(len(envs)), strict=True)
+            own = [RPCWorkerEnv(env, threads, cores, os.getpid()) for env, cores in places]
             return RPCCollector(own, policy, launcher="mp", tcp_port=port, **settings)
         except Exception:
             for process in {*active_children()} - others:
@@ -176,7 +197,7 @@ class RemoteBatches:
         Raises:
             NonFiniteError: a worker's. WorkerLostError: if one is gone.
         """
-        with told("a worker is gone or has failed"):
+        with told(WorkerLostError, "a worker is gone or has failed"):
             self._collector.update_policy_weights_(TensorDict.from_module(self._policy).data.cpu())
             batch = next(self._batches)
         batch = batch.reshape(-1, batch.shape[-1])
@@ -207,15 +228,18 @@ class WorkerEnv:
 
 @dataclass(frozen=True)
 class RPCWorkerEnv:
-    """The same for a worker with its share of the learner's threads, that ends with it: RPC would wait for hours."""
+    """The same for a worker with its share of the learner's threads and cores, that ends with it: RPC would wait."""
 
     make_env: WorkerEnv
     num_threads: int
+    cores: frozenset[int]
     learner: int
 
     def __call__(self) -> EnvBase:
         """The environments."""
         torch.set_num_threads(self.num_threads)
+        if self.cores:
+            os.sched_setaffinity(0, self.cores)  # the physics takes every core that it may
         threading.Thread(target=self._watch, daemon=True).start()
         return self.make_env()
 
@@ -225,6 +249,12 @@ class RPCWorkerEnv:
                 os.kill(self.learner, 0)  # tells whether it is there
                 time.sleep(1)
         os._exit(1)
+
+
+def shares(num_workers: int) -> list[frozenset[int]]:
+    """The cores of this process, dealt out to workers; every worker has one, and none where cores cannot be chosen."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return [frozenset(cores[worker % max(1, len(cores)) :: num_workers]) for worker in range(num_workers)]
 
 
 @dataclass(frozen=True)
@@ -239,16 +269,14 @@ class Numbered:
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """Turn what goes wrong inside into errors that say so; a NaN stays one, and so does a wrong setting."""
+def told(kind: type[Exception], what: str) -> Iterator[None]:
+    """Turn what goes wrong inside into errors of a kind that say so; a NaN stays one."""
     try:
         yield
-    except ConfigError:
-        raise
     except Exception as error:
         if isinstance(error, NonFiniteError) or str(error).startswith("NonFiniteError"):  # RPC loses the type
             raise NonFiniteError(f"in a worker: {getattr(error, 'cause', error)}") from error
-        raise WorkerLostError(f"{what} ({type(error).__name__}: {error})") from error
+        raise kind(f"{what} ({type(error).__name__}: {error})") from error
 
 
 @contextlib.contextmanager

@@ -11,13 +11,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torchrl.checkpoint import GlobalRNGState
 
+from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import build
-from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
 from fpo_torchrl.config import check_components, check_run
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
 from fpo_torchrl.files import write_json, write_whole
-from fpo_torchrl.follow import States, build_trainer, lead
+from fpo_torchrl.follow import States, lead
 from fpo_torchrl.health import Finding, Watch
 from fpo_torchrl.loggers import MetricsCSV, build_logger, newest_frames
 from fpo_torchrl.parallel import Processes
@@ -111,7 +112,10 @@ class Run:
             self.metrics.read()
         if self.processes.size > 1 and self.checkpointer.holds(path, "states"):
             self.checkpointer.load(path, components={"states"})
-        goes_on = self.states.go_on(self.trainer, self.cfg.seed)
+        try:
+            goes_on = self.states.go_on(self.trainer, self.cfg.seed)
+        except ValueError as error:  # such as the state of a simulator on another kind of device
+            raise CheckpointError(f"{path}: {error}") from error
         self.checkpointer.load(path, components={"rng"})
         print(f"resuming from {path} at frame {self.trainer.frames}")
         if not goes_on:

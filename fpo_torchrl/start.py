@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.config import RunConfig
+from fpo_torchrl.config import RunConfig, collector_named
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held, new_run_dir
 
@@ -82,13 +82,18 @@ def resume_in(run_dir: Path, changes: Mapping[str, Any]) -> Run:
 
 def changed_config(run_dir: Path, changes: Mapping[str, Any]) -> DictConfig:
     """The config of the run in ``run_dir`` with ``changes``; raises as :func:`resume_run`."""
-    saved = load_run_config(run_dir)
+    saved, changes = load_run_config(run_dir), dict(changes)
+    if "collector" in changes:
+        saved.collector = collector_named(changes.pop("collector"))
     for key, value in changes.items():
         if key in FIXED_ON_RESUME:
             raise ConfigError(f"{key}={value} cannot change when a run is resumed: start a new run for that")
         before = OmegaConf.select(saved, key, default=MISSING)
         if OmegaConf.is_config(before) or "/" in key:
-            raise ConfigError(f"{key}={value}: a resumed run keeps its components; only single values can change")
+            raise ConfigError(
+                f"{key}={value}: a resumed run keeps its components, but for the collector; only single values can "
+                "change"
+            )
         if before == MISSING:
             raise ConfigError(f"{key} is not a setting of {run_dir}; its config.yaml lists them")
         if not same_kind(value, before):

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.report import statistics
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -46,6 +49,28 @@ def test_rows_of_several_teachers_are_averaged():
     assert teacher["action_error"] == pytest.approx(0.3)
     interval = teacher["returns"]["random"]
     assert 10 <= interval["low"] < 30 < interval["high"] <= 60  # over teachers, and within them
+
+
+def test_students_of_before_are_taken_if_nothing_else_was_asked_for(tmp_path, monkeypatch):
+    calls = []
+
+    def write(run_dir: Path, directory: Path, *, steps: tuple[int, ...], episodes: int) -> None:
+        calls.append(episodes)
+        content = {"teacher": str(run_dir), "checkpoint": newest.name, "episodes": episodes, "rows": []}
+        directory.mkdir(parents=True)
+        (directory / "distillation.json").write_text(json.dumps(content))
+
+    monkeypatch.setattr(distill, "distill_run", write)
+    run, students = tmp_path / "run", tmp_path / "students"
+    (run / "checkpoints").mkdir(parents=True)
+    newest = Checkpointer(run, thing=torch.nn.Linear(1, 1)).save(64)
+    (students / "steps1").mkdir(parents=True)  # of a command that was killed
+    for _ in range(2):
+        assert distill.students_of(run, students, 16)["episodes"] == 16
+    assert calls == [16]
+    assert not (students / "steps1").exists()
+    with pytest.raises(ConfigError, match=r"holds students of episodes 16 \(not 32\): remove it, or choose another"):
+        distill.students_of(run, students, 32)
 
 
 def test_tables_and_a_picture_of_every_task(tmp_path):

@@ -19,14 +19,16 @@ import tiny
 import torch
 from omegaconf import OmegaConf
 
+from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import ConfigError, build
+from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.collecting import derived_seed, make_collector
 from fpo_torchrl.envs.base import NonFiniteError
-from fpo_torchrl.follow import build_trainer
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes
-from fpo_torchrl.remote import RPCWorkers, WorkerLostError, told
+from fpo_torchrl.remote import RPCWorkers, WorkerLostError, WorkersNotStartedError, shares, told
 from fpo_torchrl.seeds.run import check_seeds
+from fpo_torchrl.start import start_run
 from fpo_torchrl.trainer import Trainer
 
 pytestmark = pytest.mark.timeout(1200)  # workers import everything anew, which takes long on a busy machine
@@ -175,6 +177,10 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(collector, tmp_path):
     assert again.exitcode == 0, (tmp_path / "again.log").read_text()
     assert "2 workers: their episodes and random numbers start afresh" in (tmp_path / "again.log").read_text()
     assert [row["frames"] for row in read_metrics(run / "metrics.csv")] == [64.0 * i for i in range(1, 11)]
+    alone = tiny.start(tiny.fpo_train, tmp_path / "alone.log", f"resume={run}", "collector=local", "total_frames=704")
+    alone.join(600)
+    assert alone.exitcode == 0, (tmp_path / "alone.log").read_text()
+    assert [row["frames"] for row in read_metrics(run / "metrics.csv")] == [64.0 * i for i in range(1, 12)]
 
 
 def is_running(process: int) -> bool:
@@ -185,6 +191,10 @@ def is_running(process: int) -> bool:
 def children(process: int) -> list[int]:
     """The processes that it started."""
     return [int(it) for it in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def refuse_connection(*args: Any, **settings: Any) -> None:
+    raise ConnectionError("at 10.0.0.1:6379")
 
 
 def fpo_train(address: str, log: Path, *overrides: str) -> None:
@@ -201,7 +211,7 @@ class TestBeforeAnythingStarts:
     def test_rpc_a_second_time_in_a_process(self, monkeypatch):
         monkeypatch.setattr(RPCWorkers, "has_started", True)
         with pytest.raises(ConfigError, match="RPC starts once in a process; start each run by itself"):
-            make_trainer("rpc").start()
+            make_trainer("rpc")
 
     def test_metrics_of_an_environment_that_is_not_the_one_that_collects_are_left_out(self):
         trainer = make_trainer("rpc")
@@ -232,15 +242,39 @@ class TestBeforeAnythingStarts:
         sizes = ((True, {"CPU": 3.0}), (True, {"CPU": 1.0}), (False, {"CPU": 8.0}), (True, {}))
         ray.nodes = lambda: [{"Alive": alive, "Resources": resources} for alive, resources in sizes]
         monkeypatch.setitem(sys.modules, "ray", ray)
-        trainer = make_trainer("ray", "collector.cpus_per_worker=2")
         with pytest.raises(ConfigError, match=r"num_workers=2: the Ray cluster has room for 1, .*\[3.0, 1.0, 0\] CPUs"):
+            make_trainer("ray", "collector.cpus_per_worker=2")
+
+    def test_a_cluster_that_is_not_there(self, monkeypatch, tmp_path, capsys):
+        ray = ModuleType("ray")
+        ray.__spec__ = ModuleSpec("ray", None)
+        ray.is_initialized = lambda: False
+        ray.init = refuse_connection
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        run = tmp_path / "run"
+        with pytest.raises(SystemExit) as end, friendly_errors():
+            start_run(tiny.compose(*RUN, "collector=ray", f"run_dir={run}"))
+        assert end.value.code == 7
+        assert "no Ray cluster was reached or started (ConnectionError: at 10.0.0.1:6379)" in capsys.readouterr().err
+        assert not list(run.glob("*.yaml"))
+
+    def test_workers_that_do_not_start(self, monkeypatch):
+        trainer = make_trainer("rpc")
+        monkeypatch.setattr(RPCWorkers, "connect", refuse_connection)
+        with pytest.raises(WorkersNotStartedError, match=r"the workers did not start \(ConnectionError: at 10"):
             trainer.start()
+
+    def test_cores_are_shared(self, monkeypatch):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 6, 7, 9}, raising=False)
+        assert shares(2) == [{3, 6, 9}, {5, 7}]
+        assert shares(7)[5:] == [{3}, {5}]
 
     @pytest.mark.parametrize("error", [NonFiniteError, RuntimeError])
     def test_what_a_worker_says_of_a_nan(self, error):
         """By RPC it arrives as a RuntimeError."""
-        with pytest.raises(NonFiniteError, match="in a worker: NonFiniteError: On WorkerInfo"), told("gone"):
-            raise error("NonFiniteError: On WorkerInfo(id=1)")
+        words = "NonFiniteError: On WorkerInfo(id=1)"
+        with pytest.raises(NonFiniteError, match="in a worker: NonFiniteError: On W"), told(WorkerLostError, "gone"):
+            raise error(words)
 
     def test_not_together_with_torchrun(self):
         pair = Processes()

@@ -12,8 +12,10 @@ import pytest
 import tiny
 from omegaconf import OmegaConf
 
+from fpo_torchrl.auto_resume import unfinished_run
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
+from fpo_torchrl.follow import States
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import Run
 from fpo_torchrl.start import load_run_config, resume_run, start_run
@@ -173,6 +175,27 @@ class TestResumingWithOtherValues:
         with pytest.raises(ValueError, match="a resumed run keeps its components"):
             self.resume(finished, "actor.velocity_net.hidden_sizes=[9]")
 
+    def test_the_collector_can_change(self, finished):
+        run = self.resume(finished, "collector.num_workers=4", "collector=rpc", "total_frames=320")
+        assert (run.trainer.workers.num_workers, run.trainer.frames) == (4, 256)
+        assert load_run_config(finished).collector.num_workers == 4
+        run.hold.close()
+        with pytest.raises(ConfigError, match=r"total_frames=320 \(not 640\)\."):
+            unfinished_run(tiny.compose(*tiny.GRIDWORLD, "total_frames=640"), finished)
+        run = unfinished_run(tiny.compose(*tiny.GRIDWORLD, "total_frames=320"), finished)  # a local collector
+        assert run is not None
+        assert run.trainer.workers is None
+        run.train()
+        assert [row["frames"] for row in read_metrics(finished / "metrics.csv")] == [64, 128, 192, 256, 320]
+
+    def test_what_a_process_cannot_go_on_from(self, finished, monkeypatch):
+        def refuse(self, trainer, seed):
+            raise ValueError("the state is of a simulator on cuda")
+
+        monkeypatch.setattr(States, "go_on", refuse)
+        with pytest.raises(CheckpointError, match=r"checkpoint-0+256\.\w+: the state is of a simulator on cuda"):
+            self.resume(finished)
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -181,6 +204,8 @@ class TestResumingWithOtherValues:
             ("init_from=runs/other", "init_from=runs/other cannot change"),
             ("experiment=bandit", "experiment=bandit cannot change"),
             ("actor=gaussian", "a resumed run keeps its components"),
+            ("collector=dask", "collector=dask: expected ray, rpc or local"),
+            ("collector.num_workers=3", "collector.num_workers is not a setting of"),
             ("loss/trust_region=spo", "a resumed run keeps its components"),
             ("optim.learning_rate=1", r"optim.learning_rate is not a setting of .*config.yaml lists them"),
             ("total_frames=many", "total_frames='many': expected a int, the run has 256"),

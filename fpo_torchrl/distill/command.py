@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,14 +39,14 @@ def parser() -> argparse.ArgumentParser:
         "them with it by return and latency. Each student's directory is one for fpo-eval, fpo-export and init_from.",
     )
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="directory of a run of a flow policy")
-    parser.add_argument(
-        "--steps", type=int, nargs="+", default=[1, 2], help="Euler steps of each student; default: 1 2"
-    )
-    parser.add_argument("--updates", type=int, default=1000, help="gradient steps for each; default: %(default)s")
-    parser.add_argument("--episodes", type=int, default=32, help="of each evaluation; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, nargs="+", help="Euler steps of each student; default: 1 2")
+    parser.add_argument("--updates", type=int, help="gradient steps for each; default: %(default)s")
+    parser.add_argument("--episodes", type=int, help="of each evaluation; default: %(default)s")
+    parser.add_argument("--seed", type=int, help="default: %(default)s")
     parser.add_argument("--checkpoint", help="path of a checkpoint; default: the newest of the run")
     parser.add_argument("--out", type=Path, help="where to write; default: distilled/ in the run's directory")
+    options = inspect.signature(distill_run).parameters
+    parser.set_defaults(**{name: it.default for name, it in options.items() if it.default is not it.empty})
     return parser
 
 
@@ -128,11 +130,15 @@ def student_config(teacher: TrainedPolicy, solver: Euler, directory: Path) -> Di
 
 
 def save_student(student: Any, cfg: DictConfig, teacher: TrainedPolicy, directory: Path) -> None:
-    """Write a student as a run of that config would be."""
-    directory.mkdir(parents=True)
-    write_whole(directory / "config.yaml", OmegaConf.to_yaml(cfg))
+    """Write a student as a run of that config would be, all of it or nothing."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
     frames = Checkpoint.manifest(teacher.checkpoint)["metadata"]["frames"]
-    Checkpointer(directory, actor=student, critic=teacher.critic).save(frames)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as partial:
+        whole = Path(partial) / directory.name
+        whole.mkdir()
+        write_whole(whole / "config.yaml", OmegaConf.to_yaml(cfg))
+        Checkpointer(whole, actor=student, critic=teacher.critic).save(frames)
+        whole.rename(directory)
 
 
 def main() -> None:

@@ -120,6 +120,15 @@ def test_a_student_is_not_overwritten(fpo_distill, run_dir, tmp_path):
     assert not (tmp_path / "steps1").exists()
 
 
+def test_of_a_student_that_is_cut_off_nothing_is_in_the_way(fpo_distill, run_dir, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "save", lambda self, frames: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fpo_distill(run_dir, "--out", tmp_path)
+    assert not [*tmp_path.iterdir()]
+    assert fpo_distill(run_dir, "--out", tmp_path)[0] == 0
+
+
 @pytest.mark.parametrize("policy", [("actor=gaussian", "loss=ppo"), ("actor=denoising", "loss=dppo")])
 def test_another_policy(fpo_distill, tmp_path, policy):
     overrides = (*tiny.SMALL, "task=probe/both", *policy, "total_frames=64")
