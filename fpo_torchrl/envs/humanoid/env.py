@@ -33,7 +33,7 @@ HUMANOID_TASKS = [f"humanoid/{name}" for name in SKELETONS]
 _CONTROL_HZ, _SUBSTEPS = 30.0, 4
 _FREE_STEPS = 3  # at the start of an episode, without a price on power (phc/puffer_phc/humanoid_phc.py:1548-1556)
 _DIVERGED_SHARE, _DIVERGED_FREE = 0.01, 10
-_PARTS = (*WEIGHTS, "power")
+_LOGGED = (*(f"reward_{name}" for name in (*WEIGHTS, "power")), "servo_saturation")
 
 
 class HumanoidEnv(BatchedEnv):
@@ -154,7 +154,7 @@ class HumanoidEnv(BatchedEnv):
         self._action_unit = action_unit
         self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64) for _ in range(3))
         self.num_diverged, self.num_steps = 0, 0
-        self._sums, self._since = torch.zeros(len(_PARTS), dtype=torch.float64), 0
+        self._sums, self._since = torch.zeros(len(_LOGGED), dtype=torch.float64), 0
         self.lost = torch.zeros(num_envs, dtype=torch.bool)
         self._observation = torch.zeros(num_envs, self_dim(skeleton) + goal_dim(skeleton))
         self.bodies = self.reference = self.motion_library.bodies(self.clip, self.frame)
@@ -203,10 +203,12 @@ class HumanoidEnv(BatchedEnv):
         self._observation = observe(self.bodies, goal)
         # Written so that NaN terminates.
         self.lost = diverged | ~(self.distance(self.bodies, self.reference) <= self.max_distance)
-        priced = self._power(targets) * (self._age > _FREE_STEPS)
+        torque, rates = self._servos(targets)
+        priced = power(torque, rates) * (self._age > _FREE_STEPS)
         parts = tracking_terms(self.bodies, self.reference) | {"power": -self.power_coeff * priced}
         rewards = torch.stack([*parts.values()])
-        self._sums += rewards.mean(-1)
+        saturated = (torque.abs() >= FORCE_LIMIT).double().mean()
+        self._sums += torch.cat([rewards.mean(-1), saturated.unsqueeze(0)])
         self._since += 1
         reward = torch.where(diverged, 0.0, rewards.sum(0))
         return reward.to(self.device, torch.float32), self.lost.to(self.device)
@@ -236,11 +238,11 @@ class HumanoidEnv(BatchedEnv):
             tensor.index_fill_(0, rows, 0)
         state.qpos[rows], state.qvel[rows] = self.motion_library.joints(self.clip[rows], self.frame[rows])
 
-    def _power(self, targets: Tensor) -> Tensor:
-        """Power (W) of all servos in the state reached: ``[num_envs]``."""
+    def _servos(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Torques (Nm) and rates (rad/s) of all servos in the state reached: ``[num_envs, action_dim]``."""
         rates = self.physics.state.qvel[:, self.skeleton.num_root_velocities :]
         angles = self._kinematics.servo_angles(self.physics.state.qpos)
-        return power(servo_torque(angles, rates, targets, self._stiffness, self._damping, FORCE_LIMIT), rates)
+        return servo_torque(angles, rates, targets, self._stiffness, self._damping, FORCE_LIMIT), rates
 
     def out_of_time(self) -> Tensor:
         """Which copies are at the end of their motion, or of their time: ``[num_envs]``.
@@ -271,12 +273,15 @@ class HumanoidEnv(BatchedEnv):
         self.num_diverged, self.num_steps = state["counts"].tolist()
 
     def metrics(self) -> dict[str, float]:
-        """Mean parts of the reward since the last call, mean rate of failure of the motions, breakdowns so far."""
-        means = dict(zip(_PARTS, (self._sums / max(1, self._since)).tolist(), strict=True))
+        """Since the last call, mean parts of the reward and the share of servos at their largest torque.
+
+        Also the mean rate of failure of the motions, and breakdowns of the physics so far.
+        """
+        means = dict(zip(_LOGGED, (self._sums / max(1, self._since)).tolist(), strict=True))
         self._sums.zero_()
         self._since = 0
         own = {"failure_rate": self.failures.rates.mean().item(), "num_diverged": float(self.num_diverged)}
-        return {f"reward_{name}": value for name, value in means.items()} | own
+        return means | own
 
     def render(self, index: int = 0, *, height: int = 240, width: int = 320) -> np.ndarray:
         """A picture of copy ``index``, with its reference as a green ghost: uint8 ``[height, width, 3]``."""

@@ -136,6 +136,19 @@ def test_a_partial_reset_leaves_the_other_copies_alone():
     assert not torch.equal(after["observation"][[1, 3]], td["observation"][[1, 3]])
 
 
+@pytest.mark.parametrize(("stiffness", "share"), [(0.0, 0.0), (1e12, 1.0)])
+def test_the_log_has_the_parts_of_the_reward_and_the_share_of_servos_at_their_limit(stiffness, share):
+    env = HumanoidEnv("humanoid/planar", num_envs=3, seed=0)
+    env._stiffness, env._damping = torch.full_like(env._stiffness, stiffness), 0 * env._damping  # for the log
+    steps = env.rollout(5, break_when_any_done=False)
+    logged = env.metrics()
+    assert logged["servo_saturation"] == share
+    parts = [value for name, value in logged.items() if name.startswith("reward_")]
+    assert len(parts) == 5
+    assert sum(parts) == pytest.approx(steps["next", "reward"].mean().item(), rel=1e-5)
+    assert env.metrics()["reward_position"] == 0  # nothing since
+
+
 def test_the_same_seed_repeats_a_run_and_a_saved_state_goes_on_bit_for_bit():
     runs, actions = [], torch.rand(12, 4, 12) - 0.5
     for _ in range(2):
