@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from learning import store
+from matplotlib.ticker import EngFormatter
 from omegaconf import OmegaConf
 from tensordict import TensorDictBase
 
@@ -27,6 +28,8 @@ from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.evaluation import evaluate
 from fpo_torchrl.files import write_json
+from fpo_torchrl.loggers import read_metrics
+from fpo_torchrl.plots import COLOURS, new_figure, tidy
 from fpo_torchrl.provenance import origin, read_provenance
 from fpo_torchrl.report.command import report
 from fpo_torchrl.run import EVALUATION_SEED
@@ -34,6 +37,8 @@ from fpo_torchrl.sweep.workers import Workers, log_of, quoted
 from fpo_torchrl.trained import load_policy
 
 TEACHER_FRAMES, FRAMES, WARMUP_FRAMES = 200_000, 300_000, 40_960
+EPISODE = 1000
+"""Steps of an episode of the control tasks."""
 NUM_EPISODES, CLONE_STEPS, CLONE_BATCH = 32, 4000, 512
 VARIANTS: dict[str, tuple[str, ...]] = {
     "scratch": (),
@@ -82,7 +87,7 @@ def demonstrate(run_dir: Path, seed: int) -> TensorDictBase:
     teacher = load_policy(run_dir, num_envs=NUM_EPISODES, device="cpu")
     teacher.env.set_seed(seed)
     with torch.no_grad():
-        episodes = teacher.env.rollout(1000, teacher.actor, break_when_any_done=False)
+        episodes = teacher.env.rollout(EPISODE, teacher.actor, break_when_any_done=False)
     return episodes.select("observation", "action").reshape(-1)
 
 
@@ -124,6 +129,26 @@ def publish(experiments: list[Experiment], out: Path) -> None:
             store(experiment.directory / label, out / label / f"seed{experiment.seed}")
     write_json(out / "clones.json", {**origin("cpu"), "seeds": clones})
     report([out], out, labels=list(VARIANTS))
+    draw_seeds(out, {seed: found["clone"] for seed, found in clones.items()}, out / "seeds.png")
+
+
+def draw_seeds(results: Path, clones: dict[int, float], path: Path) -> None:
+    """Draw what the variants of each seed earn while they train, in the unit of an episode's return."""
+    figure = new_figure(1 + 3 * len(clones), 3)
+    panels = figure.subplots(1, len(clones), squeeze=False, sharey=True)[0]
+    for axes, (seed, clone) in zip(panels, clones.items(), strict=True):
+        tidy(axes)
+        axes.axhline(clone, color="0.4", linestyle="--", linewidth=1, label="the clone")
+        for label, colour in zip(VARIANTS, COLOURS, strict=False):
+            rows = read_metrics(results / label / f"seed{seed}" / "metrics.csv")
+            frames, earned = zip(*((row["frames"], EPISODE * row["reward"]) for row in rows), strict=True)
+            axes.plot(frames, earned, color=colour, label=label.replace("_", " "), linewidth=1.4)
+        axes.set(title=f"seed {seed}", xlabel="frames")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel(f"reward of {EPISODE} training steps")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:

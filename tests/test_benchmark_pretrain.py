@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from PIL import Image
 
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.report import statistics
@@ -45,3 +46,4 @@ def test_it_clones_fine_tunes_and_reports(small, tmp_path):
     pretrain.publish([experiment], tmp_path / "out")
     assert "| CartpoleBalance |" in (tmp_path / "out" / "report.md").read_text()
     assert json.loads((tmp_path / "out" / "clones.json").read_text())["seeds"]["0"] == clone
+    assert min(Image.open(tmp_path / "out" / "seeds.png").size) > 300
