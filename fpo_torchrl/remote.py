@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
 from fpo_torchrl.builders import ConfigError
@@ -139,7 +140,14 @@ class RayWorkers(RemoteWorkers):
         from torchrl.collectors.distributed import RayCollector
 
         each = {"num_cpus": self.cpus_per_worker, "scheduling_strategy": "SPREAD"}
-        return RayCollector(envs, policy, remote_configs=each, **settings)
+        return RayCollector(envs, policy, collector_class=WorkerCollector, remote_configs=each, **settings)
+
+
+class WorkerCollector(Collector):
+    """A worker of Ray, which asks for its truth when it fails; without an end it has no length to tell that by."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class RPCWorkers(RemoteWorkers):

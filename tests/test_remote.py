@@ -22,11 +22,11 @@ from omegaconf import OmegaConf
 from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import ConfigError, build
 from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.collecting import derived_seed, make_collector
+from fpo_torchrl.collecting import PLAIN, derived_seed, make_collector
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes
-from fpo_torchrl.remote import RPCWorkers, WorkerLostError, WorkersNotStartedError, shares, told
+from fpo_torchrl.remote import RPCWorkers, WorkerCollector, WorkerLostError, WorkersNotStartedError, shares, told
 from fpo_torchrl.seeds.run import check_seeds
 from fpo_torchrl.start import start_run
 from fpo_torchrl.trainer import Trainer
@@ -52,8 +52,10 @@ def collector(request) -> Iterator[str]:
         return
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
+    with pytest.MonkeyPatch.context() as patch:  # of which the workers, that Ray starts, inherit
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        cluster.add_node(num_cpus=1)
     yield f"ray at {cluster.address}"
     cluster.shutdown()
 
@@ -263,6 +265,10 @@ class TestBeforeAnythingStarts:
         monkeypatch.setattr(RPCWorkers, "connect", refuse_connection)
         with pytest.raises(WorkersNotStartedError, match=r"the workers did not start \(ConnectionError: at 10"):
             trainer.start()
+
+    def test_a_collector_without_an_end_is_true_when_it_fails_in_ray(self):
+        env = build(tiny.compose(*RUN).env, "env", task="gridworld/two_walls", num_envs=1, device="cpu", seed=0)
+        assert WorkerCollector(env, None, frames_per_batch=1, total_frames=-1, **PLAIN)
 
     def test_cores_are_shared(self, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 6, 7, 9}, raising=False)

@@ -258,8 +258,8 @@ class TestSubmitit:
         call("sbatch", "--partition=high", "--output=/dev/null", "--ntasks=1", "--wrap=sleep 1")
         wait_for(lambda: any(map(was_preempted, runs)), "preemption")
         preempted, signalled = sorted(runs, key=was_preempted, reverse=True)
-        job = call("squeue", "--noheader", "--states=running", "--partition=low", "--format=%A").split()[0]
-        call("scancel", "--signal=USR2", job)
+        array = call("squeue", "--noheader", "--partition=low", "--format=%F").split()[0]
+        call("scancel", "--signal=USR2", f"{array}_{signalled.name}")
         assert launched.wait(1200) == 0, (tmp_path / "launcher.log").read_text()
         for run in (preempted, signalled):
             assert len(starts(run)) == 2
