@@ -46,6 +46,9 @@ class StopOnSignal:
     signals change nothing, but a second Ctrl-C interrupts at once. If the run stops, the handler that was there before
     is called on the way out: submitit's, which requeues the job. Afterwards all handlers are those of before, but one
     that was not installed from Python, which cannot be had: that signal then does what it does by default.
+
+    In a SLURM job of submitit a run that stops on SIGTERM waits for SLURM's SIGKILL: a job that SLURM preempts is
+    requeued once it was killed, but not if it ends by itself in the time of grace. One that is cancelled is killed too.
     """
 
     def __init__(self) -> None:
@@ -69,6 +72,9 @@ class StopOnSignal:
             before = self._previous.get(error.signal)
             if callable(before) and before is not signal.default_int_handler:
                 before(error.signal, None)
+            if error.signal == signal.SIGTERM and _is_submitit_in_slurm(before):
+                while True:
+                    signal.pause()  # submitit's handler of the time limit is back, and would end this
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
@@ -97,3 +103,8 @@ class StopOnSignal:
         """
         if self.received is not None:
             raise Preempted(self.received)
+
+
+def _is_submitit_in_slurm(handler: Any) -> bool:
+    module = getattr(handler, "__module__", None) or ""
+    return module.partition(".")[0] == "submitit" and os.environ.get("SUBMITIT_EXECUTOR") == "slurm"

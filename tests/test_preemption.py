@@ -125,6 +125,13 @@ def test_every_row_is_there_once_and_equal_but_for_the_times(story):
     assert stopped == straight
 
 
+def stop_on(number: signal.Signals) -> None:
+    """As a run that gets the signal."""
+    with StopOnSignal() as stop:
+        os.kill(os.getpid(), number)
+        stop.check()
+
+
 class TestStopOnSignal:
     @pytest.fixture(autouse=True)
     def handlers(self):
@@ -177,6 +184,27 @@ class TestStopOnSignal:
         finally:
             signal.signal(signal.SIGUSR2, before)
         assert calls == [signal.SIGUSR2] * stops
+
+    @pytest.mark.parametrize(
+        ("executor", "number", "waits"),
+        [("slurm", signal.SIGTERM, True), ("slurm", signal.SIGUSR1, False), ("local", signal.SIGTERM, False)],
+    )
+    def test_under_submitit_it_waits_for_slurm_to_kill_what_it_preempts(self, monkeypatch, executor, number, waits):
+        def bypass(number, frame):
+            """As submitit's handler of SIGTERM."""
+
+        def killed():
+            raise TimeoutError("as if by SIGKILL")
+
+        bypass.__module__ = "submitit.core.job_environment"
+        monkeypatch.setattr(signal, "pause", killed)
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", executor)
+        before = signal.signal(number, bypass)
+        try:
+            with pytest.raises(TimeoutError if waits else Preempted):
+                stop_on(number)
+        finally:
+            signal.signal(number, before)
 
 
 class TestAutoResume:
