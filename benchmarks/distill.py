@@ -67,11 +67,13 @@ def students_of(run_dir: Path, directory: Path, episodes: int) -> dict[str, Any]
     """
     path = directory / "distillation.json"
     if not path.is_file():
-        shutil.rmtree(directory, ignore_errors=True)  # students of a command that was killed
+        for steps in STEPS:  # students of a command that was killed
+            shutil.rmtree(directory / f"steps{steps}", ignore_errors=True)
         distill_run(run_dir, directory, steps=STEPS, episodes=episodes)
     found = json.loads(path.read_text())
     newest = Checkpointer(run_dir).latest()
-    asked = {"teacher": str(run_dir), "checkpoint": newest.name if newest else None, "episodes": episodes}
+    found["teacher"] = str(Path(found["teacher"]).resolve())
+    asked = {"teacher": str(run_dir.resolve()), "checkpoint": newest.name if newest else None, "episodes": episodes}
     if different := [f"{name} {found[name]} (not {value})" for name, value in asked.items() if found[name] != value]:
         raise ConfigError(f"{directory} holds students of {', '.join(different)}: remove it, or choose another --work")
     return found

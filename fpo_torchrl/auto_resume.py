@@ -76,6 +76,7 @@ def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
             f"run_dir={run_dir} holds a run with other settings: {', '.join(different)}. Choose another directory; "
             f"resume={run_dir} with a changed value continues the run with it"
         )
+    saved.collector = None  # lest the settings of another one stay
     return OmegaConf.merge(saved, {key: cfg[key] for key in BOOKKEEPING})  # pyright: ignore[reportReturnType]
 
 

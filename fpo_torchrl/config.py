@@ -185,7 +185,7 @@ def collector_named(option: Any) -> DictConfig | None:
     options = COMPONENTS["collector"]
     if option == "local":
         return None
-    if option not in options:
+    if not isinstance(option, str) or option not in options:
         raise ConfigError(f"collector={option}: expected {', '.join(options)} or local")
     return OmegaConf.structured(schema(options[option], SUPPLIED["collector"]))
 

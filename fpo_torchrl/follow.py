@@ -13,6 +13,7 @@ from torchrl.checkpoint import GlobalRNGState
 
 from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import Agent
+from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.collecting import derived_seed
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.parallel import Processes
@@ -41,13 +42,19 @@ class States:
 
         Returns:
             Whether it goes on where it was.
+
+        Raises:
+            CheckpointError: if the state is of other environments.
         """
         if trainer.env_restored:
             trainer.start()
             return True
         if len(self.states) == self.processes.size:
             state = self.states[self.processes.rank]
-            trainer.env.set_state(TensorDict(state["env"]))
+            try:
+                trainer.env.set_state(TensorDict(state["env"]))
+            except ValueError as error:  # of a simulator on another kind of device
+                raise CheckpointError(f"the checkpoint's environments do not fit this run's: {error}") from error
             trainer.tracker.load_state_dict(state["tracker"])
             trainer.start()
             GlobalRNGState().load_state_dict(state["rng"])

@@ -48,7 +48,8 @@ class StopOnSignal:
     that was not installed from Python, which cannot be had: that signal then does what it does by default.
 
     In a SLURM job of submitit a run that stops on SIGTERM waits for SLURM's SIGKILL: a job that SLURM preempts is
-    requeued once it was killed, but not if it ends by itself in the time of grace. One that is cancelled is killed too.
+    requeued once it was killed, but not if it ends by itself in the time of grace. One that is cancelled is killed
+    too; after a SIGTERM alone it waits until its time limit.
     """
 
     def __init__(self) -> None:

@@ -31,11 +31,15 @@ WORKER = ("collector", "worker")
 """Where a batch says which worker collected it."""
 
 
-class WorkerLostError(RuntimeError):
+class WorkersError(RuntimeError):
+    """The workers are not there."""
+
+
+class WorkerLostError(WorkersError):
     """A worker, or the connection to it, is gone."""
 
 
-class WorkersNotStartedError(RuntimeError):
+class WorkersNotStartedError(WorkersError):
     """The workers, or the cluster that they are to run in, did not start."""
 
 
@@ -73,8 +77,9 @@ class RemoteWorkers(ABC):
             frames_per_batch: of all workers together. frames: where the run is, from which their random numbers follow.
 
         Raises:
-            WorkersNotStartedError: with the cause.
+            ConfigError, WorkersNotStartedError: as :meth:`check`; the second also if they do not start.
         """
+        self.check()
         seeds = [derived_seed(self.seed, part=worker + 1, frames=frames) for worker in range(self.num_workers)]
         envs = [WorkerEnv(self.make_env, self.num_envs // self.num_workers, seed) for seed in seeds]
         with kept_signal_handlers(), told(WorkersNotStartedError, "the workers did not start"):
@@ -246,8 +251,9 @@ class RPCWorkerEnv:
     def __call__(self) -> EnvBase:
         """The environments."""
         torch.set_num_threads(self.num_threads)
-        if self.cores:
-            os.sched_setaffinity(0, self.cores)  # the physics takes every core that it may
+        if self.cores:  # for RPC's own threads too, one of which collects; the physics takes every core that it may
+            for thread in os.listdir("/proc/self/task"):
+                os.sched_setaffinity(int(thread), self.cores)
         threading.Thread(target=self._watch, daemon=True).start()
         return self.make_env()
 
@@ -261,7 +267,7 @@ class RPCWorkerEnv:
 
 def shares(num_workers: int) -> list[frozenset[int]]:
     """The cores of this process, dealt out to workers; every worker has one, and none where cores cannot be chosen."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
     return [frozenset(cores[worker % max(1, len(cores)) :: num_workers]) for worker in range(num_workers)]
 
 

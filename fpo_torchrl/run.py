@@ -13,7 +13,7 @@ from torchrl.checkpoint import GlobalRNGState
 
 from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import build
-from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
+from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.config import check_components, check_run
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
@@ -26,7 +26,7 @@ from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
-from fpo_torchrl.remote import WorkerLostError
+from fpo_torchrl.remote import WorkersError
 
 EVALUATION_SEED = 10_000
 """Added to the run's seed for evaluation, so that no training episode is evaluated."""
@@ -46,6 +46,7 @@ class Run:
 
     Raises:
         ConfigError: for a wrong setting, before anything is written. CheckpointError: when resuming fails.
+        WorkersNotStartedError: if the cluster of remote workers is not there.
     """
 
     def __init__(self, cfg: DictConfig, run_dir: Path, *, resume: bool = False, hold: ExitStack | None = None) -> None:
@@ -112,10 +113,7 @@ class Run:
             self.metrics.read()
         if self.processes.size > 1 and self.checkpointer.holds(path, "states"):
             self.checkpointer.load(path, components={"states"})
-        try:
-            goes_on = self.states.go_on(self.trainer, self.cfg.seed)
-        except ValueError as error:  # such as the state of a simulator on another kind of device
-            raise CheckpointError(f"{path}: {error}") from error
+        goes_on = self.states.go_on(self.trainer, self.cfg.seed)
         self.checkpointer.load(path, components={"rng"})
         print(f"resuming from {path} at frame {self.trainer.frames}")
         if not goes_on:
@@ -127,7 +125,7 @@ class Run:
             return f"{self.trainer.workers.num_workers} workers: their episodes and random numbers"
         if not hasattr(self.trainer.env, "get_state"):
             return f"{self.cfg.task}: its simulator's state cannot be restored, episodes"
-        return "the checkpoint is of another number of processes: episodes and random numbers"
+        return "the checkpoint is of another number of processes, or of workers: episodes and random numbers"
 
     def train(self) -> dict[str, Evaluation]:
         """Train to the end, then evaluate, draw and record; returns the final evaluations by start noise.
@@ -135,21 +133,24 @@ class Run:
         Raises:
             Preempted: on SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, after the iteration and its checkpoint.
             NonFiniteError: for a NaN or infinity, once ``nan_rollbacks`` are used up.
-            WorkerLostError: if a remote worker is gone.
+            WorkersError: if a remote worker is gone or does not start.
         """
         with self.hold, self.stop, recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
-            for rollbacks_left in range(self.cfg.nan_rollbacks, -1, -1):
-                try:
-                    self._train()
-                    break
-                except NonFiniteError as error:
-                    if rollbacks_left == 0:
-                        raise
-                    self._roll_back(error)
-                except WorkerLostError:
-                    self.stop.check()  # a scheduler signals the workers too, and they die of it
-                    raise
+            try:
+                self._train_with_rollbacks()
+            except WorkersError:
+                self.stop.check()  # a scheduler signals the workers too, and they die of it
+                raise
             return self.finish()
+
+    def _train_with_rollbacks(self) -> None:
+        for rollbacks_left in range(self.cfg.nan_rollbacks, -1, -1):
+            try:
+                return self._train()
+            except NonFiniteError as error:
+                if rollbacks_left == 0:
+                    raise
+                self._roll_back(error)
 
     def _roll_back(self, error: NonFiniteError) -> None:
         """Go back to the newest checkpoint, or to the start, with smaller steps."""

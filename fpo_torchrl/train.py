@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from fpo_torchrl.auto_resume import AUTO, ensure_trained
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import register_schemas
 from fpo_torchrl.envs.base import NonFiniteError
@@ -46,7 +45,7 @@ def main() -> None:
             return
         try:
             _start(sys.argv[1:])
-        except (ConfigError, CheckpointError, NonFiniteError, Preempted) as error:
+        except (ConfigError, NonFiniteError, Preempted) as error:
             processes.tell(error.signal if isinstance(error, Preempted) else None)
             raise
         processes.tell(None)

@@ -57,7 +57,7 @@ def test_students_of_before_are_taken_if_nothing_else_was_asked_for(tmp_path, mo
     def write(run_dir: Path, directory: Path, *, steps: tuple[int, ...], episodes: int) -> None:
         calls.append(episodes)
         content = {"teacher": str(run_dir), "checkpoint": newest.name, "episodes": episodes, "rows": []}
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         (directory / "distillation.json").write_text(json.dumps(content))
 
     monkeypatch.setattr(distill, "distill_run", write)

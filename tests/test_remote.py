@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.machinery import ModuleSpec
 from multiprocessing import active_children
 from pathlib import Path
@@ -26,7 +27,9 @@ from fpo_torchrl.collecting import PLAIN, derived_seed, make_collector
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes
+from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.remote import RPCWorkers, WorkerCollector, WorkerLostError, WorkersNotStartedError, shares, told
+from fpo_torchrl.run import Run
 from fpo_torchrl.seeds.run import check_seeds
 from fpo_torchrl.start import start_run
 from fpo_torchrl.trainer import Trainer
@@ -79,6 +82,7 @@ def watch(collector: str, result: Path) -> None:
     found["error with older weights"] = trainer.learn(next(batches))["first_ratio_error"]
     remote.update_policy_weights_ = send
     found["processes"] = [child.pid for child in active_children()]
+    found["cores"] = [cores_of(process) for process in found["processes"]]
     if collector == "rpc":
         active_children()[0].kill()
     else:
@@ -91,6 +95,12 @@ def watch(collector: str, result: Path) -> None:
         found["without a worker"] = str(error)
     torch.save(found, result)
     os._exit(0)
+
+
+def cores_of(process: int) -> list[set[int]]:
+    """Where the threads of a worker may run: those that were there when it began, and those of its physics."""
+    threads = [int(path.name) for path in Path(f"/proc/{process}/task").iterdir()]
+    return [os.sched_getaffinity(thread) for thread in threads]
 
 
 class TestBatches:
@@ -121,6 +131,11 @@ class TestBatches:
     def test_each_is_of_the_weights_that_learn_from_it(self, found):
         assert len(found["errors"]) == 3
         assert max(found["errors"]) < 1e-5
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="cores can be chosen on Linux")
+    def test_workers_of_a_machine_share_its_cores(self, found, collector):
+        if collector == "rpc":
+            assert {frozenset.union(*map(frozenset, cores)) for cores in found["cores"]} == {*shares(2)}
 
     def test_older_weights_would_have_been_seen(self, found):
         assert found["error with older weights"] > 1e-3
@@ -211,9 +226,11 @@ class TestBeforeAnythingStarts:
         assert tiny.make_trainer(*RUN).workers is None
 
     def test_rpc_a_second_time_in_a_process(self, monkeypatch):
+        trainer = make_trainer("rpc")
         monkeypatch.setattr(RPCWorkers, "has_started", True)
-        with pytest.raises(ConfigError, match="RPC starts once in a process; start each run by itself"):
-            make_trainer("rpc")
+        for start in (trainer.start, partial(make_trainer, "rpc")):
+            with pytest.raises(ConfigError, match="RPC starts once in a process; start each run by itself"):
+                start()
 
     def test_metrics_of_an_environment_that_is_not_the_one_that_collects_are_left_out(self):
         trainer = make_trainer("rpc")
@@ -269,6 +286,17 @@ class TestBeforeAnythingStarts:
     def test_a_collector_without_an_end_is_true_when_it_fails_in_ray(self):
         env = build(tiny.compose(*RUN).env, "env", task="gridworld/two_walls", num_envs=1, device="cpu", seed=0)
         assert WorkerCollector(env, None, frames_per_batch=1, total_frames=-1, **PLAIN)
+
+    @pytest.mark.parametrize("error", [WorkerLostError, WorkersNotStartedError])
+    def test_a_signal_that_took_the_workers_too_stops_the_run_as_ever(self, monkeypatch, tmp_path, error):
+        def fail(self):
+            self.stop.received = signal.SIGTERM
+            raise error("no answer")
+
+        monkeypatch.setattr(Run, "_train", fail)
+        run = start_run(tiny.compose(*RUN, f"run_dir={tmp_path / 'run'}"))
+        with pytest.raises(Preempted, match="SIGTERM"):
+            run.train()
 
     def test_cores_are_shared(self, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 6, 7, 9}, raising=False)

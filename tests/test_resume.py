@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from fpo_torchrl.auto_resume import unfinished_run
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.follow import States
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import Run
 from fpo_torchrl.start import load_run_config, resume_run, start_run
@@ -188,13 +187,25 @@ class TestResumingWithOtherValues:
         run.train()
         assert [row["frames"] for row in read_metrics(finished / "metrics.csv")] == [64, 128, 192, 256, 320]
 
-    def test_what_a_process_cannot_go_on_from(self, finished, monkeypatch):
-        def refuse(self, trainer, seed):
-            raise ValueError("the state is of a simulator on cuda")
+    def test_a_change_from_one_kind_of_workers_to_another(self, finished):
+        """The settings of the one before do not stay: RPC has no cpus_per_worker."""
+        saved = OmegaConf.load(finished / "config.yaml")
+        saved.collector = {"_target_": "fpo_torchrl.remote.RayWorkers", "num_workers": 8, "cpus_per_worker": 2.0}
+        saved.total_frames = 320
+        OmegaConf.save(saved, finished / "config.yaml")
+        overrides = ("total_frames=320", "collector=rpc", "collector.num_workers=4")
+        run = unfinished_run(tiny.compose(*tiny.GRIDWORLD, *overrides), finished)
+        assert run is not None
+        assert {*run.cfg.collector} == {"_target_", "num_workers"}
+        assert run.trainer.workers.num_workers == 4
 
-        monkeypatch.setattr(States, "go_on", refuse)
-        with pytest.raises(CheckpointError, match=r"checkpoint-0+256\.\w+: the state is of a simulator on cuda"):
-            self.resume(finished)
+    def test_environments_that_a_process_cannot_go_on_with(self, finished):
+        run = self.resume(finished)
+        run.trainer.env_restored = False
+        other = tiny.make_trainer(*tiny.GRIDWORLD, "num_envs=4")
+        run.states.states = [{"env": other.env.get_state().to_dict(), "tracker": other.tracker.state_dict()}]
+        with pytest.raises(CheckpointError, match="the checkpoint's environments do not fit this run's: "):
+            run.states.go_on(run.trainer, seed=0)
 
     @pytest.mark.parametrize(
         ("change", "message"),

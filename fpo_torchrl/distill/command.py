@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,6 +133,8 @@ def student_config(teacher: TrainedPolicy, solver: Euler, directory: Path) -> Di
 def save_student(student: Any, cfg: DictConfig, teacher: TrainedPolicy, directory: Path) -> None:
     """Write a student as a run of that config would be, all of it or nothing."""
     directory.parent.mkdir(parents=True, exist_ok=True)
+    for remains in directory.parent.glob(f".{directory.name}-*"):  # of a command that was killed
+        shutil.rmtree(remains)
     frames = Checkpoint.manifest(teacher.checkpoint)["metadata"]["frames"]
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as partial:
         whole = Path(partial) / directory.name

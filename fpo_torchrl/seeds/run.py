@@ -210,5 +210,6 @@ def resume(overrides: Sequence[str]) -> Run | SeedRuns:
     if (directory / "config.yaml").is_file() or not of_seeds:
         return resume_in(directory, changes)
     vmap = changes.pop("vmap", None)
-    check_seeds(changed_config(of_seeds[0], changes), vmap)
+    for run_dir in of_seeds:
+        check_seeds(changed_config(run_dir, changes), vmap)
     return SeedRuns((resume_in(run_dir, changes) for run_dir in of_seeds), vmap=vmap)
