@@ -216,6 +216,7 @@ class TestResumingWithOtherValues:
             ("experiment=bandit", "experiment=bandit cannot change"),
             ("actor=gaussian", "a resumed run keeps its components"),
             ("collector=dask", "collector=dask: expected ray, rpc or local"),
+            ("collector=[ray]", "expected ray, rpc or local"),
             ("collector.num_workers=3", "collector.num_workers is not a setting of"),
             ("loss/trust_region=spo", "a resumed run keeps its components"),
             ("optim.learning_rate=1", r"optim.learning_rate is not a setting of .*config.yaml lists them"),

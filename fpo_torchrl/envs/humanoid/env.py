@@ -273,10 +273,7 @@ class HumanoidEnv(BatchedEnv):
         self.num_diverged, self.num_steps = state["counts"].tolist()
 
     def metrics(self) -> dict[str, float]:
-        """Since the last call, mean parts of the reward and the share of servos at their largest torque.
-
-        Also the mean rate of failure of the motions, and breakdowns of the physics so far.
-        """
+        """Since the last call, parts of the reward and share of saturated servos; also failures and breakdowns."""
         means = dict(zip(_LOGGED, (self._sums / max(1, self._since)).tolist(), strict=True))
         self._sums.zero_()
         self._since = 0

@@ -8,11 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
-from importlib.machinery import ModuleSpec
 from multiprocessing import active_children
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,17 +18,13 @@ import torch
 from omegaconf import OmegaConf
 
 from fpo_torchrl.assembly import build_trainer
-from fpo_torchrl.builders import ConfigError, build
-from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.collecting import PLAIN, derived_seed, make_collector
+from fpo_torchrl.builders import build
+from fpo_torchrl.collecting import derived_seed, make_collector
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes
-from fpo_torchrl.preemption import Preempted
-from fpo_torchrl.remote import RPCWorkers, WorkerCollector, WorkerLostError, WorkersNotStartedError, shares, told
-from fpo_torchrl.run import Run
-from fpo_torchrl.seeds.run import check_seeds
-from fpo_torchrl.start import start_run
+from fpo_torchrl.remote import WorkerLostError
+from fpo_torchrl.remote.engines import shares
 from fpo_torchrl.trainer import Trainer
 
 pytestmark = pytest.mark.timeout(1200)  # workers import everything anew, which takes long on a busy machine
@@ -56,7 +49,7 @@ def collector(request) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:  # of which the workers, that Ray starts, inherit
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(tiny.__file__).parent), os.environ.get("PYTHONPATH", "")]))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         cluster.add_node(num_cpus=1)
     yield f"ray at {cluster.address}"
@@ -210,116 +203,7 @@ def children(process: int) -> list[int]:
     return [int(it) for it in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def refuse_connection(*args: Any, **settings: Any) -> None:
-    raise ConnectionError("at 10.0.0.1:6379")
-
-
 def fpo_train(address: str, log: Path, *overrides: str) -> None:
     if address:
         os.environ["RAY_ADDRESS"] = address
     tiny.fpo_train(log, *overrides)
-
-
-class TestBeforeAnythingStarts:
-    def test_by_default_no_worker(self):
-        assert tiny.compose(*RUN).collector is None
-        assert tiny.make_trainer(*RUN).workers is None
-
-    def test_rpc_a_second_time_in_a_process(self, monkeypatch):
-        trainer = make_trainer("rpc")
-        monkeypatch.setattr(RPCWorkers, "has_started", True)
-        for start in (trainer.start, partial(make_trainer, "rpc")):
-            with pytest.raises(ConfigError, match="RPC starts once in a process; start each run by itself"):
-                start()
-
-    def test_metrics_of_an_environment_that_is_not_the_one_that_collects_are_left_out(self):
-        trainer = make_trainer("rpc")
-        trainer.env.metrics = lambda: {"share_lost": 1.0}
-        assert trainer._of_task() == {}
-        trainer.workers = None
-        assert trainer._of_task() == {"share_lost": 1.0}
-
-    def test_environments_that_cannot_be_shared(self):
-        with pytest.raises(ConfigError, match="num_envs=8 cannot be shared equally by 3 workers: give a multiple of 3"):
-            make_trainer("rpc", "collector.num_workers=3")
-
-    @pytest.mark.parametrize("change", ["num_workers=0", "cpus_per_worker=0"])
-    def test_out_of_range(self, change):
-        with pytest.raises(ConfigError, match=f"collector: {change.partition('=')[0]} must be"):
-            make_trainer("ray", f"collector.{change}")
-
-    def test_without_ray_the_message_has_the_command(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "ray", None)
-        with pytest.raises(ConfigError, match=r"collector=ray needs Ray: pip install 'fpo-torchrl\[ray\]'"):
-            make_trainer("ray")
-
-    def test_a_cluster_that_is_too_small(self, monkeypatch):
-        """Ray would wait for further machines."""
-        ray = ModuleType("ray")
-        ray.__spec__ = ModuleSpec("ray", None)
-        ray.is_initialized = lambda: True
-        sizes = ((True, {"CPU": 3.0}), (True, {"CPU": 1.0}), (False, {"CPU": 8.0}), (True, {}))
-        ray.nodes = lambda: [{"Alive": alive, "Resources": resources} for alive, resources in sizes]
-        monkeypatch.setitem(sys.modules, "ray", ray)
-        with pytest.raises(ConfigError, match=r"num_workers=2: the Ray cluster has room for 1, .*\[3.0, 1.0, 0\] CPUs"):
-            make_trainer("ray", "collector.cpus_per_worker=2")
-
-    def test_a_cluster_that_is_not_there(self, monkeypatch, tmp_path, capsys):
-        ray = ModuleType("ray")
-        ray.__spec__ = ModuleSpec("ray", None)
-        ray.is_initialized = lambda: False
-        ray.init = refuse_connection
-        monkeypatch.setitem(sys.modules, "ray", ray)
-        run = tmp_path / "run"
-        with pytest.raises(SystemExit) as end, friendly_errors():
-            start_run(tiny.compose(*RUN, "collector=ray", f"run_dir={run}"))
-        assert end.value.code == 7
-        assert "no Ray cluster was reached or started (ConnectionError: at 10.0.0.1:6379)" in capsys.readouterr().err
-        assert not list(run.glob("*.yaml"))
-
-    def test_workers_that_do_not_start(self, monkeypatch):
-        trainer = make_trainer("rpc")
-        monkeypatch.setattr(RPCWorkers, "connect", refuse_connection)
-        with pytest.raises(WorkersNotStartedError, match=r"the workers did not start \(ConnectionError: at 10"):
-            trainer.start()
-
-    def test_a_collector_without_an_end_is_true_when_it_fails_in_ray(self):
-        env = build(tiny.compose(*RUN).env, "env", task="gridworld/two_walls", num_envs=1, device="cpu", seed=0)
-        assert WorkerCollector(env, None, frames_per_batch=1, total_frames=-1, **PLAIN)
-
-    @pytest.mark.parametrize("error", [WorkerLostError, WorkersNotStartedError])
-    def test_a_signal_that_took_the_workers_too_stops_the_run_as_ever(self, monkeypatch, tmp_path, error):
-        def fail(self):
-            self.stop.received = signal.SIGTERM
-            raise error("no answer")
-
-        monkeypatch.setattr(Run, "_train", fail)
-        run = start_run(tiny.compose(*RUN, f"run_dir={tmp_path / 'run'}"))
-        with pytest.raises(Preempted, match="SIGTERM"):
-            run.train()
-
-    def test_cores_are_shared(self, monkeypatch):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 6, 7, 9}, raising=False)
-        assert shares(2) == [{3, 6, 9}, {5, 7}]
-        assert shares(7)[5:] == [{3}, {5}]
-
-    @pytest.mark.parametrize("error", [NonFiniteError, RuntimeError])
-    def test_what_a_worker_says_of_a_nan(self, error):
-        """By RPC it arrives as a RuntimeError."""
-        words = "NonFiniteError: On WorkerInfo(id=1)"
-        with pytest.raises(NonFiniteError, match="in a worker: NonFiniteError: On W"), told(WorkerLostError, "gone"):
-            raise error(words)
-
-    def test_not_together_with_torchrun(self):
-        pair = Processes()
-        pair.size = 2
-        with pytest.raises(ConfigError, match="either workers collect, or the processes of torchrun do"):
-            build_trainer(tiny.compose(*RUN, "collector=rpc"), pair)
-
-    def test_rpc_does_not_start_twice(self):
-        with pytest.raises(ConfigError, match="nan_rollbacks=1 needs collector=ray or local"):
-            make_trainer("rpc", "nan_rollbacks=1")
-
-    def test_not_with_several_seeds(self):
-        with pytest.raises(ConfigError, match="it needs collector=local"):
-            check_seeds(tiny.compose(*RUN, "collector=rpc", "num_seeds=2"), None)
