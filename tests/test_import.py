@@ -1,10 +1,12 @@
-"""``import fpo_torchrl`` costs little beside TorchRL's own import."""
+"""``import fpo_torchrl`` costs little beside TorchRL's own import, and finds all of its packages."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 SCRIPT = """
 import sys
@@ -40,3 +42,10 @@ def test_it_takes_less_than_a_tenth_of_what_torchrl_takes_and_loads_nothing_heav
     for _ in range(2):  # more chances for a moment of peace
         share = share if share < 0.1 else share_and_modules()[0]
     assert share < 0.1
+
+
+def test_every_package_is_installed():
+    root = Path(__file__).parents[1]
+    there = {".".join(path.parent.relative_to(root).parts) for path in root.glob("fpo_torchrl/**/__init__.py")}
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {*listed} == there | {"fpo_torchrl.conf"}  # which is in conf/
