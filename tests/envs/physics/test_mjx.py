@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import mujoco
 import numpy as np
 import pytest
 import torch
@@ -15,10 +11,8 @@ from torchrl.collectors import Collector
 from torchrl.envs.utils import check_env_specs
 from torchrl.modules import RandomPolicy
 
-from fpo_torchrl import make_env
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
-from fpo_torchrl.envs.jax_bridge import jax_device, load_jax
 from fpo_torchrl.envs.physics import PhysicsError
 from fpo_torchrl.envs.physics.c import CPhysics
 from fpo_torchrl.envs.physics.mjx import MJXPhysics
@@ -31,59 +25,6 @@ DEVICES = [
         "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
     ),
 ]
-
-
-@pytest.mark.parametrize("package", ["jax", "mujoco.mjx"])
-def test_without_the_optional_packages_the_error_says_how_to_install_them(package, monkeypatch):
-    if package == "mujoco.mjx":
-        pytest.importorskip("jax")
-        monkeypatch.delattr(mujoco, "mjx", raising=False)
-    monkeypatch.setitem(sys.modules, package, None)  # importing it raises
-    with pytest.raises(ImportError, match=r"pip install 'fpo-torchrl\[mjx\]'$"):
-        make_env("CartpoleBalance", backend="mjx")
-
-
-@pytest.mark.parametrize(
-    ("environment", "preallocate", "cache"),
-    [
-        ({"HOME": "/home/a"}, "false", "/home/a/.cache/fpo_torchrl/jax"),
-        ({"XDG_CACHE_HOME": "/cache"}, "false", "/cache/fpo_torchrl/jax"),
-        ({"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}, "true", None),
-    ],
-)
-def test_jax_is_set_up_before_it_is_imported(environment, preallocate, cache, monkeypatch):
-    for name in ("XDG_CACHE_HOME", "XLA_PYTHON_CLIENT_PREALLOCATE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    settings = {}
-    config = SimpleNamespace(jax_compilation_cache_dir=None, update=settings.__setitem__)
-    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(config=config))
-    load_jax("mjx")
-    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == preallocate
-    assert settings["jax_compilation_cache_dir"] == cache or cache is None
-    settings.clear()
-    config.jax_compilation_cache_dir = "theirs"  # as JAX_COMPILATION_CACHE_DIR sets it
-    load_jax("mjx")
-    assert settings == {}
-
-
-def test_a_device_that_jax_lacks_is_refused():
-    pytest.importorskip("jax")
-    with pytest.raises(ValueError, match=r"the device 'cuda:99'"):
-        jax_device(torch.device("cuda:99"), "mjx")
-
-
-def test_a_number_of_threads_is_refused():
-    with pytest.raises(ValueError, match="num_threads is a setting of backend='c', got num_threads=2 with 'mjx'"):
-        ControlEnv("CartpoleBalance", num_envs=1, backend="mjx", num_threads=2)
-
-
-@pytest.mark.parametrize("name", ["num_envs", "num_substeps"])
-def test_counts_below_one_are_refused(name):
-    model = CONTROL_TASKS["CartpoleBalance"].build_spec().compile()
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        MJXPhysics(model, **{"num_envs": 1, name: 0})
 
 
 def make(name: str = "CartpoleBalance", **keywords) -> ControlEnv:

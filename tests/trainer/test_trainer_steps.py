@@ -1,0 +1,192 @@
+"""A trainer's steps: what they change, which sizes fit, and that numbers which are not finite stop it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_trainer import BATCH, NUM_ENVS, STEPS, trainer_on, unchanged, weights
+from torch import nn
+from torchrl.objectives import PPOLoss
+
+from fpo_torchrl import Euler, FlowActor, ObservationNormalizer, VelocityMLP, ZeroNoise
+from fpo_torchrl.collecting import check_finite
+from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.envs.probe import ProbeEnv
+
+
+@pytest.fixture
+def probe():
+    return ProbeEnv("both", num_envs=NUM_ENVS)
+
+
+class TestTraining:
+    def test_the_collector_acts_with_the_weights_that_are_trained(self):
+        net = VelocityMLP(1, 1, hidden_sizes=(8,), output_scale=1.0)
+        actor = FlowActor(net, Euler(2), num_mc_samples=2, start_noise=ZeroNoise())
+        trainer = trainer_on(ProbeEnv("constant", num_envs=NUM_ENVS), actor=actor)
+        iterations = iter(trainer)
+        next(iterations)
+        with torch.no_grad():
+            net.layers[-1].weight.zero_()
+            net.layers[-1].bias.fill_(1.5)  # a constant velocity, from 0 to 1.5
+        next(iterations)
+        assert trainer.loss.seen[-1]["flow_action"].unique().tolist() == [1.5]
+
+    def test_frames_are_rounded_up_to_whole_batches(self, probe):
+        trainer = trainer_on(probe, total_frames=2 * BATCH + 1)
+        assert [metrics["frames"] for metrics in trainer] == [BATCH, 2 * BATCH, 3 * BATCH]
+
+    def test_step_sizes_fall_linearly_to_zero(self, probe):
+        trainer = trainer_on(probe, lr=0.04, total_frames=4 * BATCH, anneal_lr=True)
+        rates = [[group["lr"] for group in trainer.optimizer.param_groups] for _ in trainer]
+        torch.testing.assert_close(torch.tensor(rates), torch.tensor([0.04, 0.03, 0.02, 0.01]).expand(2, -1).T)
+        before = weights(trainer)
+        trainer.learn(next(iter(trainer.start())))  # at total_frames the step size is 0
+        assert unchanged(trainer, before)
+
+    def test_metrics_are_means_over_the_gradient_steps_and_extremes_of_the_ratio(self, probe):
+        trainer = trainer_on(probe, lr=0.05, num_epochs=4)
+        metrics = next(iter(trainer))
+        with torch.no_grad():
+            ratios = [(m["cfm_loss"] - trainer.actor.cfm_loss(m)).mean(-1).exp() for m in trainer.loss.seen[:1]]
+        assert metrics["ratio_min"] < 1 < metrics["ratio_max"]
+        assert metrics["ratio_min"] <= metrics["ratio"] <= metrics["ratio_max"]
+        assert ratios[0].numel() == BATCH
+        seen = torch.stack([m["cfm_loss"].mean() for m in trainer.loss.seen]).mean()
+        assert metrics["cfm_loss_old"] == pytest.approx(seen.item(), rel=1e-5)
+
+    def test_a_loss_without_ratio_statistics_trains_too(self, probe):
+        trainer = trainer_on(probe)
+        trainer.loss = PPOLoss(trainer.actor, trainer.loss.critic_network, entropy_bonus=False)
+        before = weights(trainer)
+        metrics = next(iter(trainer))
+        assert not {"ratio", "ratio_max", "first_ratio_error"} & metrics.keys()
+        assert not unchanged(trainer, before)
+
+    def test_a_state_is_not_loaded_into_a_running_trainer(self, probe):
+        trainer = trainer_on(probe)
+        next(iter(trainer))
+        with pytest.raises(RuntimeError, match="before training starts"):
+            trainer.load_state_dict(trainer.state_dict())
+
+    def test_returns_are_those_of_the_environment(self):
+        # "delayed" pays 0 and then 1: every episode returns 1, and half of the steps pay
+        metrics = list(trainer_on(ProbeEnv("delayed", num_envs=NUM_ENVS)))[-1]
+        assert metrics["return"] == 1.0
+        assert metrics["reward"] == 0.5
+        assert metrics["episodes"] == 2 * BATCH / 2
+
+    def test_the_normaliser_learns_after_the_update(self, probe):
+        normalizer = ObservationNormalizer(1)
+        trainer = trainer_on(probe, normalizer=normalizer)
+        batch = next(iter(trainer.start()))
+        trainer.learn(batch)
+        assert normalizer.count == BATCH
+        torch.testing.assert_close(normalizer.mean, batch["observation"].mean((0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frames_per_batch": BATCH + 1}, "frames_per_batch must be a multiple of num_envs=4, got 25; for example 24"),
+        ({"frames_per_batch": 3}, "frames_per_batch must be a multiple of num_envs=4, got 3; for example 4"),
+        ({"unroll_length": 4}, "unroll_length must divide the 6 steps per batch, got 4"),
+        (
+            {"advantage_every": "minibatch", "unroll_length": 3, "minibatch_size": 7},
+            "minibatch_size must be a multiple of unroll_length=3",
+        ),
+        ({"advantage_every": "often"}, 'advantage_every must be "batch", "epoch" or "minibatch", got \'often\''),
+        *[
+            ({name: 0}, f"{name} must be at least 1, got 0")
+            for name in ("total_frames", "frames_per_batch", "num_epochs", "minibatch_size", "unroll_length")
+        ],
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(probe, settings, message):
+    with pytest.raises(ValueError, match=message):
+        trainer_on(probe, **settings)
+
+
+class Broken(ProbeEnv):
+    """A probe whose copy 2 goes wrong at one step, counted from the start."""
+
+    def __init__(self, entry: str, value: float, *, at_step: int) -> None:
+        self.entry, self.value, self.at_step, self.steps = entry, value, at_step, 0
+        super().__init__("delayed", num_envs=NUM_ENVS)
+
+    def advance(self, action):
+        self.steps += 1
+        reward, terminated = super().advance(action)
+        if self.steps == self.at_step:
+            wrong = {"reward": reward, "observation": self.current}[self.entry]
+            wrong[2] = self.value
+        return reward, terminated
+
+
+class TestNumbersThatAreNotFinite:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    @pytest.mark.parametrize(
+        # the batch counts from 0; the observation ends an episode, so only "next" has it
+        ("entry", "name"),
+        [("reward", "reward"), ("observation", "next observation")],
+    )
+    def test_from_the_environment_stop_training_before_anything_is_learnt(self, entry, name, value):
+        trainer = trainer_on(Broken(entry, value, at_step=STEPS + 4), total_frames=4 * BATCH)
+        iterations = iter(trainer)
+        next(iterations)
+        before, steps = weights(trainer), len(trainer.loss.seen)
+        with pytest.raises(
+            NonFiniteError, match=f"^{name} of environment 2 at step 3 of the batch after frame {BATCH} "
+        ):
+            next(iterations)
+        assert unchanged(trainer, before)
+        assert len(trainer.loss.seen) == steps
+        assert trainer.frames == BATCH
+
+    def test_an_observation_that_is_acted_on(self):
+        trainer = trainer_on(Broken("observation", float("nan"), at_step=3))
+        # after step 3 the copy is in the middle of an episode: the policy sees the observation at step 3 of the batch
+        with pytest.raises(NonFiniteError, match=r"^observation of environment 2 at step 3 .*nan.* last checkpoint"):
+            next(iter(trainer))
+
+    def test_an_action_of_the_policy(self):
+        class Sick(VelocityMLP):
+            def forward(self, observation, x_t, time):
+                velocity = super().forward(observation, x_t, time)
+                return velocity.where(observation < 0.5, torch.nan)  # the second step of an episode
+
+        trainer = trainer_on(
+            ProbeEnv("delayed", num_envs=NUM_ENVS), actor=FlowActor(Sick(1, 1, hidden_sizes=(8,)), num_mc_samples=2)
+        )
+        before = weights(trainer)
+        with pytest.raises(NonFiniteError, match=r"^action of environment 0 at step 1 of the batch after frame 0 "):
+            next(iter(trainer))
+        assert unchanged(trainer, before)
+
+    def test_finite_batches_pass(self, probe):
+        check_finite(next(iter(trainer_on(probe).start())))
+
+    def test_a_loss(self, probe):
+        trainer = trainer_on(probe, lr=1e30)
+        with pytest.raises(
+            NonFiniteError, match=r"loss_objective.* became NaN or infinite in the update after frame 0"
+        ):
+            next(iter(trainer))
+        assert trainer.frames == 0
+
+    def test_a_gradient_of_a_finite_loss(self, probe):
+        class Sqrt(nn.Module):
+            """Finite at zero, where its slope is not."""
+
+            action_dim = 1
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = nn.Parameter(torch.zeros(1))
+
+            def forward(self, observation, x_t, time):
+                return self.weight.sqrt() + 0 * x_t + 0 * observation
+
+        trainer = trainer_on(probe, actor=FlowActor(Sqrt(), num_mc_samples=2), num_epochs=1)
+        with pytest.raises(NonFiniteError, match="grad_norm_actor became NaN or infinite"):
+            next(iter(trainer))
