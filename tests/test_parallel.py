@@ -175,7 +175,7 @@ class TestARun:
         monkeypatch.setattr(Run, "finish", lambda self: {})
         run_dir = shutil.copytree(story[0] / "run", tmp_path / "run")
         resume_run([f"resume={run_dir}", "total_frames=1088"]).train()
-        assert "another number of processes, or of workers: episodes and random numbers start afresh" in capsys.readouterr().out
+        assert "or of workers: episodes and random numbers start afresh" in capsys.readouterr().out
         assert [row["frames"] for row in read_metrics(run_dir / "metrics.csv")] == [64.0 * i for i in range(1, 18)]
 
     def test_the_same_command_finds_it_finished(self, story):
