@@ -119,7 +119,10 @@ def add_legend(figure: Figure, look: dict[str, dict[str, Any]]) -> None:
     """The algorithms, above all panels."""
     axes = figure.axes[0]
     lines = [axes.plot([], [], linewidth=2, label=label, **style)[0] for label, style in look.items()]
-    columns = min(len(lines), 5)
-    figure.legend(
-        handles=lines, loc="outside upper center", ncols=columns, frameon=False, fontsize=10, handlelength=2.5
-    )
+    for columns in range(min(len(lines), 5), 0, -1):
+        legend = figure.legend(
+            handles=lines, loc="outside upper center", ncols=columns, frameon=False, fontsize=10, handlelength=2.5
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
