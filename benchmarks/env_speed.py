@@ -3,15 +3,17 @@
 Raw is the plain way to use a back end from Python one control step at a time: the same model, threads and
 substeps, actions drawn beforehand, checks off, no resets, no observation and no reward. For ``c`` that is
 ``mujoco.rollout`` with arrays made once and no warm start, the fastest there is; for ``mjx`` it is
-``jit(vmap(step))`` in JAX alone, which keeps all of MJX's data between two steps.
+``jit(vmap(step))`` in JAX alone, which keeps all of MJX's data between two steps; for ``warp`` it is MuJoCo Warp's
+``step``, on a GPU captured into a CUDA graph.
 With ``mjx`` TorchRL's own ``MujocoPlaygroundEnv`` of the same task takes part, if Playground is installed.
 All take turns in short rounds, so that other load on the machine hits them alike.
 
     python benchmarks/env_speed.py
     python benchmarks/env_speed.py --backend mjx --tasks CartpoleBalance
+    python benchmarks/env_speed.py --backend warp --device cuda --num-envs 2048 8192
 """
 
-# MuJoCo ships no type stubs, and JAX is optional.
+# MuJoCo ships no type stubs; JAX and Warp are optional.
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false
 from __future__ import annotations
 
@@ -109,6 +111,39 @@ def raw_mjx_stepper(env: ControlEnv) -> Callable[[], int]:
     return step
 
 
+def raw_warp_stepper(env: ControlEnv) -> Callable[[], int]:
+    """A function that takes one control step of all copies in MuJoCo Warp alone, and waits for it."""
+    import mujoco_warp
+    import warp
+
+    model, num_envs, place = env.physics.model, env.num_envs, warp.device_from_torch(env.physics.device)
+    with warp.ScopedDevice(place):
+        constants = mujoco_warp.put_model(model)
+        data = mujoco_warp.make_data(model, nworld=num_envs, nconmax=64, njmax=256)
+        warp.to_torch(data.qpos).copy_(env.physics.state.qpos)
+        controls = warp.to_torch(data.ctrl)
+
+        def advance() -> None:
+            for _ in range(env.physics.num_substeps):
+                mujoco_warp.step(constants, data)
+
+        graph = None
+        if place.is_cuda:
+            advance()
+            with warp.ScopedCapture(device=place) as capture:
+                advance()
+            graph = capture.graph
+
+    def step() -> int:
+        controls.uniform_(-1, 1)
+        with warp.ScopedDevice(place):
+            advance() if graph is None else warp.capture_launch(graph)
+        warp.synchronize_device(place)
+        return num_envs
+
+    return step
+
+
 def torchrl_env(task: str, num_envs: int, device: str) -> EnvBase:
     """TorchRL's wrapper of the Playground environment of that name."""
     from torchrl.envs import MujocoPlaygroundEnv
@@ -146,6 +181,9 @@ def run(step: Callable[[], int], seconds: float) -> tuple[int, float]:
     return frames, elapsed
 
 
+RAW_ON_DEVICE = {"mjx": raw_mjx_stepper, "warp": raw_warp_stepper}
+
+
 def make_steppers(task: str, num_envs: int, backend: str, num_threads: int, device: str) -> dict[str, Callable]:
     """What is compared, by name."""
 
@@ -156,7 +194,7 @@ def make_steppers(task: str, num_envs: int, backend: str, num_threads: int, devi
     raw_env = make()
     raw_env.reset()
     steppers = {
-        "raw": raw_stepper(raw_env, num_threads) if backend == "c" else raw_mjx_stepper(raw_env),
+        "raw": raw_stepper(raw_env, num_threads) if backend == "c" else RAW_ON_DEVICE[backend](raw_env),
         "env": env_stepper(make()),
         "collector": collector_stepper(make()),
     }
@@ -200,16 +238,16 @@ def memory_mb(task: str, num_envs: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", choices=["c", "mjx"], default="c")
+    parser.add_argument("--backend", choices=["c", *RAW_ON_DEVICE], default="c")
     parser.add_argument("--device", default="cpu", help="of the environments")
     parser.add_argument("--tasks", nargs="+", default=list(CONTROL_TASKS))
     parser.add_argument("--num-envs", nargs="+", type=int, default=[64, 256, 1024])
     parser.add_argument("--num-threads", type=int, default=available_cores(), help="that step the physics of c")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each turn in a round")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/env_speed.json, or env_speed_mjx.json")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/env_speed[_BACKEND].json")
     args = parser.parse_args()
-    out = args.out or Path("benchmarks/results") / f"env_speed{'' if args.backend == 'c' else '_mjx'}.json"
+    out = args.out or Path("benchmarks/results") / f"env_speed{'' if args.backend == 'c' else f'_{args.backend}'}.json"
 
     report = {
         **origin(args.device),

@@ -22,7 +22,10 @@ from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.files import write_json
 
 FILE = "provenance.json"
-PACKAGES = ("fpo-torchrl", "torch", "torchrl", "tensordict", "mujoco", "numpy", "mujoco-mjx", "jax", "playground")
+PACKAGES = (
+    *("fpo-torchrl", "torch", "torchrl", "tensordict", "mujoco", "numpy"),
+    *("mujoco-mjx", "jax", "playground", "mujoco-warp", "warp-lang"),
+)
 
 
 @contextlib.contextmanager

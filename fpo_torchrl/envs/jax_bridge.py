@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fpo_torchrl.envs.optional import missing
+
 
 def load_jax(extra: str) -> Any:
     """Import JAX and return its module; ``extra`` is the optional dependency that brings it.
@@ -35,11 +37,6 @@ def load_jax(extra: str) -> Any:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
     return jax
-
-
-def missing(extra: str, error: ImportError) -> ImportError:
-    """The error to raise when a package of the optional dependency ``extra`` cannot be imported."""
-    return ImportError(f"{error}; this needs packages that are optional: pip install 'fpo-torchrl[{extra}]'")
 
 
 def cache_dir() -> Path:

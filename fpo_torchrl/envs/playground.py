@@ -19,12 +19,12 @@ from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
 from fpo_torchrl.envs.jax_bridge import (
     jax_device,
     load_jax,
-    missing,
     to_jax,
     to_torch,
     tree_from_tensors,
     tree_tensors,
 )
+from fpo_torchrl.envs.optional import missing
 
 _DEFAULT_EPISODE_STEPS = 1000
 _LOADED: dict[str, Any] = {}

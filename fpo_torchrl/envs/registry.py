@@ -61,9 +61,9 @@ def make_env(
         seed (int): at least 0. The same seed repeats a run, another one differs.
         spread_episodes (bool): let the first episodes end at different times.
         max_episode_steps (int): steps after which an episode is truncated; by default the task's own limit.
-        backend (str): what steps the physics of a control task, ``"c"`` or ``"mjx"``; by default ``"c"``.
-        kwargs: handed to the environment, such as ``backend="mjx"`` for a control task, or ``initial_cells`` of
-            :class:`GridWorld`.
+        backend (str): what steps the physics of a control task or humanoid, ``"c"``, ``"warp"`` or, for control tasks,
+            ``"mjx"``; by default ``"c"``.
+        kwargs: handed to the environment, such as ``initial_cells`` of :class:`GridWorld`.
 
     Raises:
         ValueError: if an argument is out of range or the task is unknown.

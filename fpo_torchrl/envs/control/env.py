@@ -8,20 +8,17 @@ import torch
 from torch import Tensor
 
 from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
-from fpo_torchrl.envs.control.catalogue import did_you_mean, find_task
+from fpo_torchrl.envs.control.catalogue import find_task
 from fpo_torchrl.envs.control.nursery import Nursery
 from fpo_torchrl.envs.control.task import ControlTask
-from fpo_torchrl.envs.physics import Physics, PhysicsError
-from fpo_torchrl.envs.physics.c import CPhysics
-from fpo_torchrl.envs.physics.mjx import MJXPhysics
+from fpo_torchrl.envs.physics import PhysicsError
+from fpo_torchrl.envs.physics.backends import make_physics
 
 if TYPE_CHECKING:
     import numpy as np
 
     from fpo_torchrl.envs.control.camera import Camera
     from fpo_torchrl.envs.control.sketch import Sketch
-
-_BACKENDS = ("c", "mjx")
 
 
 class ControlEnv(BatchedEnv):
@@ -37,14 +34,14 @@ class ControlEnv(BatchedEnv):
         seed (int): seed of the initial states. The same seed repeats a run.
         max_episode_steps (int): control steps after which an episode is truncated.
         spread_episodes (bool): give the copies different phases at the very first reset.
-        backend (str): physics back end; ``"c"`` is native MuJoCo on the CPU, in float64, ``"mjx"`` is MuJoCo in
-            JAX on ``device``, in float32, meant for GPUs. Where one step takes them from the same state differs
-            by less than 1e-5 in the median.
+        backend (str): physics back end; ``"c"`` is native MuJoCo on the CPU, in float64; ``"mjx"`` (MuJoCo in JAX)
+            and ``"warp"`` (MuJoCo Warp) run on ``device``, in float32, and are meant for GPUs. Where one step takes
+            them from the same state differs by less than 1e-5 in the median.
         num_threads (int, optional): threads that step the physics of ``"c"``; None means every core.
 
     Raises:
         ValueError: for an unknown task or back end, a count below 1, or an action of the wrong shape.
-        ImportError: if ``backend`` is ``"mjx"`` and JAX is not installed.
+        ImportError: for a back end whose package is not installed.
         NonFiniteError: when stepping, if an action is not finite or the physics of a copy breaks down;
             it names copy and step.
 
@@ -67,7 +64,15 @@ class ControlEnv(BatchedEnv):
         num_threads: int | None = None,
     ) -> None:
         task = find_task(task)
-        physics = _make_physics(task, backend, num_envs, device, num_threads)
+        model = task.build_spec().compile()
+        physics = make_physics(
+            backend,
+            model,
+            num_envs=num_envs,
+            num_substeps=_substeps(task, model.opt.timestep),
+            device=device,
+            num_threads=num_threads,
+        )
         super().__init__(
             num_envs=num_envs,
             obs_dim=task.observe(physics.state).shape[-1],
@@ -149,20 +154,12 @@ class ControlEnv(BatchedEnv):
         )
 
 
-def _make_physics(
-    task: ControlTask, backend: str, num_envs: int, device: torch.device | str, num_threads: int | None
-) -> Physics:
-    if backend not in _BACKENDS:
-        raise ValueError(f"unknown physics backend {backend!r}{did_you_mean(backend, list(_BACKENDS))}")
-    model = task.build_spec().compile()
-    substeps = task.control_dt / model.opt.timestep
+def _substeps(task: ControlTask, timestep: float) -> int:
+    """Simulation steps in a control step."""
+    substeps = task.control_dt / timestep
     if abs(substeps - round(substeps)) > 1e-6:
         raise ValueError(
             f"{task.name}: control_dt must be a multiple of the model's timestep, "
-            f"got {task.control_dt} s and {model.opt.timestep} s"
+            f"got {task.control_dt} s and {timestep} s"
         )
-    if backend == "c":
-        return CPhysics(model, num_envs=num_envs, num_substeps=round(substeps), num_threads=num_threads)
-    if num_threads is not None:
-        raise ValueError(f"num_threads is a setting of backend='c', got num_threads={num_threads} with {backend!r}")
-    return MJXPhysics(model, num_envs=num_envs, num_substeps=round(substeps), device=device)
+    return round(substeps)

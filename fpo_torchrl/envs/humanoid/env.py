@@ -21,7 +21,7 @@ from fpo_torchrl.envs.humanoid.observation import observe, self_dim
 from fpo_torchrl.envs.humanoid.reward import DISTANCES, WEIGHTS, power, servo_torque, tracking_terms
 from fpo_torchrl.envs.humanoid.skeleton import SKELETONS
 from fpo_torchrl.envs.physics import PhysicsError
-from fpo_torchrl.envs.physics.c import CPhysics
+from fpo_torchrl.envs.physics.backends import make_physics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ class HumanoidEnv(BatchedEnv):
     Args:
         task (str): ``"humanoid/full"`` (28 servos) or ``"humanoid/planar"`` (12).
         num_envs (int): copies, at least 1.
-        device: where observations, rewards and actions live; physics and motions are on the CPU.
+        device: where observations, rewards and actions live, and physics and motions too with ``backend="warp"``.
         seed (int): of the motions and frames that episodes start with.
         max_episode_steps (int): control steps after which an episode is truncated at the latest.
         spread_episodes (bool): give the copies different phases at the very first reset.
@@ -70,11 +70,14 @@ class HumanoidEnv(BatchedEnv):
             :class:`~fpo_torchrl.envs.humanoid.failures.FailureWeights`. The others start in any motion.
         random_start (bool): if false, copy ``i`` tracks motion ``i``, from its first frame, and those after the last
             motion begin anew; for evaluation.
-        num_threads (int, optional): threads that step the physics; None means every core.
+        backend (str): what steps the physics: ``"c"`` is native MuJoCo on the CPU, in float64, ``"warp"`` is MuJoCo
+            Warp on ``device``, in float32, meant for GPUs. (MJX limits the force of servos in another way.)
+        num_threads (int, optional): threads that step the physics of ``"c"``; None means every core.
 
     Raises:
         ValueError: for an unknown task or setting, one out of range, or an action of the wrong shape; MotionError, a
             kind of it, for motions that cannot be used.
+        ImportError: for ``"warp"`` without MuJoCo Warp.
         NonFiniteError: when stepping, if an action is not finite, or if physics breaks down in more than 1 % of
             the steps. A copy in which it does so now and then terminates, without reward, and is counted in
             ``num_diverged``.
@@ -105,11 +108,14 @@ class HumanoidEnv(BatchedEnv):
         power_coeff: float = 5e-4,
         failure_share: float = 0.0,
         random_start: bool = True,
+        backend: Literal["c", "warp"] = "c",
         num_threads: int | None = None,
     ) -> None:
         if task not in HUMANOID_TASKS:
             raise ValueError(f"task must be one of {', '.join(HUMANOID_TASKS)}, got {task!r}")
         skeleton = SKELETONS[task.partition("/")[2]]
+        if backend not in ("c", "warp"):
+            raise ValueError(f'the backend of a humanoid must be "c" or "warp", got {backend!r}')
         if critic_goal not in ("full", "masked"):
             raise ValueError(f'critic_goal must be "full" or "masked", got {critic_goal!r}')
         if distance not in DISTANCES:
@@ -140,36 +146,40 @@ class HumanoidEnv(BatchedEnv):
             role: torch.cat([torch.ones(self_dim(skeleton), dtype=torch.bool), mask]).to(self.device)
             for role, mask in visible.items()
         }
+        model = build_spec(skeleton, timestep=self.control_dt / _SUBSTEPS).compile()
+        self.physics = make_physics(
+            backend, model, num_envs=num_envs, num_substeps=_SUBSTEPS, device=device, num_threads=num_threads
+        )
+        place = self.physics.device
         path = Path(motions).expanduser() if motions is not None else None
         self.motion_library = MotionLibrary.load(
-            path, skeleton, clips=clips, fps=_CONTROL_HZ, mirror=mirror, cycles=cycles
+            path, skeleton, clips=clips, fps=_CONTROL_HZ, mirror=mirror, cycles=cycles, device=place
         )
-        self.failures = FailureWeights(len(self.motion_library), share=failure_share)
-        model = build_spec(skeleton, timestep=self.control_dt / _SUBSTEPS).compile()
-        self.physics = CPhysics(model, num_envs=num_envs, num_substeps=_SUBSTEPS, num_threads=num_threads)
-        self._kinematics = Kinematics(skeleton, dtype=torch.float32)
+        self.failures = FailureWeights(len(self.motion_library), share=failure_share, device=place)
+        self._kinematics = Kinematics(skeleton, device=place, dtype=torch.float32)
         self._range, self._stiffness, self._damping = (
-            skeleton.per_servo(field) for field in ("target_scale", "stiffness", "damping")
+            skeleton.per_servo(field).to(self.physics.state.qpos) for field in ("target_scale", "stiffness", "damping")
         )
         self._action_unit = action_unit
-        self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64) for _ in range(3))
+        self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64, device=place) for _ in range(3))
         self.num_diverged, self.num_steps = 0, 0
-        self._sums, self._since = torch.zeros(len(_LOGGED), dtype=torch.float64), 0
-        self.lost = torch.zeros(num_envs, dtype=torch.bool)
-        self._observation = torch.zeros(num_envs, self_dim(skeleton) + goal_dim(skeleton))
+        self._sums, self._since = torch.zeros(len(_LOGGED), dtype=self._range.dtype, device=place), 0
+        self.lost = torch.zeros(num_envs, dtype=torch.bool, device=place)
+        self._observation = torch.zeros(num_envs, self_dim(skeleton) + goal_dim(skeleton), device=place)
         self.bodies = self.reference = self.motion_library.bodies(self.clip, self.frame)
         self._camera: Camera | Sketch | None = None
 
     def start_episodes(self, rows: Tensor) -> None:
         """Put the copies ``rows`` (int64 ``[k]``) into the reference's state at the start of an episode."""
-        rows = rows.cpu()
+        place = self.physics.device
+        rows = rows.to(place)
         if self._started:
             ended = rows[self._age[rows] > 0]
             self.failures.record(self.clip[ended], self.lost[ended])
         else:  # the first episodes of a seed are the same whatever was before
             self.failures.rates.fill_(1)
         if self.random_start:
-            draw = torch.rand(2, len(rows), generator=self.generator, device=self.generator.device).cpu()
+            draw = torch.rand(2, len(rows), generator=self.generator, device=self.generator.device).to(place)
             self.clip[rows] = self.failures.draw(draw[0])
             num_starts = self.motion_library.num_frames[self.clip[rows]] - 2
             self.frame[rows] = (draw[1] * num_starts).long()
@@ -187,7 +197,7 @@ class HumanoidEnv(BatchedEnv):
                 f"{self.task}: expected an action of shape {list(self.action_spec.shape)} [num_envs, action_dim], "
                 f"got {list(action.shape)}"
             )
-        action = action.cpu().double()
+        action = action.to(self._range)
         if not action.isfinite().all():
             rows = (~action.isfinite()).any(-1).nonzero().flatten().tolist()
             raise NonFiniteError(
@@ -207,7 +217,7 @@ class HumanoidEnv(BatchedEnv):
         priced = power(torque, rates) * (self._age > _FREE_STEPS)
         parts = tracking_terms(self.bodies, self.reference) | {"power": -self.power_coeff * priced}
         rewards = torch.stack([*parts.values()])
-        saturated = (torque.abs() >= FORCE_LIMIT).double().mean()
+        saturated = (torque.abs() >= FORCE_LIMIT).to(rewards.dtype).mean()
         self._sums += torch.cat([rewards.mean(-1), saturated.unsqueeze(0)])
         self._since += 1
         reward = torch.where(diverged, 0.0, rewards.sum(0))
@@ -215,7 +225,7 @@ class HumanoidEnv(BatchedEnv):
 
     def _step_physics(self, targets: Tensor) -> Tensor:
         """Step every copy; put those in which physics breaks down, bool ``[num_envs]``, back to the reference."""
-        diverged = torch.zeros(self.num_envs, dtype=torch.bool)
+        diverged = torch.zeros_like(self.lost)
         self.num_steps += self.num_envs
         try:
             self.physics.step(targets)
@@ -236,7 +246,8 @@ class HumanoidEnv(BatchedEnv):
         state = self.physics.state
         for tensor in (state.time, state.warm_start):
             tensor.index_fill_(0, rows, 0)
-        state.qpos[rows], state.qvel[rows] = self.motion_library.joints(self.clip[rows], self.frame[rows])
+        qpos, qvel = self.motion_library.joints(self.clip[rows], self.frame[rows])
+        state.qpos[rows], state.qvel[rows] = qpos.to(state.qpos), qvel.to(state.qvel)
 
     def _servos(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Torques (Nm) and rates (rad/s) of all servos in the state reached: ``[num_envs, action_dim]``."""
@@ -268,8 +279,8 @@ class HumanoidEnv(BatchedEnv):
         self.clip.copy_(state["clip"])
         self.frame.copy_(state["frame"])
         self._age.copy_(state["age"])
-        self._observation = state["observation"].clone()
-        self.failures.rates = state.get("failure_rates", torch.ones_like(self.failures.rates)).clone()
+        self._observation = state["observation"].to(self._observation, copy=True)  # the last one was handed out
+        self.failures.rates.copy_(state.get("failure_rates", torch.ones_like(self.failures.rates)))
         self.num_diverged, self.num_steps = state["counts"].tolist()
 
     def metrics(self) -> dict[str, float]:
@@ -290,8 +301,8 @@ class HumanoidEnv(BatchedEnv):
             self._camera = make_camera(build_spec(self.skeleton, ghost=True).compile(), height, width)
         row, state = slice(index, index + 1), self.physics.state
         qpos, qvel = self.motion_library.joints(self.clip[row], self.frame[row])
-        both = replace(state, qpos=torch.cat([state.qpos[row], qpos], -1), qvel=torch.cat([state.qvel[row], qvel], -1))
-        return self._camera.draw(both, 0)
+        qpos, qvel = (torch.cat(pair, -1) for pair in ((state.qpos[row], qpos), (state.qvel[row], qvel)))
+        return self._camera.draw(replace(state, qpos=qpos, qvel=qvel), 0)
 
 
 def _visible(conditioning: str, critic_goal: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ class FailureWeights:
     Args:
         num_motions (int): how many there are.
         share (float): of the draws that go by failures, at least 0 and below 1.
+        device: where motions are drawn.
 
     Raises:
         ValueError: if ``share`` is out of range.
@@ -28,11 +29,11 @@ class FailureWeights:
     tensor([0.2505, 0.7495], dtype=torch.float64)
     """
 
-    def __init__(self, num_motions: int, *, share: float) -> None:
+    def __init__(self, num_motions: int, *, share: float, device: torch.device | str = "cpu") -> None:
         if not 0 <= share < 1:
             raise ValueError(f"failure_share must be at least 0 and below 1, got {share}")
         self.share = share
-        self.rates = torch.ones(num_motions, dtype=torch.float64)
+        self.rates = torch.ones(num_motions, dtype=torch.float64, device=device)
         """Share of each motion's episodes that ended early, the newest counting most; 1 before the first."""
 
     @property

@@ -14,7 +14,7 @@ from mujoco.rollout import Rollout
 from torch import Tensor
 
 from fpo_torchrl.envs.physics.acceleration import acceleration_from_sensors
-from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState
+from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState, check_counts
 
 _FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
 _CONTROL = mujoco.mjtState.mjSTATE_CTRL.value
@@ -50,9 +50,7 @@ class CPhysics:
         self, model: mujoco.MjModel, *, num_envs: int, num_substeps: int = 1, num_threads: int | None = None
     ) -> None:
         num_threads = available_cores() if num_threads is None else num_threads
-        for name, value in {"num_envs": num_envs, "num_substeps": num_substeps, "num_threads": num_threads}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_counts(num_envs=num_envs, num_substeps=num_substeps, num_threads=num_threads)
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         threads = Rollout(nthread=num_threads if num_threads > 1 else 0)
         data = [mujoco.MjData(model) for _ in range(num_threads)]
@@ -79,7 +77,6 @@ class CPhysics:
         self._last_warnings = [thread_data.warning.lastinfo for thread_data in data]
         self._forget_warnings()
         self._no_warning = self._last_warnings[0].tobytes()
-        sensors = [model.sensor(index) for index in range(model.nsensor)]
 
         def zeros(*shape: int) -> np.ndarray:
             return np.zeros((num_envs, *shape))
@@ -95,7 +92,8 @@ class CPhysics:
         self._sensor_path, self._sensordata = zeros(num_substeps, model.nsensordata), zeros(model.nsensordata)
 
         now, mocap, sensordata = map(torch.from_numpy, (self._now, self._mocap, self._sensordata))
-        self.state = PhysicsState(
+        self.state = PhysicsState.of(
+            model,
             time=now[:, :1],
             qpos=now[:, 1 : 1 + nq],
             qvel=now[:, self._velocity],
@@ -104,7 +102,6 @@ class CPhysics:
             mocap_pos=mocap[:, : 3 * nmocap].view(num_envs, nmocap, 3),
             mocap_quat=mocap[:, 3 * nmocap :].view(num_envs, nmocap, 4),
             sensordata=sensordata,
-            sensors={sensor.name: sensordata[:, sensor.adr[0] : sensor.adr[0] + sensor.dim[0]] for sensor in sensors},
         )
         self.state.mocap_quat[..., 0] = 1
 

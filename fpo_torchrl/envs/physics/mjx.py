@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fpo_torchrl.envs.jax_bridge import jax_device, load_jax, missing, to_jax, to_torch
-from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState
+from fpo_torchrl.envs.jax_bridge import jax_device, load_jax, to_jax, to_torch
+from fpo_torchrl.envs.optional import missing
+from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState, check_counts
 
 Layout = dict[str, tuple[slice, tuple[int, ...]]]
 
@@ -60,9 +61,7 @@ class MJXPhysics:
     def __init__(
         self, model: mujoco.MjModel, *, num_envs: int, num_substeps: int = 1, device: torch.device | str = "cpu"
     ) -> None:
-        for name, value in {"num_envs": num_envs, "num_substeps": num_substeps}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_counts(num_envs=num_envs, num_substeps=num_substeps)
         self.device = torch.device(device)
         self._program = _compile(_binary(model), jax_device(self.device, "mjx"))
         self._build(model, num_envs, num_substeps)
@@ -82,13 +81,7 @@ class MJXPhysics:
         self._rows = torch.zeros(num_envs, size, device=self.device)
         views = {name: self._rows[:, part].view(num_envs, *shape) for name, (part, shape) in self._layout.items()}
         self._control = views.pop("control")
-        sensors = [model.sensor(index) for index in range(model.nsensor)]
-        self.state = PhysicsState(
-            **views,
-            sensors={
-                sensor.name: views["sensordata"][:, sensor.adr[0] : sensor.adr[0] + sensor.dim[0]] for sensor in sensors
-            },
-        )
+        self.state = PhysicsState.of(model, **views)
         self.state.mocap_quat[..., 0] = 1
 
     def restart(self, qpos: Tensor, qvel: Tensor, mocap_pos: Tensor, settle_steps: int = 0) -> None:

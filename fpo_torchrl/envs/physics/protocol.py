@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ class PhysicsError(RuntimeError):
         super().__init__(f"physics broke down in env {', '.join(map(str, rows))}: {reason}")
         self.rows = rows
         self.reason = reason
+
+
+class CapacityError(RuntimeError):
+    """The simulator has no room for all that a step needs, which says nothing against the state."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,14 @@ class PhysicsState:
     sensordata: Tensor
     sensors: Mapping[str, Tensor]
 
+    @classmethod
+    def of(cls, model: Any, **tensors: Tensor) -> Self:
+        """The state of copies of a ``mujoco.MjModel``; ``tensors`` is every field but ``sensors``."""
+        sensors = [model.sensor(index) for index in range(model.nsensor)]
+        columns = {sensor.name: slice(sensor.adr[0], sensor.adr[0] + sensor.dim[0]) for sensor in sensors}
+        values = tensors["sensordata"]
+        return cls(**tensors, sensors={name: values[:, column] for name, column in columns.items()})
+
     def sensor(self, name: str) -> Tensor:
         """The values of the sensor ``name``, ``[num_envs, dim]``."""
         return self.sensors[name]
@@ -66,6 +78,13 @@ class PhysicsState:
                     f"{list(tensors[name].shape)}, expected {list(target.shape)}"
                 )
             target.copy_(tensors[name])
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ``ValueError`` for the first of ``counts`` that is below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 class Physics(Protocol):

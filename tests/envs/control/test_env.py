@@ -207,7 +207,7 @@ def test_broken_physics_names_env_and_step():
     [
         ({"name": "cheetah_run"}, "unknown control task 'cheetah_run'; did you mean 'CheetahRun'. Known: BallInCup, "),
         ({"name": "Atari"}, "unknown control task 'Atari'. Known: BallInCup, "),
-        ({"backend": "cc"}, "unknown physics backend 'cc'.* Known: c, mjx$"),
+        ({"backend": "cc"}, "unknown physics backend 'cc'. Known: c, mjx, warp$"),
         ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
         ({"num_threads": 0}, "num_threads must be at least 1, got 0"),
         ({"max_episode_steps": 0}, "max_episode_steps must be at least 1, got 0"),

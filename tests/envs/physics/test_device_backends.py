@@ -1,9 +1,13 @@
-"""MJX against native MuJoCo, and what a batch on a GPU must keep apart. Compiles are slow: one task by default."""
+"""MJX and Warp against native MuJoCo, and what a batch on a GPU must keep apart.
+
+Compiles are slow: one task by default.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -13,29 +17,41 @@ from torchrl.modules import RandomPolicy
 
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
-from fpo_torchrl.envs.physics import PhysicsError
+from fpo_torchrl.envs.physics import Physics, PhysicsError
 from fpo_torchrl.envs.physics.c import CPhysics
-from fpo_torchrl.envs.physics.mjx import MJXPhysics
+from fpo_torchrl.envs.physics.protocol import CapacityError
+from fpo_torchrl.envs.physics.warp import WarpPhysics
 
 TRACES = Path(__file__).parents[2] / "data" / "traces"
 NUM_ENVS = 4
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
-    ),
-]
+NEEDED = {"mjx": ("jax", "mujoco.mjx"), "warp": ("warp", "mujoco_warp")}
+CORNER = """
+<mujoco>
+  <option timestep="0.002"/>
+  <worldbody>
+    <geom type="plane" size="0 0 1" condim="1"/>
+    <geom type="plane" size="0 0 1" zaxis="1 0 0" condim="1"/>
+    <body><freejoint/><geom size="0.1" condim="1"/></body>
+  </worldbody>
+</mujoco>
+"""
+ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
 
-def make(name: str = "CartpoleBalance", **keywords) -> ControlEnv:
-    pytest.importorskip("jax")
-    pytest.importorskip("mujoco.mjx")
-    return ControlEnv(name, backend="mjx", **{"num_envs": NUM_ENVS, "max_episode_steps": 7, **keywords})
+def make(backend: str, name: str = "CartpoleBalance", **keywords) -> ControlEnv:
+    for package in NEEDED[backend]:
+        pytest.importorskip(package)
+    return ControlEnv(name, backend=backend, **{"num_envs": NUM_ENVS, "max_episode_steps": 7, **keywords})
 
 
-@pytest.fixture(scope="module", params=DEVICES)
-def shared_env(request) -> ControlEnv:
-    return make(device=request.param)
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=ON_CUDA)])
+def device(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module", params=list(NEEDED))
+def shared_env(request, device) -> ControlEnv:
+    return make(request.param, device=device)
 
 
 @pytest.fixture
@@ -59,7 +75,7 @@ def run(env: ControlEnv, actions: torch.Tensor, data=None):
     return torch.stack(outputs, 1), data
 
 
-def copied(physics: MJXPhysics) -> dict[str, torch.Tensor]:
+def copied(physics: Physics) -> dict[str, torch.Tensor]:
     return {key: tensor.clone() for key, tensor in physics.state.tensors().items()}
 
 
@@ -110,13 +126,14 @@ def test_agrees_with_native_mujoco(env):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", list(NEEDED))
 @pytest.mark.parametrize("name", sorted(set(CONTROL_TASKS) - {"CartpoleBalance"}))
-def test_the_other_tasks_agree_too(name):
+def test_the_other_tasks_agree_too(name, backend):
     """Medians measured over 60 steps of 64 copies: 8e-8, 2e-6, 4e-9 and 2e-7 (state), less for the rest.
 
     Single steps differ more where a contact, a string or a joint limit is active in one precision only.
     """
-    for key, error in differences(make(name, num_envs=16), 40).items():
+    for key, error in differences(make(backend, name, num_envs=16), 40).items():
         assert error.median() < 1e-5, key
 
 
@@ -189,22 +206,6 @@ def test_later_steps_do_not_overwrite_what_was_returned(env):
     assert (output == kept).all()
 
 
-def test_nothing_is_compiled_after_the_first_reset(env):
-    run(env, actions(env, 2))
-    programs = env.physics._program._cache_size()
-    assert programs == 1
-    data = env.reset()
-    for rows in ([0], [0, 2], [1, 2, 3]):
-        mask = torch.zeros(NUM_ENVS, 1, dtype=torch.bool, device=env.device)
-        mask[rows] = True
-        data = run(env, actions(env, 9), env.reset(data.set("_reset", mask)))[1]
-    assert env.physics._program._cache_size() == programs
-
-
-def test_another_environment_of_the_task_shares_the_program(env):
-    assert make(device=env.device, num_envs=2).physics._program is env.physics._program
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_control_that_is_not_finite_is_refused_and_changes_nothing(env, bad):
     env.reset()
@@ -271,3 +272,34 @@ def test_through_a_collector(env):
     done = torch.cat([batch["next", "done"] for batch in batches], 1)
     assert done.sum(1).eq(4).all()
     assert batches[0]["next", "observation"].device.type == env.device.type
+
+
+def test_mjx_compiles_nothing_after_the_first_reset(device):
+    env = make("mjx", device=device)
+    run(env, actions(env, 2))
+    programs = env.physics._program._cache_size()
+    data = env.reset()
+    for rows in ([0], [0, 2], [1, 2, 3]):
+        mask = torch.zeros(NUM_ENVS, 1, dtype=torch.bool, device=env.device)
+        mask[rows] = True
+        data = run(env, actions(env, 9), env.reset(data.set("_reset", mask)))[1]
+    assert env.physics._program._cache_size() == programs
+    assert make("mjx", device=device, num_envs=2).physics._program is env.physics._program
+
+
+def test_warp_refuses_more_contacts_than_it_has_room_for_and_changes_nothing(device):
+    """A ball in a corner of two planes touches both: two contacts of one constraint each."""
+    pytest.importorskip("mujoco_warp")
+    model = mujoco.MjModel.from_xml_string(CORNER)
+    settings = {"num_envs": 3, "num_substeps": 2, "device": device}
+    start = torch.tensor([[0.099, 0.0, 0.099, 1, 0, 0, 0]]).expand(3, -1)
+    roomy = WarpPhysics(model, max_contacts=2, max_constraints=2, **settings)
+    roomy.restart(start, torch.zeros(3, 6), torch.zeros(3, 0, 3))
+    roomy.step(torch.zeros(3, 0))
+    for room in ({"max_contacts": 1}, {"max_constraints": 1}):
+        tight = WarpPhysics(model, **settings, **room)
+        tight.state.load(roomy.state.tensors())
+        before = copied(tight)
+        with pytest.raises(CapacityError, match=r"up to . constraints in one copy and 6 contacts in all 3, with room"):
+            tight.step(torch.zeros(3, 0))
+        assert equal(copied(tight), before)

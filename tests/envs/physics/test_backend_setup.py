@@ -1,4 +1,4 @@
-"""How MJX is set up, and what it refuses; nothing is compiled."""
+"""How MJX and Warp are set up, and what they refuse; nothing is compiled."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ import torch
 from fpo_torchrl import make_env
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
 from fpo_torchrl.envs.jax_bridge import jax_device, load_jax
-from fpo_torchrl.envs.physics.mjx import MJXPhysics
+from fpo_torchrl.envs.physics.backends import DEVICE_BACKENDS
 
 
-@pytest.mark.parametrize("package", ["jax", "mujoco.mjx"])
-def test_without_the_optional_packages_the_error_says_how_to_install_them(package, monkeypatch):
+@pytest.mark.parametrize(
+    ("backend", "package"), [("mjx", "jax"), ("mjx", "mujoco.mjx"), ("warp", "warp"), ("warp", "mujoco_warp")]
+)
+def test_without_the_optional_packages_the_error_says_how_to_install_them(backend, package, monkeypatch):
     if package == "mujoco.mjx":
         pytest.importorskip("jax")
         monkeypatch.delattr(mujoco, "mjx", raising=False)
     monkeypatch.setitem(sys.modules, package, None)  # importing it raises
-    with pytest.raises(ImportError, match=r"pip install 'fpo-torchrl\[mjx\]'$"):
-        make_env("CartpoleBalance", backend="mjx")
+    with pytest.raises(ImportError, match=rf"pip install 'fpo-torchrl\[{backend}\]'$"):
+        make_env("CartpoleBalance", backend=backend)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +59,17 @@ def test_a_device_that_jax_lacks_is_refused():
         jax_device(torch.device("cuda:99"), "mjx")
 
 
-def test_a_number_of_threads_is_refused():
-    with pytest.raises(ValueError, match="num_threads is a setting of backend='c', got num_threads=2 with 'mjx'"):
-        ControlEnv("CartpoleBalance", num_envs=1, backend="mjx", num_threads=2)
+@pytest.mark.parametrize("backend", DEVICE_BACKENDS)
+def test_a_number_of_threads_is_refused(backend):
+    with pytest.raises(
+        ValueError, match=f"num_threads is a setting of backend='c', got num_threads=2 with '{backend}'"
+    ):
+        ControlEnv("CartpoleBalance", num_envs=1, backend=backend, num_threads=2)
 
 
+@pytest.mark.parametrize("backend", DEVICE_BACKENDS.values())
 @pytest.mark.parametrize("name", ["num_envs", "num_substeps"])
-def test_counts_below_one_are_refused(name):
+def test_counts_below_one_are_refused(name, backend):
     model = CONTROL_TASKS["CartpoleBalance"].build_spec().compile()
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        MJXPhysics(model, **{"num_envs": 1, name: 0})
+        backend(model, **{"num_envs": 1, name: 0})

@@ -1,0 +1,202 @@
+"""MuJoCo Warp, stepped in a batch on a GPU, or for tests on the CPU; its arrays are torch's own memory."""
+
+# MuJoCo ships no type stubs, and Warp is optional.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import torch
+from torch import Tensor
+
+from fpo_torchrl.envs.optional import missing
+from fpo_torchrl.envs.physics.protocol import CapacityError, PhysicsError, PhysicsState, check_counts
+
+# The fields of the state, as PhysicsState and as Warp name them; the first five must stay finite.
+_FIELDS = {
+    "time": "time",
+    "qpos": "qpos",
+    "qvel": "qvel",
+    "act": "act",
+    "warm_start": "qacc_warmstart",
+    "sensordata": "sensordata",
+    "mocap_pos": "mocap_pos",
+    "mocap_quat": "mocap_quat",
+}
+_NUM_FINITE = 5
+
+
+class WarpPhysics:
+    """``num_envs`` copies of ``model`` in float32 on one device, without JAX.
+
+    The tensors of ``state`` are views of Warp's arrays. On a GPU the simulation steps of a control step are captured
+    into one CUDA graph at the first :meth:`step`, and queued on torch's current stream; each step reads one
+    boolean on the host, whether all copies are sound.
+
+    Warp has room for a fixed number of contacts and constraints, and drops those beyond it. Here that is an error.
+
+    Args:
+        model (mujoco.MjModel): the compiled model.
+        num_envs (int): copies, at least 1.
+        num_substeps (int): simulation steps per control step, at least 1.
+        device: ``"cpu"`` or a CUDA device.
+        max_contacts (int): room for contacts, mean of all copies.
+        max_constraints (int): room for the scalar constraints of a copy; a sliding contact has up to four.
+
+    Raises:
+        ValueError: if a count is below 1.
+        ImportError: without the optional dependency ``warp``.
+        NotImplementedError: if the model uses what Warp lacks.
+        CapacityError: when stepping, if contacts or constraints do not find room; nothing is advanced.
+    """
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        *,
+        num_envs: int,
+        num_substeps: int = 1,
+        device: torch.device | str = "cpu",
+        max_contacts: int = 64,
+        max_constraints: int = 256,
+    ) -> None:
+        room = {"max_contacts": max_contacts, "max_constraints": max_constraints}
+        check_counts(num_envs=num_envs, num_substeps=num_substeps, **room)
+        self.device, self._room = torch.device(device), room
+        self._warp, self._engine = _load()
+        self._place = self._warp.device_from_torch(self.device)
+        with self._warp.ScopedDevice(self._place):
+            self._constants = self._engine.put_model(model)
+        self._build(model, num_envs, num_substeps)
+
+    def sibling(self, num_envs: int) -> WarpPhysics:
+        """Another batch of the same model, with ``num_envs`` copies, that shares its constants and kernels."""
+        like = object.__new__(type(self))
+        for name in ("device", "_room", "_warp", "_engine", "_place", "_constants"):
+            setattr(like, name, getattr(self, name))
+        like._build(self.model, num_envs, self.num_substeps)
+        return like
+
+    def _build(self, model: mujoco.MjModel, num_envs: int, num_substeps: int) -> None:
+        self.model, self.num_envs, self.num_substeps, self.control_dim = model, num_envs, num_substeps, model.nu
+        self.draw_size = num_envs
+        contacts, constraints = self._room.values()
+        with self._warp.ScopedDevice(self._place):
+            self._data = self._engine.make_data(model, nworld=num_envs, nconmax=contacts, njmax=constraints)
+            # What every simulation step needed: constraints by copy, contacts of all copies before and after a test.
+            self._used = [self._warp.zeros((num_substeps, size), dtype=int) for size in (num_envs, 1, 1)]
+        views = {name: self._view(warp_name) for name, warp_name in _FIELDS.items()}
+        views["time"] = views["time"].unsqueeze(-1)
+        self._control, self._graph = self._view("ctrl"), None
+        self._used_views = [self._warp.to_torch(it) for it in self._used]
+        self.state = PhysicsState.of(model, **views)
+        self._before = {name: torch.empty_like(tensor) for name, tensor in self.state.tensors().items()}
+
+    def _view(self, name: str) -> Tensor:
+        return self._warp.to_torch(getattr(self._data, name), requires_grad=False)
+
+    def restart(self, qpos: Tensor, qvel: Tensor, mocap_pos: Tensor, settle_steps: int = 0) -> None:
+        """Put every copy at time 0 into the given state, with sensors and warm start that fit it."""
+        state = self.state
+        for tensor in (self._control, state.act, state.time, state.warm_start, state.mocap_quat):
+            tensor.zero_()
+        state.mocap_quat[..., 0] = 1
+        state.qpos.copy_(qpos)
+        state.qvel.copy_(qvel)
+        state.mocap_pos.copy_(mocap_pos)
+        # A substep evaluates sensors and acceleration at the state it starts from; where it leads is dropped.
+        self._advance(measure=True)
+        for _ in range(settle_steps):
+            self._advance()
+        state.time.zero_()
+
+    def step(self, control: Tensor) -> None:
+        """Advance every copy by one control step under ``control`` ``[num_envs, control_dim]``."""
+        self._control.copy_(control.detach())
+        self._advance()
+
+    def copy_rows(self, rows: Tensor, source: WarpPhysics, source_rows: Tensor) -> None:
+        """Overwrite the copies ``rows`` (int64 ``[k]``) with the copies ``source_rows`` of a sibling."""
+        theirs = source.state.tensors()
+        for name, tensor in self.state.tensors().items():
+            tensor[rows] = theirs[name][source_rows]
+
+    def _advance(self, *, measure: bool = False) -> None:
+        """A control step; or, to ``measure``, a substep that keeps nothing but sensors and warm start."""
+        now = self.state.tensors()
+        for name, tensor in self._before.items():
+            tensor.copy_(now[name])
+        if measure:
+            self._simulate(num_substeps=1)
+        elif self.device.type == "cuda":
+            self._launch()
+        else:
+            self._simulate(self.num_substeps)
+        moved = [self._control, *(now[name] for name in list(_FIELDS)[:_NUM_FINITE])]
+        # Written so that NaN fails it.
+        sound = (torch.cat(moved, -1).abs() < mujoco.mjMAXVAL).all(-1)
+        needed = torch.stack([it.amax() for it in self._used_views])
+        room = needed.new_tensor([self._data.njmax, self._data.naconmax, self._data.naconmax])
+        fits = needed <= room
+        if not (sound.all() & fits.all()):
+            self._restore()
+            raise self._explain(sound, needed, room)
+        if measure:
+            self._restore(keep=("warm_start", "sensordata"))
+
+    def _simulate(self, num_substeps: int) -> None:
+        copy = self._warp.copy
+        with self._warp.ScopedDevice(self._place):
+            for number in range(num_substeps):
+                self._engine.step(self._constants, self._data)
+                counts = (self._data.nefc, self._data.nacon, self._data.ncollision)
+                for used, count in zip(self._used, counts, strict=True):
+                    copy(used[number], count)
+
+    def _launch(self) -> None:
+        """Queue the captured control step behind what torch has queued."""
+        wp = self._warp
+        if self._graph is None:
+            torch.cuda.synchronize(self.device)
+            self._simulate(num_substeps=1)  # loads every kernel, which a capture may not
+            wp.synchronize_device(self._place)
+            self._restore()
+            torch.cuda.synchronize(self.device)
+            with wp.ScopedDevice(self._place), wp.ScopedCapture(device=self._place) as capture:
+                self._simulate(self.num_substeps)
+            self._graph = capture.graph
+        stream = wp.stream_from_torch(torch.cuda.current_stream(self.device))
+        with wp.ScopedStream(stream):
+            wp.capture_launch(self._graph)
+
+    def _restore(self, keep: tuple[str, ...] = ()) -> None:
+        for name, tensor in self.state.tensors().items():
+            if name not in keep:
+                tensor.copy_(self._before[name])
+
+    def _explain(self, sound: Tensor, needed: Tensor, room: Tensor) -> Exception:
+        wild = ~self._control.isfinite().all(-1)
+        if wild.any():
+            return PhysicsError(wild.nonzero().flatten().tolist(), "a control is not finite")
+        if not sound.all():
+            return PhysicsError((~sound).nonzero().flatten().tolist(), "a state is not finite or too large")
+        (constraints, *contacts), (most_constraints, most_contacts, _) = needed.tolist(), room.tolist()
+        return CapacityError(
+            f"MuJoCo Warp found no room for what touches: up to {constraints} constraints in one copy and "
+            f"{max(contacts)} contacts in all {self.num_envs}, with room for {most_constraints} and {most_contacts}. "
+            "Build WarpPhysics with larger max_constraints and max_contacts"
+        )
+
+
+def _load() -> tuple[Any, Any]:
+    """The modules of Warp and of MuJoCo Warp."""
+    try:
+        import warp
+
+        warp.config.log_level = warp.LOG_WARNING  # no banner
+        warp.init()
+        import mujoco_warp
+    except ImportError as error:
+        raise missing("warp", error) from error
+    return warp, mujoco_warp
