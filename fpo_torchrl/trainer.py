@@ -17,6 +17,8 @@ from torchrl.modules import GRUModule, LSTMModule
 from torchrl.objectives import LossModule
 
 from fpo_torchrl.advantage import GAE
+from fpo_torchrl.annealing import Annealing
+from fpo_torchrl.checks import check_counts
 from fpo_torchrl.collecting import check_finite, make_collector
 from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
 from fpo_torchrl.gradient import compiled, total_loss
@@ -60,6 +62,7 @@ class Trainer:
         critic_warmup_frames (int): train the critic alone at first, on this many frames, rounded up to whole batches:
             an actor that is pretrained would be spoiled by the advantages of a critic that is not.
         anneal_lr (bool): lower the step sizes linearly to zero at ``total_frames``.
+        anneal_prior (float, optional): share of ``total_frames`` in which the loss's ``prior_coeff`` falls to zero.
         compile (bool): compile loss and gradient with ``torch.compile``, on a GPU into CUDA graphs. The first gradient
             step then takes minutes. Values and gradients agree with uncompiled ones to rounding, but a loss that draws
             random numbers, as PPO's does for the entropy of a squashed Gaussian, draws others.
@@ -90,16 +93,15 @@ class Trainer:
         redraw_pairs: bool = False,
         critic_warmup_frames: int = 0,
         anneal_lr: bool = False,
+        anneal_prior: float | None = None,
         compile: bool = False,
         processes: Processes | None = None,
         workers: RemoteWorkers | None = None,
     ) -> None:
         processes = processes if processes is not None else Processes()
         num_envs = env.batch_size.numel() * processes.size
-        positive = {"total_frames": total_frames, "num_epochs": num_epochs, "minibatch_size": minibatch_size}
-        for name, value in {**positive, "frames_per_batch": frames_per_batch, "unroll_length": unroll_length}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_counts(total_frames=total_frames, num_epochs=num_epochs, minibatch_size=minibatch_size)
+        check_counts(frames_per_batch=frames_per_batch, unroll_length=unroll_length)
         if critic_warmup_frames < 0:
             raise ValueError(f"critic_warmup_frames must not be negative, got {critic_warmup_frames}")
         if critic_warmup_frames and "loss_critic" not in loss.out_keys:
@@ -138,9 +140,9 @@ class Trainer:
         if self.standardizes:  # over the minibatches of all processes, where the loss sees one
             loss.normalize_advantage = False
         self.redraws_pairs = redraw_pairs and isinstance(flow_policy(actor), FlowActor)
-        self.anneal_lr, self.compile = anneal_lr, compile
+        self.annealing = Annealing(optimizer, loss, total_frames, lr=anneal_lr, prior=anneal_prior)
+        self.compile = compile
         self._evaluate = compiled(self._total_loss, device=env.device) if compile else self._total_loss
-        self.initial_lrs = [group["lr"] for group in optimizer.param_groups]
         self.lr_scale = 1.0
         """Factor on the step sizes, which checkpoints keep."""
         self.frames = 0
@@ -189,9 +191,7 @@ class Trainer:
         Yields a minibatch, and takes back what the loss reports of it, with the gradient in the weights' ``grad``.
         """
         self.processes.check(partial(check_finite, batch, first_frame=self.frames))
-        annealed = max(0.0, 1 - self.frames / self.total_frames) if self.anneal_lr else 1.0
-        for group, lr in zip(self.optimizer.param_groups, self.initial_lrs, strict=True):
-            group["lr"] = lr * annealed * self.lr_scale
+        self.annealing.apply(self.frames, lr_scale=self.lr_scale)
         self._descended = "loss_critic" if self.frames < self.critic_warmup_frames else "loss_"
         behaviour = copy.deepcopy(self.actor) if self.redraws_pairs else None
         if self.normalizer is not None and self.normalizer.as_released:

@@ -11,6 +11,8 @@ from torch import Tensor
 from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from fpo_torchrl.checks import check_counts
+
 NUM_PHASES = 32
 
 
@@ -65,9 +67,7 @@ class BatchedEnv(EnvBase):
         seed: int = 0,
         spread_episodes: bool = True,
     ) -> None:
-        for name, value in {"num_envs": num_envs, "max_episode_steps": max_episode_steps}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_counts(num_envs=num_envs, max_episode_steps=max_episode_steps)
         super().__init__(device=torch.device(device), batch_size=torch.Size([num_envs]))
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps

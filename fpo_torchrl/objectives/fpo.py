@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor
@@ -67,7 +68,7 @@ class FPOLoss(FlowPPOLoss):
             gradient zero over the policy's own actions, so a baseline in the advantage costs nothing; the CFM loss
             has that only where the velocity is the mean velocity of those actions' paths. This term keeps it there.
         prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm). It stands in
-            for the entropy bonus that a flow does not have.
+            for the entropy bonus that a flow does not have. Kept as a buffer, which a schedule may fill.
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
             default the authors' 0.25, ``"l2"`` and True.
 
@@ -124,7 +125,9 @@ class FPOLoss(FlowPPOLoss):
         self.num_ratio_groups = groups
         self.cfm_loss_clamp = cfm_loss_clamp
         self.log_ratio_clamp = log_ratio_clamp
-        self.cfm_coeff, self.prior_coeff = cfm_coeff, prior_coeff
+        self.cfm_coeff = cfm_coeff
+        device = next((weight.device for weight in self.parameters()), None)
+        self.register_buffer("prior_coeff", torch.tensor(float(prior_coeff), device=device))
         pulls = {"loss_cfm": cfm_coeff, "loss_prior": prior_coeff}
         self.beside_ratio = ("cfm_loss_old", "cfm_loss_new", *(name for name, coeff in pulls.items() if coeff))
 
@@ -141,7 +144,7 @@ class FPOLoss(FlowPPOLoss):
         beside = {"cfm_loss_old": old.mean(), "cfm_loss_new": new.detach().mean()}
         if self.cfm_coeff:
             beside["loss_cfm"] = self.cfm_coeff * new.mean(-1, keepdim=True)
-        if self.prior_coeff:
+        if "loss_prior" in self.beside_ratio:
             beside["loss_prior"] = self.prior_coeff * actor.prior_loss(tensordict).unsqueeze(-1)
         if self.cfm_loss_clamp is not None:
             old, new = self.cfm_loss_clamp(old), self.cfm_loss_clamp(new)

@@ -27,7 +27,7 @@ class Watched(FPOLoss):
         return super().forward(tensordict)
 
 
-def trainer_on(env, *, actor: FlowActor | None = None, lr: float = 1e-3, **kwargs) -> Trainer:
+def trainer_on(env, *, actor: FlowActor | None = None, lr: float = 1e-3, prior_coeff: float = 0.0, **kwargs) -> Trainer:
     """A trainer with small networks, put together by hand."""
     obs_dim = env.observation_spec["observation"].shape[-1]
     action_dim = env.action_spec.shape[-1]
@@ -37,7 +37,8 @@ def trainer_on(env, *, actor: FlowActor | None = None, lr: float = 1e-3, **kwarg
     critic = TensorDictModule(ValueMLP(obs_dim, hidden_sizes=(8,)), in_keys=["observation"], out_keys=["state_value"])
     settings = {"total_frames": 2 * BATCH, "frames_per_batch": BATCH, "num_epochs": 2, "minibatch_size": BATCH}
     optimizer = AgentOptimizer(actor.parameters(), critic.parameters(), lr=lr)
-    return Trainer(env, actor, Watched(actor, critic), GAE(critic), optimizer, **{**settings, **kwargs})
+    loss = Watched(actor, critic, prior_coeff=prior_coeff)
+    return Trainer(env, actor, loss, GAE(critic), optimizer, **{**settings, **kwargs})
 
 
 def weights(trainer: Trainer) -> list[Tensor]:

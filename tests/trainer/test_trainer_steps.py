@@ -44,6 +44,25 @@ class TestTraining:
         trainer.learn(next(iter(trainer.start())))  # at total_frames the step size is 0
         assert unchanged(trainer, before)
 
+    def test_the_pull_of_the_prior_falls_linearly_to_zero_and_stays_there(self, probe):
+        trainer = trainer_on(probe, lr=1e-9, total_frames=4 * BATCH, prior_coeff=0.3, anneal_prior=0.75)
+        pulls = [(trainer.loss.prior_coeff.item(), metrics["loss_prior"]) for metrics in trainer]
+        assert [coeff for coeff, _ in pulls] == pytest.approx([0.3, 0.2, 0.1, 0.0])
+        assert pulls[-1][1] == 0
+        assert pulls[1][1] == pytest.approx(2 / 3 * pulls[0][1], rel=0.2)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"anneal_prior": 0.0, "prior_coeff": 0.1}, "anneal_prior must be above 0 and at most 1, got 0"),
+            ({"anneal_prior": 1.5, "prior_coeff": 0.1}, "anneal_prior must be above 0 and at most 1, got 1.5"),
+            ({"anneal_prior": 0.5}, "anneal_prior=0.5 needs an FPOLoss with a prior_coeff above 0"),
+        ],
+    )
+    def test_a_pull_that_cannot_fall_is_refused(self, probe, settings, message):
+        with pytest.raises(ValueError, match=message):
+            trainer_on(probe, **settings)
+
     def test_metrics_are_means_over_the_gradient_steps_and_extremes_of_the_ratio(self, probe):
         trainer = trainer_on(probe, lr=0.05, num_epochs=4)
         metrics = next(iter(trainer))

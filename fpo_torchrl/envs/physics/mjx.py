@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fpo_torchrl.checks import check_counts
 from fpo_torchrl.envs.jax_bridge import jax_device, load_jax, to_jax, to_torch
 from fpo_torchrl.envs.optional import missing
-from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState, check_counts
+from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState
 
 Layout = dict[str, tuple[slice, tuple[int, ...]]]
 

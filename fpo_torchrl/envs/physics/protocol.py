@@ -80,13 +80,6 @@ class PhysicsState:
             target.copy_(tensors[name])
 
 
-def check_counts(**counts: int) -> None:
-    """Raise ``ValueError`` for the first of ``counts`` that is below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-
-
 class Physics(Protocol):
     """A batch of copies of one model that step together.
 

@@ -10,8 +10,9 @@ import mujoco
 import torch
 from torch import Tensor
 
+from fpo_torchrl.checks import check_counts
 from fpo_torchrl.envs.optional import missing
-from fpo_torchrl.envs.physics.protocol import CapacityError, PhysicsError, PhysicsState, check_counts
+from fpo_torchrl.envs.physics.protocol import CapacityError, PhysicsError, PhysicsState
 
 # The fields of the state, as PhysicsState and as Warp name them; the first five must stay finite.
 _FIELDS = {
