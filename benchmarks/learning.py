@@ -137,9 +137,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     tasks = sorted({task for suite in SUITES.values() for task in suite.tasks})
     labels = list(dict.fromkeys(label for suite in SUITES.values() for label in suite.algorithms))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(SUITES), default=["control"], help="suites; default control")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(SUITES),
+        metavar="SUITE",
+        default=["control"],
+        help=f"of {', '.join(SUITES)}; default control",
+    )
     parser.add_argument("--tasks", nargs="+", choices=tasks, metavar="TASK", help=f"default all of {', '.join(tasks)}")
-    parser.add_argument("--algorithms", nargs="+", choices=labels, help="default all of the suite")
+    parser.add_argument("--algorithms", nargs="+", choices=labels, metavar="LABEL", help="default all of the suite")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="default 0 to 4")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread of torch; default 2")
     parser.add_argument("--frames", type=int, help="of every run; default what its preset has")

@@ -29,7 +29,7 @@ from tensordict import TensorDict
 from timing import Work, compare, take_turns
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpo_torchrl.envs.physics.c import available_cores
+from fpo_torchrl.cores import available_cores
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.trainer import Trainer

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from fpo_torchrl.auto_resume import is_finished
 from fpo_torchrl.cli import EXIT_PREEMPTED
+from fpo_torchrl.cores import available_cores
 from fpo_torchrl.files import InUseError, is_held, locked
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import read_provenance
@@ -41,7 +42,7 @@ class Workers:
         self.num_workers = num_workers
         self.environment = dict(os.environ)
         if num_threads is not None or "OMP_NUM_THREADS" not in os.environ:
-            self.environment["OMP_NUM_THREADS"] = str(num_threads or max(1, num_cores() // num_workers))
+            self.environment["OMP_NUM_THREADS"] = str(num_threads or max(1, available_cores() // num_workers))
         self.stop = StopOnSignal()
         self._children: set[Popen] = set()
         self._told: set[Popen] = set()
@@ -106,11 +107,6 @@ class Workers:
         for child in self._children - self._told:
             self._told.add(child)
             child.send_signal(signal.SIGTERM)  # of Ctrl-C they would take a second one to mean "at once"
-
-
-def num_cores() -> int:
-    """Cores that this process may use, which a scheduler or ``taskset`` may have made fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_directory(run_dir: Path) -> list[str]:

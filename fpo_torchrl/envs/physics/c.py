@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import mujoco
 import numpy as np
@@ -14,6 +13,7 @@ from mujoco.rollout import Rollout
 from torch import Tensor
 
 from fpo_torchrl.checks import check_counts
+from fpo_torchrl.cores import available_cores
 from fpo_torchrl.envs.physics.acceleration import acceleration_from_sensors
 from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState
 
@@ -200,8 +200,3 @@ class CPhysics:
                 reasons += [mujoco.mjtWarning(kind).name for kind in warned] or ["a state is not finite or too large"]
         self._forget_warnings()
         return PhysicsError(rows, ", ".join(dict.fromkeys(reasons)))
-
-
-def available_cores() -> int:
-    """The number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
