@@ -50,7 +50,9 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
     "midpoint": ("actor/solver=midpoint", "actor.solver.num_steps=5"),
     "rk4": ("actor/solver=rk4", "actor.solver.num_steps=3"),
     "sde": ("actor/solver=sde", "actor.solver.num_steps=10"),
+    "sde_quarter": ("actor/solver=sde", "actor.solver.num_steps=10", "actor.solver.noise_scale=0.25"),
     "random_steps": ("actor/solver=random_steps", "actor.solver.num_steps=20"),
+    "random_steps_5": ("actor/solver=random_steps", "actor.solver.num_steps=20", "actor.solver.min_steps=5"),
 }
 """What FPO samples its actions with while it trains, at about ten velocity evaluations for each."""
 GRIDWORLD: dict[str, tuple[str, ...]] = {
