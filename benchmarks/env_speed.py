@@ -120,7 +120,7 @@ def raw_warp_stepper(env: ControlEnv) -> Callable[[], int]:
     model, num_envs, place = env.physics.model, env.num_envs, warp.device_from_torch(env.physics.device)
     with warp.ScopedDevice(place):
         constants = mujoco_warp.put_model(model)
-        data = mujoco_warp.make_data(model, nworld=num_envs, nconmax=64, njmax=256)
+        data = mujoco_warp.make_data(model, nworld=num_envs, nconmax=64, njmax=320)
         warp.to_torch(data.qpos).copy_(env.physics.state.qpos)
         controls = warp.to_torch(data.ctrl)
 

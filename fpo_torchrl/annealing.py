@@ -19,7 +19,7 @@ class Annealing:
             None keeps it.
 
     Raises:
-        ValueError: if ``prior`` is out of range, or given for a loss without a ``prior_coeff`` above zero.
+        ValueError: if ``prior`` is out of range, or given for a loss without a ``prior_coeff``.
     """
 
     def __init__(self, optimizer: Optimizer, loss: Any, total_frames: int, *, lr: bool, prior: float | None) -> None:
@@ -29,8 +29,11 @@ class Annealing:
         if prior is not None:
             if not 0 < prior <= 1:
                 raise ValueError(f"anneal_prior must be above 0 and at most 1, got {prior}")
-            if not self._prior_coeff:
-                raise ValueError(f"anneal_prior={prior} needs an FPOLoss with a prior_coeff above 0")
+            if not hasattr(loss, "prior_coeff"):
+                raise ValueError(
+                    f"anneal_prior={prior} needs a loss with a prior_coeff, as FPOLoss has; {type(loss).__name__} has "
+                    "none: give anneal_prior=null"
+                )
             self._prior_frames = prior * total_frames
 
     def apply(self, frames: int, *, lr_scale: float) -> None:

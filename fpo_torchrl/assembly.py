@@ -46,4 +46,9 @@ def check_workers(workers: RemoteWorkers | None, cfg: DictConfig, processes: Pro
         raise ConfigError(
             f"nan_rollbacks={cfg.nan_rollbacks} needs collector=ray or local: RPC starts once in a process"
         )
+    backend = OmegaConf.select(cfg, "env.backend")
+    if backend not in (None, "c"):
+        raise ConfigError(
+            f"env.backend={backend} steps on this process's device, and workers elsewhere: give env.backend=c"
+        )
     workers.check()

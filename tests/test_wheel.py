@@ -20,6 +20,7 @@ VERSIONS = {
 """The lowest torch that pyproject.toml allows, and the newest that the checks run with."""
 HEAVY = {
     *("jax", "mujoco-mjx", "playground", "optuna", "hydra-submitit-launcher", "onnx", "onnxruntime", "scipy"),
+    *("mujoco-warp", "warp-lang"),
     *("tensorboard", "wandb", "mkdocs", "pytest", "scikit-learn", "pandas", "ray"),
 }
 """What only extras bring."""
@@ -76,7 +77,7 @@ def test_what_is_installed_is_light_and_the_rest_is_an_extra(installed, tmp_path
     assert not {entry["name"].lower() for entry in listed} & HEAVY
     code = "from importlib.metadata import metadata; print(*metadata('fpo-torchrl').get_all('Provides-Extra'))"
     extras = set(run(installed / "python", "-c", code, cwd=tmp_path).split())
-    assert {"mjx", "playground", "sweep", "report", "export", "dev"} <= extras
+    assert {"mjx", "playground", "warp", "sweep", "report", "export", "dev"} <= extras
 
 
 def test_it_is_the_installed_package_that_runs(installed, tmp_path):

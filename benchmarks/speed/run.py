@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--observations", type=int, nargs="+", default=[64, 256, 1024, 2048, 8192])
     parser.add_argument("--minibatch-size", type=int, default=1024 * UNROLL, help="of the update; default the authors'")
     parser.add_argument("--num-minibatches", type=int, default=1, help="in the epoch of the update; the authors' 32")
-    parser.add_argument("--backends", nargs="+", default=["c"], help="of the collection: c, mjx")
+    parser.add_argument("--backends", nargs="+", default=["c"], help="of the collection: c, mjx, warp")
     parser.add_argument("--num-envs", type=int, default=256, help="of collection and iteration; the authors' 2048")
     parser.add_argument(
         "--iteration-windows", type=int, default=64, help="of 30 steps in a minibatch; the authors' 1024"

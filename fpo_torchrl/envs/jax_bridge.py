@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fpo_torchrl.envs.devices import with_index
 from fpo_torchrl.envs.optional import missing
 
 
@@ -47,9 +48,7 @@ def cache_dir() -> Path:
 def jax_device(device: torch.device, extra: str) -> Any:
     """The JAX device of a torch device; ``ValueError`` if JAX cannot use it."""
     jax = load_jax(extra)
-    index = 0
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
+    index = with_index(device).index if device.type == "cuda" else 0
     try:
         known = jax.local_devices(backend="gpu" if device.type == "cuda" else device.type)
     except RuntimeError as error:

@@ -68,7 +68,7 @@ class FPOLoss(FlowPPOLoss):
             gradient zero over the policy's own actions, so a baseline in the advantage costs nothing; the CFM loss
             has that only where the velocity is the mean velocity of those actions' paths. This term keeps it there.
         prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm). It stands in
-            for the entropy bonus that a flow does not have. Kept as a buffer, which a schedule may fill.
+            for the entropy bonus that a flow does not have. A buffer, which a schedule may lower to 0.
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
             default the authors' 0.25, ``"l2"`` and True.
 
@@ -127,7 +127,7 @@ class FPOLoss(FlowPPOLoss):
         self.log_ratio_clamp = log_ratio_clamp
         self.cfm_coeff = cfm_coeff
         device = next((weight.device for weight in self.parameters()), None)
-        self.register_buffer("prior_coeff", torch.tensor(float(prior_coeff), device=device))
+        self.register_buffer("prior_coeff", torch.tensor(float(prior_coeff), device=device), persistent=False)
         pulls = {"loss_cfm": cfm_coeff, "loss_prior": prior_coeff}
         self.beside_ratio = ("cfm_loss_old", "cfm_loss_new", *(name for name, coeff in pulls.items() if coeff))
 

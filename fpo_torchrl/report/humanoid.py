@@ -22,13 +22,16 @@ from .humanoid_film import shoot, side_by_side
 from .runs import read_run
 
 EVALUATION = {
+    "backend": "c",
+    "max_contacts": None,
     "random_start": False,
     "spread_episodes": False,
     "distance": "mean",
     "max_distance": 0.5,
     "max_episode_steps": 1_000_000,
 }
-"""Whole motions, lost at a mean distance of 0.5 m (akanazawa/fpo, phc/puffer_phc/humanoid_phc.py:1671-1682)."""
+"""By native MuJoCo, whatever a run was trained on; whole motions, lost at a mean distance of 0.5 m
+(akanazawa/fpo, phc/puffer_phc/humanoid_phc.py:1671-1682)."""
 
 
 def tracking_env(policy: TrainedPolicy, num_envs: int, motions: str | None = None) -> HumanoidEnv:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 
-from fpo_torchrl.assembly import build_trainer
+from fpo_torchrl.assembly import build_trainer, check_workers
 from fpo_torchrl.builders import ConfigError, build
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.collecting import PLAIN
@@ -50,6 +50,12 @@ def test_rpc_a_second_time_in_a_process(monkeypatch):
     for start in (trainer.start, partial(make_trainer, "collector=rpc")):
         with pytest.raises(ConfigError, match="RPC starts once in a process; start each run by itself"):
             start()
+
+
+def test_physics_on_a_device_that_workers_lack():
+    cfg = tiny.compose(*tiny.CARTPOLE, "env.backend=warp", "collector=rpc")
+    with pytest.raises(ConfigError, match=r"env\.backend=warp steps on this process's device.*give env\.backend=c"):
+        check_workers(RPCWorkers(make_env=lambda: None, num_envs=2, num_workers=2), cfg, Processes())
 
 
 def test_metrics_of_an_environment_that_is_not_the_one_that_collects_are_left_out():

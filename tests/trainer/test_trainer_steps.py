@@ -9,6 +9,7 @@ from torch import nn
 from torchrl.objectives import PPOLoss
 
 from fpo_torchrl import Euler, FlowActor, ObservationNormalizer, VelocityMLP, ZeroNoise
+from fpo_torchrl.annealing import Annealing
 from fpo_torchrl.collecting import check_finite
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.probe import ProbeEnv
@@ -56,12 +57,18 @@ class TestTraining:
         [
             ({"anneal_prior": 0.0, "prior_coeff": 0.1}, "anneal_prior must be above 0 and at most 1, got 0"),
             ({"anneal_prior": 1.5, "prior_coeff": 0.1}, "anneal_prior must be above 0 and at most 1, got 1.5"),
-            ({"anneal_prior": 0.5}, "anneal_prior=0.5 needs an FPOLoss with a prior_coeff above 0"),
         ],
     )
     def test_a_pull_that_cannot_fall_is_refused(self, probe, settings, message):
         with pytest.raises(ValueError, match=message):
             trainer_on(probe, **settings)
+
+    def test_a_pull_of_zero_stays_zero_and_a_loss_without_one_is_refused(self, probe):
+        trainer = trainer_on(probe, anneal_prior=0.5)
+        assert "loss_prior" not in next(iter(trainer))
+        other = PPOLoss(trainer.actor, trainer.loss.critic_network, entropy_bonus=False)
+        with pytest.raises(ValueError, match=r"anneal_prior=0\.5 needs a loss with a prior_coeff.*PPOLoss has none"):
+            Annealing(trainer.optimizer, other, 100, lr=False, prior=0.5)
 
     def test_metrics_are_means_over_the_gradient_steps_and_extremes_of_the_ratio(self, probe):
         trainer = trainer_on(probe, lr=0.05, num_epochs=4)

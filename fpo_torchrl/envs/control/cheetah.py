@@ -40,7 +40,7 @@ def build_spec() -> mujoco.MjSpec:
     spec = new_spec("cheetah", timestep=0.01, iterations=4, ls_iterations=8)
     spec.compiler.settotalmass = 14
     spec.stat.center, spec.stat.extent = [0, 0, 0.7], 2
-    # How many contacts the MJX back end keeps; native MuJoCo keeps them all.
+    # How many contacts the MJX back end keeps; the others keep them all.
     spec.add_numeric(name="max_contact_points", data=[6], size=1)
     spec.add_numeric(name="max_geom_pairs", data=[4], size=1)
     skin = {"condim": 3, "friction": [0.4, 0.1, 0.1], "material": "body"}

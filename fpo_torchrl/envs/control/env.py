@@ -38,10 +38,12 @@ class ControlEnv(BatchedEnv):
             and ``"warp"`` (MuJoCo Warp) run on ``device``, in float32, and are meant for GPUs. Where one step takes
             them from the same state differs by less than 1e-5 in the median.
         num_threads (int, optional): threads that step the physics of ``"c"``; None means every core.
+        max_contacts (int, optional): room for contacts that ``"warp"`` has in a copy; None means 64.
 
     Raises:
         ValueError: for an unknown task or back end, a count below 1, or an action of the wrong shape.
         ImportError: for a back end whose package is not installed.
+        CapacityError: when stepping, if there are more contacts than MuJoCo Warp has room for.
         NonFiniteError: when stepping, if an action is not finite or the physics of a copy breaks down;
             it names copy and step.
 
@@ -62,6 +64,7 @@ class ControlEnv(BatchedEnv):
         spread_episodes: bool = True,
         backend: str = "c",
         num_threads: int | None = None,
+        max_contacts: int | None = None,
     ) -> None:
         task = find_task(task)
         model = task.build_spec().compile()
@@ -72,6 +75,7 @@ class ControlEnv(BatchedEnv):
             num_substeps=_substeps(task, model.opt.timestep),
             device=device,
             num_threads=num_threads,
+            max_contacts=max_contacts,
         )
         super().__init__(
             num_envs=num_envs,

@@ -52,7 +52,7 @@ def build_spec(*, spinner_damping: float, target_radius: float) -> mujoco.MjSpec
     spec = new_spec("finger", timestep=0.005, iterations=2, ls_iterations=8)
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.disableflags |= mjtDisableBit.mjDSBL_GRAVITY
-    # How many contacts the MJX back end keeps; native MuJoCo keeps them all.
+    # How many contacts the MJX back end keeps; the others keep them all.
     spec.add_numeric(name="max_contact_points", data=[4], size=1)
     spec.add_numeric(name="max_geom_pairs", data=[2], size=1)
     world = spec.worldbody

@@ -73,11 +73,12 @@ class HumanoidEnv(BatchedEnv):
         backend (str): what steps the physics: ``"c"`` is native MuJoCo on the CPU, in float64, ``"warp"`` is MuJoCo
             Warp on ``device``, in float32, meant for GPUs. (MJX limits the force of servos in another way.)
         num_threads (int, optional): threads that step the physics of ``"c"``; None means every core.
+        max_contacts (int, optional): room for contacts that ``"warp"`` has in a copy; None means 64.
 
     Raises:
         ValueError: for an unknown task or setting, one out of range, or an action of the wrong shape; MotionError, a
             kind of it, for motions that cannot be used.
-        ImportError: for ``"warp"`` without MuJoCo Warp.
+        ImportError: for ``"warp"`` without MuJoCo Warp. CapacityError: when stepping, as in ``ControlEnv``.
         NonFiniteError: when stepping, if an action is not finite, or if physics breaks down in more than 1 % of
             the steps. A copy in which it does so now and then terminates, without reward, and is counted in
             ``num_diverged``.
@@ -110,6 +111,7 @@ class HumanoidEnv(BatchedEnv):
         random_start: bool = True,
         backend: Literal["c", "warp"] = "c",
         num_threads: int | None = None,
+        max_contacts: int | None = None,
     ) -> None:
         if task not in HUMANOID_TASKS:
             raise ValueError(f"task must be one of {', '.join(HUMANOID_TASKS)}, got {task!r}")
@@ -148,7 +150,13 @@ class HumanoidEnv(BatchedEnv):
         }
         model = build_spec(skeleton, timestep=self.control_dt / _SUBSTEPS).compile()
         self.physics = make_physics(
-            backend, model, num_envs=num_envs, num_substeps=_SUBSTEPS, device=device, num_threads=num_threads
+            backend,
+            model,
+            num_envs=num_envs,
+            num_substeps=_SUBSTEPS,
+            device=device,
+            num_threads=num_threads,
+            max_contacts=max_contacts,
         )
         place = self.physics.device
         path = Path(motions).expanduser() if motions is not None else None

@@ -19,6 +19,8 @@ _MIRRORED = [
     for name in HUMANOID.names
 ]
 
+_CLEARANCE = 1e-5  # metres, lest a rounding error decide whether a foot touches the ground
+
 
 def resample(clip: MotionClip, fps: float) -> MotionClip:
     """The same motion at ``fps`` frames per second, with the same first and last frame.
@@ -130,7 +132,8 @@ def joint_positions(clip: MotionClip, kinematics: Kinematics) -> Tensor:
             parts.append(rotations.twist(quat, PLANAR_HINGE).clamp(low, high).unsqueeze(0))
     qpos = torch.cat(parts).T.contiguous()
     bodies = kinematics(qpos, qpos.new_zeros(len(qpos), skeleton.num_velocities))
-    qpos[:, 1 if skeleton.is_planar else 2] -= kinematics.lowest_point(bodies).double().quantile(0.05)
+    ground = kinematics.lowest_point(bodies).double().quantile(0.05) - _CLEARANCE
+    qpos[:, 1 if skeleton.is_planar else 2] -= ground
     return qpos
 
 

@@ -27,8 +27,8 @@ def tracking_terms(own: BodyStates, reference: BodyStates) -> dict[str, Tensor]:
         (reference.vel - own.vel).square().mean((0, 1)),
         (reference.angvel - own.angvel).square().mean((0, 1)),
     ]
-    weights, scales = squares[0].new_tensor([*WEIGHTS.values()]).T.unsqueeze(-1)
-    return dict(zip(WEIGHTS, weights * torch.exp(-scales * torch.stack(squares)), strict=True))
+    named = zip(WEIGHTS.items(), squares, strict=True)
+    return {name: weight * torch.exp(-scale * square) for (name, (weight, scale)), square in named}
 
 
 def servo_torque(

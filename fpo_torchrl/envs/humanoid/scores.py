@@ -65,9 +65,8 @@ class TrackingRecorder:
         env = self.env
         if step == 0:
             self.clip = env.clip.clone()
-            self.running = torch.ones(env.num_envs, dtype=torch.bool)
-            self.lost = torch.zeros(env.num_envs, dtype=torch.bool)
-            self.steps = torch.zeros(env.num_envs, dtype=torch.int64)
+            self.running, self.lost = torch.ones_like(env.lost), torch.zeros_like(env.lost)
+            self.steps = torch.zeros_like(env.clip)
             self.sums: dict[str, Tensor] = {}
             return
         self.steps += self.running
@@ -77,7 +76,7 @@ class TrackingRecorder:
                 key = f"mpjpe_{name}_{kind}_mm"
                 self.sums[key] = self.sums.get(key, 0.0) + torch.where(self.running, error.double(), 0.0)
         self.lost |= self.running & env.lost
-        self.running &= ~(env.lost | env.out_of_time().cpu())
+        self.running &= ~(env.lost | env.out_of_time().to(env.lost.device))
 
     def by_copy(self) -> dict[str, Tensor]:
         """The scores of each copy's episode, ``[num_envs]``."""

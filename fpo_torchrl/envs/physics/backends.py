@@ -23,7 +23,8 @@ def make_physics(
     num_envs: int,
     num_substeps: int,
     device: torch.device | str,
-    num_threads: int | None,
+    num_threads: int | None = None,
+    max_contacts: int | None = None,
 ) -> Physics:
     """``num_envs`` copies of ``model``.
 
@@ -34,15 +35,23 @@ def make_physics(
         num_substeps (int): simulation steps per control step, at least 1.
         device: of the copies; without effect for ``"c"``.
         num_threads (int, optional): threads of ``"c"``; None means every core.
+        max_contacts (int, optional): room for contacts that ``"warp"`` has in a copy; None means 64.
 
     Raises:
-        ValueError: for an unknown back end, a count below 1, or ``num_threads`` with another back end than ``"c"``.
+        ValueError: for an unknown back end, a count below 1, or a setting of another back end.
         ImportError: for a back end whose package is not installed.
     """
-    if backend == "c":
-        return CPhysics(model, num_envs=num_envs, num_substeps=num_substeps, num_threads=num_threads)
-    if backend not in DEVICE_BACKENDS:
+    if backend not in BACKENDS:
         raise ValueError(f"unknown physics backend {backend!r}. Known: {', '.join(BACKENDS)}")
-    if num_threads is not None:
-        raise ValueError(f"num_threads is a setting of backend='c', got num_threads={num_threads} with {backend!r}")
-    return DEVICE_BACKENDS[backend](model, num_envs=num_envs, num_substeps=num_substeps, device=device)
+    settings = {"c": {"num_threads": num_threads}, "mjx": {}, "warp": {"max_contacts": max_contacts}}
+    given = {key: {name: it for name, it in own.items() if it is not None} for key, own in settings.items()}
+    for owner, own in given.items():
+        for name, value in own.items():
+            if owner != backend:
+                raise ValueError(
+                    f"{name} is a setting of backend={owner!r}, got {name}={value} with {backend!r}; give {name}=null"
+                )
+    sizes = {"num_envs": num_envs, "num_substeps": num_substeps}
+    if backend == "c":
+        return CPhysics(model, **sizes, **given[backend])
+    return DEVICE_BACKENDS[backend](model, **sizes, **given[backend], device=device)

@@ -100,7 +100,8 @@ class Physics(Protocol):
 
         ``qpos`` ``[num_envs, nq]``, ``qvel`` ``[num_envs, nv]``, ``mocap_pos``
         ``[num_envs, nmocap, 3]``; ``settle_steps`` control steps without control come first.
-        Raises :class:`PhysicsError` if the state is not, or does not stay, finite.
+        Raises :class:`PhysicsError` if the state is not, or does not stay, finite, :class:`CapacityError` as
+        :meth:`step` does.
         """
         ...
 
@@ -108,7 +109,8 @@ class Physics(Protocol):
         """Advance every copy by one control step under ``control`` ``[num_envs, control_dim]``.
 
         Raises :class:`PhysicsError` if a control is not finite, a state stops being finite or the
-        simulator warns; the batch then still holds the state before the step.
+        simulator warns, :class:`CapacityError` if it has no room for all contacts; the batch then still holds the
+        state before the step.
         """
         ...
 
