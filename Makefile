@@ -21,10 +21,10 @@ train: install
 # Both at once, one on each core; what the Gaussian prints is shown if it fails.
 gridworld: install
 	@out=runs/gridworld_$$(date +%Y-%m-%d_%H-%M-%S); mkdir -p $$out; \
-	$(BIN)/fpo-train experiment=gridworld_ppo seed=300 task=gridworld/$(LAYOUT) $(ARGS) run_dir=$$out/ppo progress=false \
+	$(BIN)/fpo-train experiment=gridworld_ppo seed=500 task=gridworld/$(LAYOUT) $(ARGS) run_dir=$$out/ppo progress=false \
 		>$$out/ppo.log 2>&1 & gaussian=$$!; \
 	trap 'kill $$gaussian 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/fpo-train experiment=gridworld seed=300 task=gridworld/$(LAYOUT) $(ARGS) run_dir=$$out/fpo && \
+	$(BIN)/fpo-train experiment=gridworld seed=500 task=gridworld/$(LAYOUT) $(ARGS) run_dir=$$out/fpo && \
 	{ wait $$gaussian || { cat $$out/ppo.log; exit 1; }; } && \
 	$(BIN)/fpo-gridworld $$out/fpo $$out/ppo --out $$out
 
