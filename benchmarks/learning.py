@@ -4,7 +4,7 @@
     python benchmarks/learning.py --tasks ReacherEasy --seeds 5 6 --jobs 1
     python benchmarks/learning.py --only gridworld bandit probes
     python benchmarks/learning.py --only gridworld_long layouts --algorithms fpo --seeds 0 1 2
-    python benchmarks/learning.py --only samplers samplers_control --seeds 0 1 2
+    python benchmarks/learning.py --only samplers samplers_short --seeds 0 1 2
     python benchmarks/learning.py --only humanoid_full humanoid_root_hands humanoid_root --motions FOLDER --seeds 0 1 2
     python benchmarks/learning.py --only gpu --device cuda --jobs 1        the authors' recipe
 

@@ -102,6 +102,7 @@ SUITES = {
         {"gridworld/two_walls": ("experiment=gridworld",)}, SAMPLERS, max_return=20.0, measure=measures.gridworld
     ),
     "samplers_control": Suite({"ReacherEasy": ()}, SAMPLERS),
+    "samplers_short": Suite({"ReacherEasy": ("total_frames=300_000",)}, SAMPLERS),
     "bandit": Suite(
         {"bandit/bimodal": ()},
         {"fpo": ("experiment=bandit",), "ppo": ("experiment=bandit_ppo",)},
