@@ -90,7 +90,10 @@ SUITES = {
     "ablation": Suite(dict.fromkeys(("CartpoleBalance", "ReacherEasy"), ()), ABLATIONS),
     "gridworld": Suite({"gridworld/two_walls": ()}, GRIDWORLD, max_return=20.0, measure=measures.gridworld),
     "gridworld_long": Suite(
-        {"gridworld/two_walls": ("total_frames=3_000_000",)}, GRIDWORLD, max_return=20.0, measure=measures.gridworld
+        {"gridworld/two_walls": ("total_frames=3_000_000",)},
+        GRIDWORLD | {"fpo": ("experiment=gridworld", "trainer.anneal_prior=0.8")},
+        max_return=20.0,
+        measure=measures.gridworld,
     ),
     "layouts": Suite(
         {f"gridworld/{layout}": () for layout in STARTS if layout != "two_walls"},
