@@ -13,11 +13,11 @@ from torchrl.data import Bounded
 
 from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
 from fpo_torchrl.envs.humanoid.failures import FailureWeights
-from fpo_torchrl.envs.humanoid.goal import goal_dim, goal_mask
+from fpo_torchrl.envs.humanoid.goal import goal_dim
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
 from fpo_torchrl.envs.humanoid.model import FORCE_LIMIT, build_spec
 from fpo_torchrl.envs.humanoid.motion_library import MotionLibrary
-from fpo_torchrl.envs.humanoid.observation import observe, self_dim
+from fpo_torchrl.envs.humanoid.observation import observation_masks, observe, self_dim
 from fpo_torchrl.envs.humanoid.reward import DISTANCES, WEIGHTS, power, servo_torque, tracking_terms
 from fpo_torchrl.envs.humanoid.skeleton import SKELETONS
 from fpo_torchrl.envs.physics import PhysicsError
@@ -113,22 +113,22 @@ class HumanoidEnv(BatchedEnv):
         num_threads: int | None = None,
         max_contacts: int | None = None,
     ) -> None:
-        if task not in HUMANOID_TASKS:
-            raise ValueError(f"task must be one of {', '.join(HUMANOID_TASKS)}, got {task!r}")
+        choices = {
+            "task": (task, HUMANOID_TASKS),
+            "distance": (distance, DISTANCES),
+            "backend": (backend, ("c", "warp")),
+        }
+        for name, (value, known) in choices.items():
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         skeleton = SKELETONS[task.partition("/")[2]]
-        if backend not in ("c", "warp"):
-            raise ValueError(f'the backend of a humanoid must be "c" or "warp", got {backend!r}')
-        if critic_goal not in ("full", "masked"):
-            raise ValueError(f'critic_goal must be "full" or "masked", got {critic_goal!r}')
-        if distance not in DISTANCES:
-            raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
         if not max_distance > 0:
             raise ValueError(f"max_distance must be positive, got {max_distance}")
         if not 0 < action_unit <= 1:
             raise ValueError(f"action_unit must be above 0 and at most 1, got {action_unit}")
         if not power_coeff >= 0:
             raise ValueError(f"power_coeff must be 0 or more, got {power_coeff}")
-        visible = {role: goal_mask(skeleton, seen) for role, seen in _visible(conditioning, critic_goal).items()}
+        masks = observation_masks(skeleton, conditioning, critic_goal)
         super().__init__(
             num_envs=num_envs,
             obs_dim=self_dim(skeleton) + goal_dim(skeleton),
@@ -141,23 +141,12 @@ class HumanoidEnv(BatchedEnv):
         bound = torch.full(self.action_spec.shape, 1 / action_unit, device=self.device)
         self.action_spec = Bounded(-bound, bound, dtype=torch.float32)
         self.task, self.conditioning, self.skeleton = task, conditioning, skeleton
-        self.control_dt = 1 / _CONTROL_HZ
-        self.random_start, self.power_coeff = random_start, power_coeff
-        self.distance, self.max_distance = DISTANCES[distance], max_distance
-        self.observation_masks = {
-            role: torch.cat([torch.ones(self_dim(skeleton), dtype=torch.bool), mask]).to(self.device)
-            for role, mask in visible.items()
-        }
+        self.control_dt, self.random_start, self.power_coeff = 1 / _CONTROL_HZ, random_start, power_coeff
+        self.distance, self.max_distance, self._action_unit = DISTANCES[distance], max_distance, action_unit
+        self.observation_masks = {role: mask.to(self.device) for role, mask in masks.items()}
         model = build_spec(skeleton, timestep=self.control_dt / _SUBSTEPS).compile()
-        self.physics = make_physics(
-            backend,
-            model,
-            num_envs=num_envs,
-            num_substeps=_SUBSTEPS,
-            device=device,
-            num_threads=num_threads,
-            max_contacts=max_contacts,
-        )
+        settings = {"num_threads": num_threads, "max_contacts": max_contacts, "device": device}
+        self.physics = make_physics(backend, model, num_envs=num_envs, num_substeps=_SUBSTEPS, **settings)
         place = self.physics.device
         path = Path(motions).expanduser() if motions is not None else None
         self.motion_library = MotionLibrary.load(
@@ -168,11 +157,10 @@ class HumanoidEnv(BatchedEnv):
         self._range, self._stiffness, self._damping = (
             skeleton.per_servo(field).to(self.physics.state.qpos) for field in ("target_scale", "stiffness", "damping")
         )
-        self._action_unit = action_unit
         self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64, device=place) for _ in range(3))
         self.num_diverged, self.num_steps = 0, 0
         self._sums, self._since = torch.zeros(len(_LOGGED), dtype=self._range.dtype, device=place), 0
-        self.lost = torch.zeros(num_envs, dtype=torch.bool, device=place)
+        self.lost = torch.zeros_like(self.clip, dtype=torch.bool)
         self._observation = torch.zeros(num_envs, self_dim(skeleton) + goal_dim(skeleton), device=place)
         self.bodies = self.reference = self.motion_library.bodies(self.clip, self.frame)
         self._camera: Camera | Sketch | None = None
@@ -264,10 +252,7 @@ class HumanoidEnv(BatchedEnv):
         return servo_torque(angles, rates, targets, self._stiffness, self._damping, FORCE_LIMIT), rates
 
     def out_of_time(self) -> Tensor:
-        """Which copies are at the end of their motion, or of their time: ``[num_envs]``.
-
-        The last frame of a motion is only ever a goal.
-        """
+        """Which copies are at the end of their time, or of their motion, whose last frame is a goal only."""
         at_end = self.frame >= self.motion_library.num_frames[self.clip] - 2
         return super().out_of_time() | at_end.to(self.device)
 
@@ -278,8 +263,8 @@ class HumanoidEnv(BatchedEnv):
     def task_state(self) -> dict[str, Tensor]:
         """The state of the physics, where each copy is in its motion, and what it observes."""
         own = {"clip": self.clip, "frame": self.frame, "age": self._age, "observation": self._observation}
-        counts = {"counts": torch.tensor([self.num_diverged, self.num_steps]), "failure_rates": self.failures.rates}
-        return self.physics.state.tensors() | own | counts
+        counts = torch.tensor([self.num_diverged, self.num_steps])
+        return self.physics.state.tensors() | own | {"counts": counts, "failure_rates": self.failures.rates}
 
     def load_task_state(self, state: dict[str, Tensor]) -> None:
         """Restore what :meth:`task_state` returned."""
@@ -296,8 +281,8 @@ class HumanoidEnv(BatchedEnv):
         means = dict(zip(_LOGGED, (self._sums / max(1, self._since)).tolist(), strict=True))
         self._sums.zero_()
         self._since = 0
-        own = {"failure_rate": self.failures.rates.mean().item(), "num_diverged": float(self.num_diverged)}
-        return means | own
+        rate = self.failures.rates.mean().item()
+        return means | {"failure_rate": rate, "num_diverged": float(self.num_diverged)}
 
     def render(self, index: int = 0, *, height: int = 240, width: int = 320) -> np.ndarray:
         """A picture of copy ``index``, with its reference as a green ghost: uint8 ``[height, width, 3]``."""
@@ -311,8 +296,3 @@ class HumanoidEnv(BatchedEnv):
         qpos, qvel = self.motion_library.joints(self.clip[row], self.frame[row])
         qpos, qvel = (torch.cat(pair, -1) for pair in ((state.qpos[row], qpos), (state.qvel[row], qvel)))
         return self._camera.draw(replace(state, qpos=qpos, qvel=qvel), 0)
-
-
-def _visible(conditioning: str, critic_goal: str) -> dict[str, str]:
-    """By network, the conditioning whose goal it sees."""
-    return {"actor": conditioning, "critic": "full" if critic_goal == "full" else conditioning}

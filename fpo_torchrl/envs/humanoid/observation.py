@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fpo_torchrl.envs.humanoid import rotations
+from fpo_torchrl.envs.humanoid.goal import goal_mask
 from fpo_torchrl.envs.humanoid.kinematics import BodyStates
 from fpo_torchrl.envs.humanoid.skeleton import Skeleton
 
@@ -13,6 +14,24 @@ from fpo_torchrl.envs.humanoid.skeleton import Skeleton
 def self_dim(skeleton: Skeleton) -> int:
     """Numbers that describe the body itself."""
     return 1 + 15 * len(skeleton.bodies) - 3
+
+
+def observation_masks(skeleton: Skeleton, conditioning: str, critic_goal: str) -> dict[str, Tensor]:
+    """What ``"actor"`` and ``"critic"`` may see of the observation, bool ``[self_dim + goal_dim]`` each.
+
+    Args:
+        skeleton: the body.
+        conditioning: the goal that the actor sees, of :data:`~fpo_torchrl.envs.humanoid.goal.CONDITIONINGS`.
+        critic_goal: the goal that the critic sees, ``"full"``, or ``"masked"`` as the actor's.
+
+    Raises:
+        ValueError: for an unknown conditioning or critic goal.
+    """
+    if critic_goal not in ("full", "masked"):
+        raise ValueError(f'critic_goal must be "full" or "masked", got {critic_goal!r}')
+    own = torch.ones(self_dim(skeleton), dtype=torch.bool)
+    seen = {"actor": conditioning, "critic": "full" if critic_goal == "full" else conditioning}
+    return {role: torch.cat([own, goal_mask(skeleton, goal)]) for role, goal in seen.items()}
 
 
 def observe(own: BodyStates, goal: BodyStates) -> Tensor:

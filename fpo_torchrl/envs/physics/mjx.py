@@ -17,23 +17,11 @@ from torch import Tensor
 from fpo_torchrl.checks import check_counts
 from fpo_torchrl.envs.jax_bridge import jax_device, load_jax, to_jax, to_torch
 from fpo_torchrl.envs.optional import missing
-from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState
+from fpo_torchrl.envs.physics.protocol import MUJOCO_NAMES, NUM_FINITE, PhysicsError, PhysicsState
 
 Layout = dict[str, tuple[slice, tuple[int, ...]]]
 
-# The fields of a row, as PhysicsState and as MJX name them. The first six must stay finite.
-_FIELDS = {
-    "control": "ctrl",
-    "time": "time",
-    "qpos": "qpos",
-    "qvel": "qvel",
-    "act": "act",
-    "warm_start": "qacc_warmstart",
-    "sensordata": "sensordata",
-    "mocap_pos": "mocap_pos",
-    "mocap_quat": "mocap_quat",
-}
-_NUM_FINITE = 6
+_FIELDS = {"control": "ctrl", **MUJOCO_NAMES}  # of a row; of the control too all must be finite
 
 
 class MJXPhysics:
@@ -166,7 +154,7 @@ def _compile(binary: bytes, device: Any) -> Callable[[Any, int], tuple[Any, Any,
     jnp, layout = jax.numpy, _layout(model)
     mjx_model = mjx.put_model(model, device=device, impl="jax")
     blank = mjx.make_data(model, device=device, impl="jax")
-    num_finite = list(layout.values())[_NUM_FINITE - 1][0].stop
+    num_finite = list(layout.values())[NUM_FINITE][0].stop
 
     def substep(_: int, row: Any) -> Any:
         fields = {mjx_name: row[layout[name][0]] for name, mjx_name in _FIELDS.items()}

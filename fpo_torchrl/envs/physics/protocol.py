@@ -9,6 +9,19 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+MUJOCO_NAMES = {
+    "time": "time",
+    "qpos": "qpos",
+    "qvel": "qvel",
+    "act": "act",
+    "warm_start": "qacc_warmstart",
+    "sensordata": "sensordata",
+    "mocap_pos": "mocap_pos",
+    "mocap_quat": "mocap_quat",
+}
+"""The fields of :class:`PhysicsState` as MuJoCo's data names them; the first five must stay finite."""
+NUM_FINITE = 5
+
 
 class PhysicsError(RuntimeError):
     """The simulation broke down in the copies ``rows``; ``reason`` says how.

@@ -15,20 +15,7 @@ from torch import Tensor
 from fpo_torchrl.checks import check_counts
 from fpo_torchrl.envs.devices import with_index
 from fpo_torchrl.envs.optional import missing
-from fpo_torchrl.envs.physics.protocol import CapacityError, PhysicsError, PhysicsState
-
-# The fields of the state, as PhysicsState and as Warp name them; the first five must stay finite.
-_FIELDS = {
-    "time": "time",
-    "qpos": "qpos",
-    "qvel": "qvel",
-    "act": "act",
-    "warm_start": "qacc_warmstart",
-    "sensordata": "sensordata",
-    "mocap_pos": "mocap_pos",
-    "mocap_quat": "mocap_quat",
-}
-_NUM_FINITE = 5
+from fpo_torchrl.envs.physics.protocol import MUJOCO_NAMES, NUM_FINITE, CapacityError, PhysicsError, PhysicsState
 
 
 class WarpPhysics:
@@ -90,7 +77,7 @@ class WarpPhysics:
             self._data = self._engine.make_data(model, nworld=num_envs, nconmax=self._max_contacts, njmax=constraints)
             # What every simulation step needed: constraints by copy, contacts of all copies before and after a test.
             self._used = [self._warp.zeros((num_substeps, size), dtype=int) for size in (num_envs, 1, 1)]
-        views = {name: self._view(warp_name) for name, warp_name in _FIELDS.items()}
+        views = {name: self._view(warp_name) for name, warp_name in MUJOCO_NAMES.items()}
         views["time"] = views["time"].unsqueeze(-1)
         self._control, self._graph = self._view("ctrl"), None
         self._used_views = [self._warp.to_torch(it) for it in self._used]
@@ -141,7 +128,7 @@ class WarpPhysics:
                 self._warp.capture_launch(self._graph)
             else:
                 self._simulate(num_substeps)
-        moved = [self._control, *(now[name] for name in list(_FIELDS)[:_NUM_FINITE])]
+        moved = [self._control, *(now[name] for name in list(MUJOCO_NAMES)[:NUM_FINITE])]
         # Written so that NaN fails it.
         sound = (torch.cat(moved, -1).abs() < mujoco.mjMAXVAL).all(-1)
         needed = torch.stack([it[:num_substeps].amax() for it in self._used_views])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mujoco
 import numpy as np
 import pytest
 import torch
@@ -19,22 +18,11 @@ from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
 from fpo_torchrl.envs.physics import Physics, PhysicsError
 from fpo_torchrl.envs.physics.c import CPhysics
-from fpo_torchrl.envs.physics.protocol import CapacityError
 from fpo_torchrl.envs.physics.warp import WarpPhysics
 
 TRACES = Path(__file__).parents[2] / "data" / "traces"
 NUM_ENVS = 4
 NEEDED = {"mjx": ("jax", "mujoco.mjx"), "warp": ("warp", "mujoco_warp")}
-CORNER = """
-<mujoco>
-  <option timestep="0.002"/>
-  <worldbody>
-    <geom type="plane" size="0 0 1" condim="1"/>
-    <geom type="plane" size="0 0 1" zaxis="1 0 0" condim="1"/>
-    <body><freejoint/><geom size="0.1" condim="1"/></body>
-  </worldbody>
-</mujoco>
-"""
 ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
 
@@ -290,25 +278,6 @@ def test_mjx_compiles_nothing_after_the_first_reset(device):
         data = run(env, actions(env, 9), env.reset(data.set("_reset", mask)))[1]
     assert env.physics._program._cache_size() == programs
     assert make("mjx", device=device, num_envs=2).physics._program is env.physics._program
-
-
-def test_warp_refuses_more_contacts_than_it_has_room_for_and_changes_nothing(device):
-    """A ball in a corner of two planes touches both: two contacts of one constraint each."""
-    pytest.importorskip("mujoco_warp")
-    model = mujoco.MjModel.from_xml_string(CORNER)
-    settings = {"num_envs": 3, "num_substeps": 2, "device": device}
-    corner = torch.tensor([[0.099, 0.0, 0.099, 1, 0, 0, 0]]).expand(3, -1)
-    roomy, tight = (WarpPhysics(model, max_contacts=room, **settings) for room in (2, 1))
-    roomy.restart(corner, torch.zeros(3, 6), torch.zeros(3, 0, 3))
-    roomy.step(torch.zeros(3, 0))
-    tight.state.load(roomy.state.tensors())
-    before = copied(tight)
-    with pytest.raises(CapacityError, match=r"2 constraints in one copy and 6 contacts in all 3, .* more than 1$"):
-        tight.step(torch.zeros(3, 0))
-    assert equal(copied(tight), before)
-    tight.restart(corner + torch.tensor([1.0, 0, 0, 0, 0, 0, 0]), torch.zeros(3, 6), torch.zeros(3, 0, 3))
-    tight.step(torch.zeros(3, 0))  # on one plane alone
-    assert tight.state.time.gt(0).all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
