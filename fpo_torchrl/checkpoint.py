@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import lzma
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,13 +142,8 @@ def verify(path: Path) -> None:
             damaged = archive.testzip()
         metadata = Checkpoint.manifest(path)["metadata"]
     except (
-        zipfile.BadZipFile,
-        TorchRLCheckpointError,
-        OSError,
-        KeyError,
-        ValueError,
-        EOFError,
-        NotImplementedError,
+        *(zipfile.BadZipFile, TorchRLCheckpointError, OSError, KeyError, ValueError, EOFError),
+        *(zlib.error, lzma.LZMAError, RuntimeError),  # a byte may say that it is compressed, or encrypted
     ) as e:
         raise DamagedError(f"{path} is truncated or damaged ({e})") from e
     if damaged is not None:

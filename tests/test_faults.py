@@ -54,6 +54,16 @@ def overwritten(content: bytes, generator: random.Random) -> bytes:
     return content[:at] + bytes(min(512, len(content) - at)) + content[at + 512 :]
 
 
+@pytest.mark.parametrize(("field", "value"), [(10, 8), (10, 12), (10, 14), (10, 99), (8, 1)])
+def test_a_header_that_lies_is_damage(run_dir, checkpoints, field, value):
+    """The method of compression (deflate, bzip2, LZMA, one that is none) and the flag of encryption."""
+    damaged = bytearray(checkpoints[-1].read_bytes())
+    damaged[damaged.rindex(b"PK\x01\x02") + field] = value
+    checkpoints[-1].write_bytes(damaged)
+    with pytest.raises(CheckpointError, match="is truncated or damaged"):
+        Checkpointer(run_dir, actor=tiny.Captured()).load(checkpoints[-1])
+
+
 @pytest.mark.parametrize("damage", [flipped, cut, overwritten])
 def test_what_is_loaded_is_what_was_saved(run_dir, checkpoints, damage):
     """A damaged checkpoint is refused, or loads as if it were not: the bit was one that says nothing."""
