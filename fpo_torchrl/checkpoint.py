@@ -14,6 +14,7 @@ from torchrl.checkpoint import Checkpoint, CheckpointRotation, StateDictCheckpoi
 from torchrl.checkpoint import CheckpointError as TorchRLCheckpointError
 
 import fpo_torchrl
+from fpo_torchrl.checks import check_counts
 
 FORMAT_VERSION = 1
 
@@ -55,8 +56,7 @@ class Checkpointer:
     """
 
     def __init__(self, run_dir: str | Path, *, keep_last: int = 2, **components: Stateful) -> None:
-        if keep_last < 1:
-            raise ValueError(f"keep_last must be at least 1, got {keep_last}")
+        check_counts(keep_last=keep_last)
         self.directory = Path(run_dir) / "checkpoints"
         self.components = components
         self._checkpoint = Checkpoint(format="archive")

@@ -10,6 +10,7 @@ from tensordict.nn import TensorDictParams, TensorDictSequential, dispatch
 from tensordict.utils import NestedKey
 from torchrl.objectives import LossModule
 
+from fpo_torchrl.checks import check_counts
 from fpo_torchrl.flow import RegressionTarget, TimeSampler, UniformTime, VelocityTarget
 from fpo_torchrl.functional import ACTION_REDUCTIONS
 from fpo_torchrl.modules.actor import FlowActor
@@ -62,8 +63,7 @@ class CFMLoss(LossModule):
         action_reduction: str = "mean",
         reduction: str = "mean",
     ) -> None:
-        if num_mc_samples < 1:
-            raise ValueError(f"num_mc_samples must be at least 1, got {num_mc_samples}")
+        check_counts(num_mc_samples=num_mc_samples)
         if action_reduction not in ACTION_REDUCTIONS:
             raise ValueError(
                 f"action_reduction must be one of {', '.join(ACTION_REDUCTIONS)}, got {action_reduction!r}"

@@ -16,6 +16,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
 
+from fpo_torchrl.checks import check_counts
 from fpo_torchrl.collecting import PLAIN, derived_seed
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.preemption import SIGNALS
@@ -53,8 +54,7 @@ class RemoteWorkers(ABC):
     """
 
     def __init__(self, *, make_env: Callable[..., EnvBase], num_envs: int, seed: int = 0, num_workers: int = 2) -> None:
-        if num_workers < 1:
-            raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        check_counts(num_workers=num_workers)
         if num_envs % num_workers:
             raise ValueError(
                 f"num_envs={num_envs} cannot be shared equally by {num_workers} workers: give a multiple of "

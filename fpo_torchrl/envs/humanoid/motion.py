@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fpo_torchrl.checks import check_counts
 from fpo_torchrl.envs.humanoid import rotations
 from fpo_torchrl.envs.humanoid.clip import MotionClip
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
@@ -64,8 +65,7 @@ def repeated(clip: MotionClip, cycles: int) -> MotionClip:
 
     What the last frame lacks to the pose of the first is spread over the whole cycle.
     """
-    if cycles < 1:
-        raise ValueError(f"cycles must be at least 1, got {cycles}")
+    check_counts(cycles=cycles)
     if not clip.loops or cycles == 1:
         return clip
     cosine, sine = rotations.heading(rotations.multiply(clip.quats[:, 0, -1], rotations.inverse(clip.quats[:, 0, 0])))
