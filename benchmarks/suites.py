@@ -87,6 +87,7 @@ class Suite:
 
 SUITES = {
     "control": Suite(dict.fromkeys(CONTROL_TASKS, ()), ALGORITHMS),
+    "control_long": Suite(dict.fromkeys(CONTROL_TASKS, ("total_frames=1_800_000",)), ALGORITHMS),
     "ablation": Suite(dict.fromkeys(("CartpoleBalance", "ReacherEasy"), ()), ABLATIONS),
     "gridworld": Suite({"gridworld/two_walls": ()}, GRIDWORLD, max_return=20.0, measure=measures.gridworld),
     "gridworld_long": Suite(
