@@ -53,6 +53,12 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
     "sde_quarter": ("actor/solver=sde", "actor.solver.num_steps=10", "actor.solver.noise_scale=0.25"),
     "random_steps": ("actor/solver=random_steps", "actor.solver.num_steps=20"),
     "random_steps_5": ("actor/solver=random_steps", "actor.solver.num_steps=20", "actor.solver.min_steps=5"),
+    "random_steps_rollout": (
+        "actor/solver=random_steps",
+        "actor.solver.num_steps=20",
+        "actor.solver.min_steps=5",
+        "actor.solver.per=rollout",
+    ),
 }
 """What FPO samples its actions with while it trains, at about ten velocity evaluations for each."""
 GRIDWORLD: dict[str, tuple[str, ...]] = {

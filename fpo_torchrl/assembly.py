@@ -51,4 +51,8 @@ def check_workers(workers: RemoteWorkers | None, cfg: DictConfig, processes: Pro
         raise ConfigError(
             f"env.backend={backend} steps on this process's device, and workers elsewhere: give env.backend=c"
         )
+    if OmegaConf.select(cfg, "actor.solver.per") == "rollout":
+        raise ConfigError(
+            "actor.solver.per=rollout: remote workers draw for each call; give actor.solver.per=call or collector=local"
+        )
     workers.check()

@@ -167,6 +167,26 @@ def test_random_steps_are_uniform_and_each_call_is_euler():
     assert repr(solver.with_steps(9)) == "Euler(num_steps=9)"
 
 
+def test_one_draw_for_each_rollout_and_for_each_call_outside():
+    solver = RandomSteps(5, per="rollout")
+
+    def drawn(calls: int) -> set[int]:
+        return {len(solver.points(lambda x, t: x, torch.ones(1))) - 1 for _ in range(calls)}
+
+    rollouts = []
+    for _ in range(30):
+        solver.begin_rollout()
+        rollouts.append(drawn(5))
+        solver.end_rollout()
+    assert all(len(steps) == 1 for steps in rollouts)
+    assert set().union(*rollouts) == drawn(200) == {1, 2, 3, 4, 5}
+
+
+def test_a_draw_for_something_else_is_refused():
+    with pytest.raises(ValueError, match='per must be "call" or "rollout", got \'batch\''):
+        RandomSteps(5, per="batch")  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("min_steps", [0, 6, 1.5])
 def test_a_range_of_steps_that_makes_no_sense_is_refused(min_steps):
     with pytest.raises(ValueError, match=f"min_steps must be a whole number from 1 to num_steps=5, got {min_steps}"):

@@ -58,6 +58,14 @@ def test_physics_on_a_device_that_workers_lack():
         check_workers(RPCWorkers(make_env=lambda: None, num_envs=2, num_workers=2), cfg, Processes())
 
 
+def test_steps_drawn_for_each_rollout():
+    solver = ["actor/solver=random_steps", "actor.solver.per=rollout"]
+    with pytest.raises(
+        ConfigError, match=r"actor\.solver\.per=rollout.*give actor\.solver\.per=call or collector=local"
+    ):
+        make_trainer(*solver, "collector=rpc")
+
+
 def test_metrics_of_an_environment_that_is_not_the_one_that_collects_are_left_out():
     trainer = make_trainer("collector=rpc")
     trainer.env.metrics = lambda: {"share_lost": 1.0}

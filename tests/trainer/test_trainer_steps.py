@@ -8,7 +8,7 @@ from small_trainer import BATCH, NUM_ENVS, STEPS, trainer_on, unchanged, weights
 from torch import nn
 from torchrl.objectives import PPOLoss
 
-from fpo_torchrl import Euler, FlowActor, ObservationNormalizer, VelocityMLP, ZeroNoise
+from fpo_torchrl import Euler, FlowActor, ObservationNormalizer, RandomSteps, VelocityMLP, ZeroNoise
 from fpo_torchrl.annealing import Annealing
 from fpo_torchrl.collecting import check_finite
 from fpo_torchrl.envs.base import NonFiniteError
@@ -32,6 +32,29 @@ class TestTraining:
             net.layers[-1].bias.fill_(1.5)  # a constant velocity, from 0 to 1.5
         next(iterations)
         assert trainer.loss.seen[-1]["flow_action"].unique().tolist() == [1.5]
+
+    def test_a_number_of_steps_for_each_rollout(self):
+        """Of dx/dt = t, n Euler steps lead from 0 to (1 - 1/n) / 2; one of a batch is told from the others by it."""
+
+        class Clock(nn.Module):
+            action_dim = 1
+
+            def __init__(self):
+                super().__init__()
+                self.rate = nn.Parameter(torch.ones(1))
+
+            def forward(self, observation, x_t, time):
+                return self.rate * time + 0 * x_t
+
+        actions = {}
+        for per in ("call", "rollout"):
+            actor = FlowActor(Clock(), RandomSteps(9, per=per), num_mc_samples=2, start_noise=ZeroNoise())
+            trainer = trainer_on(ProbeEnv("constant", num_envs=NUM_ENVS), actor=actor, lr=1e-12, total_frames=8 * BATCH)
+            batches = iter(trainer.start())
+            actions[per] = [next(batches)["flow_action"].unique() for _ in range(8)]
+        assert all(len(unique) == 1 for unique in actions["rollout"])
+        assert len(torch.cat(actions["rollout"]).unique()) > 2
+        assert any(len(unique) > 1 for unique in actions["call"])
 
     def test_frames_are_rounded_up_to_whole_batches(self, probe):
         trainer = trainer_on(probe, total_frames=2 * BATCH + 1)
