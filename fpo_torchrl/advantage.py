@@ -58,8 +58,9 @@ class GAE:
         does_not_follow[..., -1] = True
         next_value = torch.empty_like(value)
         next_value[..., :-1, :] = value[..., 1:, :]
-        successors = batch["next"].select(*self.critic.in_keys)[does_not_follow]
-        next_value[does_not_follow] = self.critic(successors)["state_value"]
+        last = does_not_follow.nonzero(as_tuple=True)
+        successors = batch["next"].select(*self.critic.in_keys)[last]
+        next_value[last] = self.critic(successors)["state_value"]
         return value, next_value
 
     def _estimate(self, step: TensorDictBase, value: Tensor, next_value: Tensor) -> tuple[Tensor, Tensor]:
