@@ -209,12 +209,15 @@ def label_of(settings: dict[str, Any]) -> str:
 
 
 def differing_settings(group: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """The settings in which runs of a group differ, with their values; what does not change a result is left out."""
+    """The settings in which runs of a group differ, with their values; what does not change a result is left out.
+
+    A setting that a run is older than is as good as null, by which new ones are off.
+    """
     flat = [dict(flatten({k: v for k, v in run.settings.items() if k not in UNCOMPARED})) for run in group]
     different = {}
     for key in sorted({key for settings in flat for key in settings}):
         values = [settings.get(key, "(absent)") for settings in flat]
         distinct = [value for i, value in enumerate(values) if value not in values[:i]]
-        if len(distinct) > 1:
+        if len(distinct) > 1 and not {*map(str, distinct)} <= {"(absent)", "None"}:
             different[key] = distinct
     return different
