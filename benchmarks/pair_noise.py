@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measures import trained_agent
 from omegaconf import OmegaConf
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from fpo_torchrl import AntitheticPairs, IndependentPairs, NoiseTarget, VelocityTarget
-from fpo_torchrl.builders import build
+from fpo_torchrl.builders import build, build_agent
+from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.files import write_json
 from fpo_torchrl.modules import FlowActor
@@ -34,10 +34,12 @@ TARGETS = {"noise": NoiseTarget(), "velocity": VelocityTarget()}
 
 def collect(run_dir: Path, seed: int) -> tuple[FlowActor, TensorDictBase]:
     """The trained actor of a run, and transitions of its own with advantages in random order, ``[frames]``."""
-    cfg, agent = trained_agent(run_dir)
+    cfg = load_run_config(run_dir)
+    tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    env = build(tree["env"], "env", task=cfg.task, num_envs=cfg.num_envs, device="cpu", seed=seed)
+    agent = build_agent(tree, env)
+    Checkpointer(run_dir, actor=agent.actor, critic=agent.critic).load()
     torch.manual_seed(seed)
-    node = OmegaConf.to_container(cfg.env, resolve=True)
-    env = build(node, "env", task=cfg.task, num_envs=cfg.num_envs, device="cpu", seed=seed)
     batch = next(iter(make_collector(env, agent.actor, MINIBATCH * NUM_MINIBATCHES)))
     agent.advantage(batch)
     advantage = batch["advantage"]
