@@ -81,6 +81,14 @@ class BraxGAE(GAE):
     It drops truncated steps instead of bootstrapping, and lambda does not enter the first hop.
     """
 
+    def _values(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Value of each state, and of the last one's successor: the others are not used."""
+        value = self.critic(batch.select(*self.critic.in_keys))["state_value"]
+        last = batch["next"].select(*self.critic.in_keys)[..., -1:]
+        next_value = torch.zeros_like(value)
+        next_value[..., -1:, :] = self.critic(last)["state_value"]
+        return value, next_value
+
     def _estimate(self, step: TensorDictBase, value: Tensor, next_value: Tensor) -> tuple[Tensor, Tensor]:
         return brax_advantage(
             step["reward"] * self.reward_scale,

@@ -6,11 +6,12 @@ import copy
 import lzma
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from torchrl.checkpoint import Checkpoint, CheckpointRotation, StateDictCheckpointAdapter
+import torch
+from torchrl.checkpoint import Checkpoint, CheckpointRotation, GlobalRNGState, StateDictCheckpointAdapter
 from torchrl.checkpoint import CheckpointError as TorchRLCheckpointError
 
 import fpo_torchrl
@@ -37,6 +38,17 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: Any, /) -> Any:
         """Restore the state."""
         ...
+
+
+class RandomNumbers(GlobalRNGState):
+    """TorchRL's state of all global generators, which also goes on where there are fewer GPUs than before."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore the generators that are here."""
+        state = dict(state_dict)
+        num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = state.pop("torch_cuda", [])[:num_gpus]
+        super().load_state_dict(state | ({"torch_cuda": gpus} if gpus else {}))
 
 
 class Checkpointer:
@@ -112,7 +124,8 @@ class Checkpointer:
         targets = {name: target for name, target in self.components.items() if components is None or name in components}
         before = {name: copy.deepcopy(target.state_dict()) for name, target in targets.items()}
         try:
-            self._checkpoint.load(source, components=components)
+            # By way of the CPU, so that a run from a GPU opens where there is none: each part moves its state itself.
+            self._checkpoint.load(source, components=components, map_location="cpu")
         except TorchRLCheckpointError as error:
             for name, target in targets.items():
                 target.load_state_dict(before[name])

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
-from torchrl.checkpoint import GlobalRNGState
+from torch.utils._pytree import tree_map_only
 
 from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import Agent
-from fpo_torchrl.checkpoint import CheckpointError
+from fpo_torchrl.checkpoint import CheckpointError, RandomNumbers
 from fpo_torchrl.collecting import derived_seed
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.parallel import Processes
@@ -35,7 +35,7 @@ class States:
         """Take note of them, in all processes."""
         if self.processes.size > 1 and hasattr(trainer.env, "get_state"):
             own = {"env": trainer.env.get_state().cpu().to_dict(), "tracker": trainer.tracker.state_dict()}
-            self.states = self.processes.everyone({**own, "rng": GlobalRNGState().state_dict()})
+            self.states = self.processes.everyone({**own, "rng": RandomNumbers().state_dict()})
 
     def go_on(self, trainer: Trainer, seed: int) -> bool:
         """Let the collection of this process go on where it was, if there is a state for each; else with a new seed.
@@ -57,7 +57,7 @@ class States:
                 raise CheckpointError(f"the checkpoint's environments do not fit this run's: {error}") from error
             trainer.tracker.load_state_dict(state["tracker"])
             trainer.start()
-            GlobalRNGState().load_state_dict(state["rng"])
+            RandomNumbers().load_state_dict(state["rng"])
             return True
         seed = derived_seed(seed, part=self.processes.rank, frames=trainer.frames)
         trainer.env.set_seed(seed)
@@ -124,5 +124,5 @@ def parts(agent: Agent) -> tuple[Any, ...]:
 
 
 def weights(agent: Agent) -> list[Any]:
-    """The state of an agent."""
-    return [part.state_dict() for part in parts(agent)]
+    """The state of an agent, on the CPU: what reads it would otherwise take it to this process's GPU."""
+    return [tree_map_only(torch.Tensor, torch.Tensor.cpu, part.state_dict()) for part in parts(agent)]

@@ -128,14 +128,15 @@ def summary(name: str) -> Callable[[list[float]], float]:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started together with this one, if it did; on a machine with GPUs, by NCCL.
+    """Join the processes that ``torchrun`` started together with this one, if it did; with a GPU for each, by NCCL.
 
-    Each then takes the GPU of its number for ``device=cuda``.
+    Each then takes the GPU of its number for ``device=cuda``. Where GPUs are fewer, all go by gloo.
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE") == "1":
         yield Processes()
         return
-    has_gpu = torch.cuda.is_available()
+    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    has_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= num_here
     if has_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")

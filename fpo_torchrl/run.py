@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torchrl.checkpoint import GlobalRNGState
 
 from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import build
-from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.config import check_components, check_run
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
@@ -88,7 +87,7 @@ class Run:
             optimizer=self.agent.optimizer,
             trainer=self.trainer,
             metrics=self.metrics,
-            rng=GlobalRNGState(),
+            rng=RandomNumbers(),
             **({"states": self.states} if self.processes.size > 1 else {}),
         )
 

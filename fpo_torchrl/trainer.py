@@ -257,14 +257,14 @@ class Trainer:
         """One epoch of minibatches in random order: transitions, or windows with their own advantage."""
         if self.advantage_every == "minibatch":
             windows = batch.reshape(-1, self.unroll_length)
-            order = torch.randperm(len(windows)).to(batch.device)
+            order = torch.randperm(len(windows), device=self.env.device)
             for index in order.split(self.minibatch_size // self.unroll_length):
                 yield self.advantage(windows[index])
             return
         beside = {"advantage", "value_target", "state_value", *getattr(flow_policy(self.actor), "flow_keys", ())}
         keys = {key for key in self.loss.in_keys if key[0] != "next"} | beside
         transitions = batch.select(*keys).reshape(-1)
-        for index in torch.randperm(len(transitions)).to(batch.device).split(self.minibatch_size):
+        for index in torch.randperm(len(transitions), device=self.env.device).split(self.minibatch_size):
             yield transitions[index]
 
     def state_dict(self) -> dict[str, Any]:

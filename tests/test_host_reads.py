@@ -71,3 +71,22 @@ def test_no_gradient_step_waits(overrides):
         assert batch.numel() == 64
         counts[epochs] = reads(trainer.learn, batch)
     assert counts[1] == counts[4] <= 4
+
+
+@pytest.mark.parametrize("every", ["batch", "minibatch"])
+def test_the_order_of_minibatches_is_drawn_where_they_are(every):
+    """An index on the host would be copied to the device for each entry of each minibatch."""
+    devices = []
+
+    class Orders(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.randperm:
+                devices.append((kwargs or {}).get("device"))
+            return func(*args, **(kwargs or {}))
+
+    trainer = tiny.make_trainer(*tiny.GRIDWORLD, f"trainer.advantage_every={every}")
+    batch = next(iter(trainer.start()))
+    with Orders():
+        trainer.learn(batch)
+    assert devices
+    assert set(devices) == {trainer.env.device}

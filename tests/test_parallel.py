@@ -185,6 +185,23 @@ class TestARun:
         assert "holds the finished run already" in (directory / "0.log").read_text()
 
 
+@pytest.mark.parametrize(
+    ("num_gpus", "backend", "taken"), [(2, "cpu:gloo,cuda:nccl", [1]), (1, "gloo", []), (0, "gloo", [])]
+)
+def test_each_takes_a_gpu_where_there_is_one_for_each(num_gpus, backend, taken, monkeypatch):
+    begun, devices = [], []
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", begun.append)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with joined():
+        pass
+    assert (begun, devices) == ([backend], taken)
+
+
 def test_alone_nothing_is_shared():
     alone, gradient = Processes(), torch.tensor([2.0])
     alone.average([gradient])

@@ -51,7 +51,9 @@ def random_batch(trainer: Trainer) -> TensorDictBase:
     spec = trainer.env.observation_spec["observation"]
     num_envs, obs_dim = spec.shape
     shape = (num_envs, trainer.frames_per_batch // num_envs)
-    batch = TensorDict(observation=torch.randn(*shape, obs_dim, device=spec.device), batch_size=shape)
+    batch = TensorDict(
+        observation=torch.randn(*shape, obs_dim, device=spec.device), batch_size=shape, device=spec.device
+    )
     trainer.actor(batch)
     flag = torch.zeros(*shape, 1, dtype=torch.bool, device=spec.device)
     reward = torch.randn(*shape, 1, device=spec.device)

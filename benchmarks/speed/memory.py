@@ -18,9 +18,9 @@ def peak_mb(contender: str, overrides: Sequence[str]) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def peak_so_far_mb() -> float:
+def peak_so_far_mb(device: torch.device) -> float:
     """The largest memory that this process has had so far; on a GPU, of its tensors."""
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage's maximum would begin with that of the process that started this one
@@ -31,14 +31,14 @@ def peak_so_far_mb() -> float:
 def main() -> None:
     contender, *overrides = sys.argv[1:]
     trainer = make_trainer(PRESETS.get(contender, PRESETS["ours"]), *overrides)
-    before = peak_so_far_mb()
+    before = peak_so_far_mb(trainer.env.device)
     batch = random_batch(trainer)
     if contender == "plain":
         plain, batch = make_plain(trainer), plain_batch(batch)
         plain.learn(batch)
     else:
         trainer.learn(batch)
-    print(round(peak_so_far_mb() - before, 1))
+    print(round(peak_so_far_mb(trainer.env.device) - before, 1))
 
 
 if __name__ == "__main__":

@@ -65,9 +65,9 @@ def timed(owner: Any, name: str, phase: str, spent: Counter[str]) -> Iterator[No
         object.__delattr__(owner, name) if own is None else object.__setattr__(owner, name, own)
 
 
-def kinds(work: Callable[[], Any]) -> dict[str, float]:
-    """Shares of the operators' own time in ``work``, by kind; on a GPU of its kernels."""
-    cuda = torch.cuda.is_available()
+def kinds(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
+    """Shares of the operators' own time in ``work``, by kind; on a GPU of the kernels that they start."""
+    cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as record:
         work()
@@ -76,6 +76,8 @@ def kinds(work: Callable[[], Any]) -> dict[str, float]:
     for event in record.key_averages():
         time_us = event.self_device_time_total if cuda else event.self_cpu_time_total
         is_operator = event.key.startswith("aten::")
+        if cuda and not is_operator:  # the kernels stand there once more, by themselves
+            continue
         rest = "other elementwise" if is_operator else "Python, autograd and launches"
         spent[by_operator.get(event.key, rest)] += time_us
     total = sum(spent.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ class Reference:
     def __init__(self, checkout: Path, python: str, *, threads: int) -> None:
         command = [python, str(Path(__file__).with_name("reference_worker.py")), str(checkout.resolve()), str(threads)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # JAX would take three quarters of a GPU
         )
 
     def work(self, kind: str, *, turn_s: float = 0.05, **request: Any) -> Work:

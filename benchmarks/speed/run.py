@@ -126,7 +126,7 @@ class Suite:
             "contenders": table,
             "matmul_gflops_per_epoch": flops / 1e9,
             "share_of_matmul_ceiling": shares[len(shares) // 2],
-            "kinds": kinds(partial(ours.learn, batches["ours"])),
+            "kinds": kinds(partial(ours.learn, batches["ours"]), ours.env.device),
         }
 
     def collection(self) -> list[dict[str, Any]]:

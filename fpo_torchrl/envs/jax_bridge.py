@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fpo_torchrl.envs.devices import with_index
+from fpo_torchrl.devices import with_index
 from fpo_torchrl.envs.optional import missing
 
 

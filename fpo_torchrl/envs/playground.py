@@ -123,6 +123,7 @@ class PlaygroundEnv(BatchedEnv):
         self._programs = programs
         self._jax_device = jax_device(self.device, "playground")
         self._used = num_envs  # of the states drawn ahead
+        self._lent: list[Tensor] = []
         self._state = self._fresh = self._put(programs.zeros())
 
     def start_episodes(self, rows: Tensor) -> None:
@@ -135,13 +136,18 @@ class PlaygroundEnv(BatchedEnv):
             count = min(len(rows), self.num_envs - self._used)
             source = torch.full((self.num_envs,), -1, dtype=torch.int32, device=self.device)
             source[rows[:count]] = torch.arange(count, dtype=torch.int32, device=self.device) + self._used
-            self._state = self._programs.hand_out(self._state, self._fresh, to_jax(source))
+            self._state = self._programs.hand_out(self._state, self._fresh, self._lend(source))
             self._used += count
             rows = rows[count:]
 
     def _fresh_state(self) -> Any:
         seeds = torch.randint(2**31 - 1, (2,), generator=self.generator, device=self.device, dtype=torch.int32)
-        return self._programs.draw(to_jax(seeds))
+        return self._programs.draw(self._lend(seeds))
+
+    def _lend(self, tensor: Tensor) -> Any:
+        """``tensor`` as an array of JAX, whose memory stays torch's: it is kept until a step has surely read it."""
+        self._lent.append(tensor)
+        return to_jax(tensor)
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination, each ``[num_envs]``."""
@@ -155,6 +161,7 @@ class PlaygroundEnv(BatchedEnv):
         if not all_sound:
             raise self._explain(action, ~to_torch(sound))
         self._state = state
+        self._lent.clear()
         return _own(state.reward), to_torch(state.done) > 0.5
 
     def observe(self) -> dict[str, Tensor]:

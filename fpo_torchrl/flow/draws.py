@@ -60,7 +60,7 @@ class SeededDraws(Draws):
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal numbers of ``shape``: the normal's quantile of 52 random bits."""
         # ndtri is computed number by number; log and cos of a Box-Muller pair would depend on the place in a vector.
-        return torch.special.ndtri((_shift(self._bits(shape), 12) + 0.5) * 2.0**-52).to(self.dtype)
+        return torch.special.ndtri((_shift(self._bits(shape), 12).double() + 0.5) * 2.0**-52).to(self.dtype)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Numbers of ``shape``, uniform in [0, 1), of 24 random bits; a smaller dtype rounds them, also to 1."""

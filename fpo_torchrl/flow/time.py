@@ -91,15 +91,17 @@ class BetaTime(TimeSampler):
         # Torch has no inverse of the beta distribution. Of the logit z the density t^alpha (1 - t)^beta is smooth
         # and falls off exponentially for any alpha and beta, so a table of its integral serves.
         bound = 20 / min(alpha, beta, 1.0)
-        self._logit = torch.linspace(-bound, bound, self._NODES, dtype=torch.float64)
+        logit = torch.linspace(-bound, bound, self._NODES, dtype=torch.float64)
         log_sigmoid = torch.nn.functional.logsigmoid
-        density = (alpha * log_sigmoid(self._logit) + beta * log_sigmoid(-self._logit)).exp()
+        density = (alpha * log_sigmoid(logit) + beta * log_sigmoid(-logit)).exp()
         mass = torch.cat([density.new_zeros(1), torch.cumulative_trapezoid(density)])
-        self._mass = mass / mass[-1]
+        self._tables = {torch.device("cpu"): (logit, mass / mass[-1])}
 
     def quantile(self, unit: Tensor) -> Tensor:
         """Interpolated in a table, to about 1e-4."""
-        logit, mass = self._logit.to(unit.device), self._mass.to(unit.device)
+        if unit.device not in self._tables:
+            self._tables[unit.device] = tuple(table.to(unit.device) for table in self._tables[torch.device("cpu")])
+        logit, mass = self._tables[unit.device]
         wanted = unit.double()
         above = torch.searchsorted(mass, wanted.contiguous()).clamp(1, self._NODES - 1)
         weight = (wanted - mass[above - 1]) / (mass[above] - mass[above - 1]).clamp_min(1e-300)

@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictModule
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torchrl.envs import EnvBase
 
 from fpo_torchrl.checks import check_counts
@@ -78,7 +81,7 @@ class RemoteWorkers(ABC):
         with kept_signal_handlers(), told(WorkersNotStartedError, "the workers did not start"):
             collector = self.connect(
                 envs,
-                copy.deepcopy(policy).cpu(),
+                on_cpu(policy),
                 frames_per_batch=frames_per_batch,
                 total_frames=sys.maxsize,
                 collector_kwargs=[{**PLAIN, "postproc": Numbered(worker)} for worker in range(self.num_workers)],
@@ -97,6 +100,15 @@ class RemoteWorkers(ABC):
     @abstractmethod
     def connect(self, envs: list[WorkerEnv], policy: Any, **settings: Any) -> Any:
         """A collector of TorchRL whose workers are ready."""
+
+
+def on_cpu(policy: Any) -> Any:
+    """A copy of ``policy`` for workers without a GPU, with what its distribution keeps beside its buffers."""
+    policy = copy.deepcopy(policy).cpu()
+    for module in policy.modules():
+        if isinstance(module, ProbabilisticTensorDictModule):
+            module.distribution_kwargs = tree_map_only(Tensor, Tensor.cpu, module.distribution_kwargs)
+    return policy
 
 
 class RemoteBatches:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fpo_torchrl.devices import with_index
+
 
 class AgentGenerator:
     """What torch's global generators are to a lone run; as a context manager it takes their place.
@@ -18,10 +20,10 @@ class AgentGenerator:
     """
 
     def __init__(self, device: torch.device | str) -> None:
-        device = torch.device(device)
+        device = with_index(torch.device(device))
         self._shared = [torch.default_generator]
         if device.type == "cuda":
-            self._shared.append(torch.cuda.default_generators[device.index or 0])
+            self._shared.append(torch.cuda.default_generators[device.index])
         self._own = [shared.clone_state() for shared in self._shared]
 
     def __enter__(self) -> AgentGenerator:

@@ -63,6 +63,14 @@ def test_in_half_precision_they_are_rounded(dtype):
     assert uniform.max() <= 1
 
 
+@pytest.mark.parametrize("bits", [-1, 0], ids=["all ones", "all zeros"])
+def test_the_rarest_numbers_are_finite(bits, monkeypatch):
+    """Of 52 bits the extremes are 2^-53 from 0 and 1, 8.2 standard deviations away."""
+    monkeypatch.setattr(SeededDraws, "_bits", lambda self, shape: torch.full(tuple(shape), bits))
+    number = SeededDraws(torch.zeros(1, dtype=torch.int64)).normal((1,)).item()
+    assert abs(number) == pytest.approx(8.2095, abs=1e-3)
+
+
 def test_torchs_own_numbers_are_those_of_its_generator():
     torch.manual_seed(3)
     expected = torch.randn(4, 2), torch.rand(4, 2)

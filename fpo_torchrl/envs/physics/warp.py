@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fpo_torchrl.checks import check_counts
-from fpo_torchrl.envs.devices import with_index
+from fpo_torchrl.devices import with_index
 from fpo_torchrl.envs.optional import missing
 from fpo_torchrl.envs.physics.protocol import MUJOCO_NAMES, NUM_FINITE, CapacityError, PhysicsError, PhysicsState
 
