@@ -35,6 +35,9 @@ class FlowPPOLoss(PPOLoss):
         actor_network: the flow policy, or a ``TensorDictSequential`` that ends with one; what comes before it, such as
             an encoder, is trained too. critic_network: module that writes ``"state_value"``.
         trust_region: what happens to ratios far from 1.
+        max_advantage (float, optional): bound on the size of an advantage, after normalisation. Once a policy is good
+            at almost everything, one copy that fails holds nearly all of the batch's variance, and without a bound one
+            update follows it alone.
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
             default the authors' 0.25, ``"l2"`` and True.
 
@@ -56,10 +59,13 @@ class FlowPPOLoss(PPOLoss):
         critic_coeff: float | None = 0.25,
         loss_critic_type: str = "l2",
         normalize_advantage: bool = True,
+        max_advantage: float | None = None,
         entropy_bonus: bool = False,
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
+        if max_advantage is not None and not max_advantage > 0:
+            raise ValueError(f"max_advantage must be positive or None, got {max_advantage}")
         if entropy_bonus:
             raise ValueError(f"a flow policy has no entropy in closed form: {name} needs entropy_bonus=False")
         unsupported = {"delay_actor", "max_importance_ratio"} & {key for key, value in kwargs.items() if value}
@@ -76,7 +82,7 @@ class FlowPPOLoss(PPOLoss):
             normalize_advantage=normalize_advantage,
             **kwargs,
         )
-        self.trust_region = trust_region
+        self.trust_region, self.max_advantage = trust_region, max_advantage
 
     @abstractmethod
     def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -161,6 +167,8 @@ class FlowPPOLoss(PPOLoss):
             log_ratio, beside = self.log_ratio(tensordict)
         _check_advantage(advantage, expected=(*log_ratio.shape[:-1], 1))
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)
+        if self.max_advantage is not None:
+            advantage = advantage.clamp(-self.max_advantage, self.max_advantage)
         objective = self.trust_region(log_ratio.exp(), advantage).mean(-1, keepdim=True)
 
         losses = {"loss_objective": -objective}
