@@ -54,10 +54,9 @@ SAMPLERS: dict[str, tuple[str, ...]] = {
     "random_steps": ("actor/solver=random_steps", "actor.solver.num_steps=20"),
     "random_steps_5": ("actor/solver=random_steps", "actor.solver.num_steps=20", "actor.solver.min_steps=5"),
     "random_steps_rollout": (
-        "actor/solver=random_steps",
+        "actor/solver=random_steps_per_rollout",
         "actor.solver.num_steps=20",
         "actor.solver.min_steps=5",
-        "actor.solver.per=rollout",
     ),
 }
 """What FPO samples its actions with while it trains, at about ten velocity evaluations for each."""

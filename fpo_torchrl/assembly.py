@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.builders import Agent, ConfigError, build, build_agent
-from fpo_torchrl.collecting import derived_seed
+from fpo_torchrl.collecting import derived_seed, rollout_hooks
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.remote import RemoteWorkers, RPCWorkers
 from fpo_torchrl.trainer import Trainer
@@ -24,15 +24,15 @@ def build_trainer(cfg: DictConfig, processes: Processes) -> tuple[Agent, Trainer
     make_env = partial(build, tree["env"], "env", task=cfg.task)
     env = make_env(num_envs=num_envs, device=cfg.device, seed=seed)
     agent = build_agent(tree, env)
-    on_cpu = partial(make_env, device="cpu")
-    workers = build(tree["collector"], "collector", make_env=on_cpu, num_envs=num_envs, seed=cfg.seed)
-    check_workers(workers, cfg, processes)
+    make_elsewhere = partial(make_env, device="cpu")
+    workers = build(tree["collector"], "collector", make_env=make_elsewhere, num_envs=num_envs, seed=cfg.seed)
+    check_workers(workers, agent.actor, cfg, processes)
     running = {"total_frames": cfg.total_frames, "processes": processes, "workers": workers}
     trainer: Trainer = build(tree["trainer"], "trainer", env=env, **running, **vars(agent))
     return agent, trainer
 
 
-def check_workers(workers: RemoteWorkers | None, cfg: DictConfig, processes: Processes) -> None:
+def check_workers(workers: RemoteWorkers | None, actor: Any, cfg: DictConfig, processes: Processes) -> None:
     """Refuse what remote workers cannot do.
 
     Raises:
@@ -51,8 +51,9 @@ def check_workers(workers: RemoteWorkers | None, cfg: DictConfig, processes: Pro
         raise ConfigError(
             f"env.backend={backend} steps on this process's device, and workers elsewhere: give env.backend=c"
         )
-    if OmegaConf.select(cfg, "actor.solver.per") == "rollout":
+    if rollout_hooks(actor):
         raise ConfigError(
-            "actor.solver.per=rollout: remote workers draw for each call; give actor.solver.per=call or collector=local"
+            "actor.solver: remote workers draw their number of steps for each call; give actor/solver=random_steps or "
+            "collector=local"
         )
     workers.check()

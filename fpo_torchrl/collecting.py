@@ -11,7 +11,7 @@ from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
 from fpo_torchrl.envs.base import NonFiniteError
-from fpo_torchrl.flow import RandomSteps
+from fpo_torchrl.flow import RandomStepsPerRollout
 from fpo_torchrl.modules.chain import flow_policy
 
 PLAIN = {"track_traj_ids": False, "trust_policy": True, "auto_register_policy_transforms": False}
@@ -19,11 +19,17 @@ PLAIN = {"track_traj_ids": False, "trust_policy": True, "auto_register_policy_tr
 
 
 def make_collector(env: EnvBase, policy: Any, frames_per_batch: int) -> Collector:
-    """An endless TorchRL collector, which tells a solver with random steps where rollouts begin and end."""
-    solver, hooks = getattr(flow_policy(policy), "solver", None), {}
-    if isinstance(solver, RandomSteps):
-        hooks = {"pre_collect_hook": solver.begin_rollout, "post_collect_hook": solver.end_rollout}
+    """An endless TorchRL collector, which tells a solver that draws for each rollout where rollouts begin and end."""
+    hooks = rollout_hooks(policy)
     return Collector(env, policy, frames_per_batch=frames_per_batch, total_frames=-1, **PLAIN, **hooks)
+
+
+def rollout_hooks(policy: Any) -> dict[str, Any]:
+    """What a collector of TorchRL has to call around a rollout of ``policy``, by the names of its settings."""
+    solver = getattr(flow_policy(policy), "solver", None)
+    if not isinstance(solver, RandomStepsPerRollout):
+        return {}
+    return {"pre_collect_hook": solver.begin_rollout, "post_collect_hook": solver.end_rollout}
 
 
 def derived_seed(seed: int, *, part: int = 0, frames: int = 0) -> int:

@@ -96,16 +96,19 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     # random_steps with a number of steps is euler: each sampler is a row once
     solvers = {repr(solver): solver for solver in (solver_of(actor, *pair) for pair in pairs)}.values()
     print(f"{task}, {policy.checkpoint}")
-    print(f"  {'solver':<42} {'noise':<7} {'return':>9}   {'95 % interval':<20} {f'ms for {cfg.episodes} actions':>18}")
+    own = getattr(flow_policy(actor), "solver", None)
+    width = max(42, *(len(repr(solver if solver is not None else own)) for solver in solvers))
+    latency = f"ms for {cfg.episodes} actions"
+    print(f"  {'solver':<{width}} {'noise':<7} {'return':>9}   {'95 % interval':<20} {latency:>18}")
     rows = []
     for solver, noise in itertools.product(solvers, as_list(cfg.noise)):
         result = evaluate(actor, env, noise=noise, solver=solver, seed=cfg.seed + EVALUATION_SEED)
-        used = solver if solver is not None else getattr(flow_policy(actor), "solver", None)
+        used = solver if solver is not None else own
         label = repr(used) if used is not None else "Gaussian"
         rows.append({"solver": label, **sampler_columns(used), "noise": noise, **result.as_dict()})
         low, high = result.interval
         interval = f"[{low:.1f}, {high:.1f}]"
-        print(f"  {label:<42} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.policy_s * 1e3:>18.3f}")
+        print(f"  {label:<{width}} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.policy_s * 1e3:>18.3f}")
         if render is not None and len(rows) == 1:
             one, seed = task_env(policy.cfg, 1, cfg.device), cfg.seed + EVALUATION_SEED
             recorded = record(actor, one, render, noise=noise, solver=solver, seed=seed)

@@ -128,18 +128,19 @@ def summary(name: str) -> Callable[[list[float]], float]:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started together with this one, if it did; with a GPU for each, by NCCL.
+    """Join the processes that ``torchrun`` started together with this one, if it did; by NCCL if each has a GPU.
 
-    Each then takes the GPU of its number for ``device=cuda``. Where GPUs are fewer, all go by gloo.
+    For ``device=cuda`` each takes the GPU of its number, counted round. Where GPUs are fewer than processes, gloo
+    carries the messages; every node needs the same number of both.
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE") == "1":
         yield Processes()
         return
     num_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    has_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= num_here
-    if has_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if num_gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % num_gpus)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if num_gpus >= num_here else "gloo")
     try:
         yield Processes()
     finally:

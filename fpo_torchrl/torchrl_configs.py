@@ -21,6 +21,7 @@ from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer
 
 from fpo_torchrl.builders import ConfigError, signature
+from fpo_torchrl.collecting import rollout_hooks
 from fpo_torchrl.envs import make_env
 from fpo_torchrl.flow import SOLVERS
 from fpo_torchrl.modules import FlowActor, VelocityMLP
@@ -106,8 +107,10 @@ def make_trainer(*, collector: Any, loss_module: LossModule, **settings: Any) ->
     actor: Any = loss_module.actor_network
     if isinstance(collector, BaseCollector):
         collector.update_policy_weights_(TensorDict.from_module(actor))
+        for name, hook in rollout_hooks(getattr(collector, "policy", None)).items():
+            setattr(collector, name, hook)
     else:
-        collector = functools.partial(collector, policy=actor)
+        collector = functools.partial(collector, policy=actor, **rollout_hooks(actor))
     from torchrl.trainers.algorithms.configs import PPOTrainerConfig  # here, because it is slow to import
 
     return get_object(PPOTrainerConfig._target_)(collector=collector, loss_module=loss_module, **settings)

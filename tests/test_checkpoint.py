@@ -18,7 +18,6 @@ import tiny
 import torch
 from tiny import same
 from torch import nn
-from torchrl.checkpoint import GlobalRNGState, _checkpoint
 
 from fpo_torchrl.checkpoint import Checkpointer, CheckpointError, RandomNumbers
 from fpo_torchrl.optim import AgentOptimizer
@@ -101,26 +100,6 @@ class TestRoundTrip:
         expected = torch.randn(3)
         checkpointer.load()
         assert torch.randn(3).equal(expected)
-
-    def test_random_numbers_of_gpus_that_are_not_here_are_left_out(self):
-        state = GlobalRNGState().state_dict()
-        expected = torch.randn(3)
-        RandomNumbers().load_state_dict(state | {"torch_cuda": [torch.zeros(16, dtype=torch.uint8)] * 64})
-        assert torch.randn(3).equal(expected)
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to load to")
-    def test_a_run_from_a_gpu_opens_where_there_is_none(self, tmp_path, monkeypatch):
-        encode = _checkpoint._encode_state_dict_value
-
-        def from_gpu(value, tensors):
-            encoded = encode(value, tensors)
-            return encoded | {"device": "cuda:0"} if isinstance(value, torch.Tensor) else encoded
-
-        parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
-        monkeypatch.setattr(_checkpoint, "_encode_state_dict_value", from_gpu)
-        parts.checkpointer.save(64)
-        other.checkpointer.load()
-        assert same(other.state(), parts.state())
 
     def test_saving_twice_at_the_same_frame_keeps_the_later(self, saved, tmp_path):
         saved.learn()

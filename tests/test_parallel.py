@@ -186,7 +186,7 @@ class TestARun:
 
 
 @pytest.mark.parametrize(
-    ("num_gpus", "backend", "taken"), [(2, "cpu:gloo,cuda:nccl", [1]), (1, "gloo", []), (0, "gloo", [])]
+    ("num_gpus", "backend", "taken"), [(2, "cpu:gloo,cuda:nccl", [1]), (1, "gloo", [0]), (0, "gloo", [])]
 )
 def test_each_takes_a_gpu_where_there_is_one_for_each(num_gpus, backend, taken, monkeypatch):
     begun, devices = [], []

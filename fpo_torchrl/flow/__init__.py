@@ -5,7 +5,18 @@ from fpo_torchrl.flow.marginal import MarginalFlow
 from fpo_torchrl.flow.noise import FixedNoise, RandomNoise, StartNoise, ZeroNoise
 from fpo_torchrl.flow.pairs import AntitheticPairs, IndependentPairs, PairSampler
 from fpo_torchrl.flow.path import LinearPath
-from fpo_torchrl.flow.solver import RK4, SOLVERS, Euler, EulerMaruyama, Heun, Midpoint, NoisyEuler, RandomSteps, Solver
+from fpo_torchrl.flow.solver import (
+    RK4,
+    SOLVERS,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Midpoint,
+    NoisyEuler,
+    RandomSteps,
+    RandomStepsPerRollout,
+    Solver,
+)
 from fpo_torchrl.flow.target import ActionTarget, NoiseTarget, RegressionTarget, VelocityTarget
 from fpo_torchrl.flow.time import BetaTime, GridTime, LogitNormalTime, TimeSampler, UniformTime
 
@@ -31,6 +42,7 @@ __all__ = [
     "PairSampler",
     "RandomNoise",
     "RandomSteps",
+    "RandomStepsPerRollout",
     "RegressionTarget",
     "SeededDraws",
     "Solver",

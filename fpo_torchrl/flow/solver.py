@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -87,45 +86,31 @@ class Euler(Solver):
 
 
 class RandomSteps(Euler):
-    """Euler's method with a number of steps drawn uniformly, for each call or each rollout, and for the whole batch.
+    """Euler's method with another number of steps in each call, drawn uniformly; one draw serves the whole batch.
 
     A policy trained with it meets every discretisation of its flow, so that it may be sampled with any of them later.
-    For rollouts a collector has to say when they begin and end, as the trainer's does:
-    ``Collector(..., pre_collect_hook=solver.begin_rollout, post_collect_hook=solver.end_rollout)``. Outside of them
-    each call draws for itself.
 
     Args:
-        num_steps (int): most steps, at least 1.
-        min_steps (int): fewest steps, between 1 and ``num_steps``.
-        per: what one draw is for, ``"call"`` or ``"rollout"``.
+        num_steps (int): most steps of a call, at least 1.
+        min_steps (int): fewest steps of a call, between 1 and ``num_steps``.
 
     Raises:
-        ValueError: if a number is not whole or out of range, or for another ``per``.
+        ValueError: if a number is not whole or out of range.
     """
 
-    def __init__(self, num_steps: int = 20, min_steps: int = 1, per: Literal["call", "rollout"] = "call") -> None:
+    def __init__(self, num_steps: int = 20, min_steps: int = 1) -> None:
         super().__init__(num_steps)
         if not 1 <= min_steps <= num_steps or min_steps != int(min_steps):
             raise ValueError(f"min_steps must be a whole number from 1 to num_steps={num_steps}, got {min_steps}")
-        if per not in ("call", "rollout"):
-            raise ValueError(f'per must be "call" or "rollout", got {per!r}')
-        self.min_steps, self.per = int(min_steps), per
-        self._of_rollout: Solver | None = None
+        self.min_steps = int(min_steps)
 
-    def begin_rollout(self) -> None:
-        """Draw the number of steps that serves until :meth:`end_rollout`, if one draw is for a rollout."""
-        self._of_rollout = self._draw() if self.per == "rollout" else None
-
-    def end_rollout(self, batch: object = None) -> None:
-        """Let each call draw for itself again; a collector gives the ``batch``, which is not looked at."""
-        self._of_rollout = None
+    def draw(self) -> Solver:
+        """Euler's method with a number of steps drawn now."""
+        return self.with_steps(int(torch.randint(self.min_steps, self.num_steps + 1, ())))
 
     def points(self, velocity: VelocityField, x: Tensor) -> list[Tensor]:
         """Every point on the way from ``x`` at time 0 to time 1: one more than the number of steps drawn."""
-        return (self._of_rollout or self._draw()).points(velocity, x)
-
-    def _draw(self) -> Solver:
-        return self.with_steps(int(torch.randint(self.min_steps, self.num_steps + 1, ())))
+        return self.draw().points(velocity, x)
 
     def with_steps(self, num_steps: int) -> Solver:
         """Euler's method with a fixed number of steps."""
@@ -136,7 +121,31 @@ class RandomSteps(Euler):
         return Euler(self.num_steps)
 
     def __repr__(self) -> str:
-        return f"RandomSteps(num_steps={self.num_steps}, min_steps={self.min_steps}, per={self.per!r})"
+        return f"{type(self).__name__}(num_steps={self.num_steps}, min_steps={self.min_steps})"
+
+
+class RandomStepsPerRollout(RandomSteps):
+    """Random steps of which a draw serves all calls of a rollout; outside of rollouts, as in an evaluation, one call.
+
+    A collector has to say when a rollout begins and ends, as the trainer's does:
+    ``Collector(..., pre_collect_hook=solver.begin_rollout, post_collect_hook=solver.end_rollout)``.
+    """
+
+    def __init__(self, num_steps: int = 20, min_steps: int = 1) -> None:
+        super().__init__(num_steps, min_steps)
+        self._of_rollout: Solver | None = None
+
+    def begin_rollout(self) -> None:
+        """Draw the number of steps that serves until :meth:`end_rollout`."""
+        self._of_rollout = self.draw()
+
+    def end_rollout(self, batch: object = None) -> None:
+        """Let each call draw for itself again; a collector gives the ``batch``, which is not looked at."""
+        self._of_rollout = None
+
+    def points(self, velocity: VelocityField, x: Tensor) -> list[Tensor]:
+        """Every point on the way from ``x`` at time 0 to time 1: one more than the rollout's number of steps."""
+        return (self._of_rollout or self.draw()).points(velocity, x)
 
 
 class NoisyEuler(Euler):
@@ -252,5 +261,6 @@ SOLVERS: dict[str, type[Solver]] = {
     "sde": EulerMaruyama,
     "noisy_euler": NoisyEuler,
     "random_steps": RandomSteps,
+    "random_steps_per_rollout": RandomStepsPerRollout,
 }
 """Every solver by its name in configs and commands."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,6 +97,11 @@ class BetaTime(TimeSampler):
         density = (alpha * log_sigmoid(logit) + beta * log_sigmoid(-logit)).exp()
         mass = torch.cat([density.new_zeros(1), torch.cumulative_trapezoid(density)])
         self._tables = {torch.device("cpu"): (logit, mass / mass[-1])}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the copies on other devices, which a process that gets this may not have."""
+        cpu = torch.device("cpu")
+        return {**vars(self), "_tables": {cpu: self._tables[cpu]}}
 
     def quantile(self, unit: Tensor) -> Tensor:
         """Interpolated in a table, to about 1e-4."""

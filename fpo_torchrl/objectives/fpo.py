@@ -69,9 +69,7 @@ class FPOLoss(FlowPPOLoss):
             has that only where the velocity is the mean velocity of those actions' paths. This term keeps it there.
         prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm). It stands in
             for the entropy bonus that a flow does not have. A buffer, which a schedule may lower to 0.
-        max_advantage: as in :class:`~fpo_torchrl.objectives.surrogate.FlowPPOLoss`.
-        critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
-            default the authors' 0.25, ``"l2"`` and True.
+        max_advantage and further keywords: as in :class:`~fpo_torchrl.objectives.surrogate.FlowPPOLoss`.
 
     Raises:
         TypeError: without an actor with ``get_dist`` and flow keys. ValueError: for a setting out of range

@@ -35,9 +35,9 @@ class FlowPPOLoss(PPOLoss):
         actor_network: the flow policy, or a ``TensorDictSequential`` that ends with one; what comes before it, such as
             an encoder, is trained too. critic_network: module that writes ``"state_value"``.
         trust_region: what happens to ratios far from 1.
-        max_advantage (float, optional): bound on the size of an advantage, after normalisation. Once a policy is good
-            at almost everything, one copy that fails holds nearly all of the batch's variance, and without a bound one
-            update follows it alone.
+        max_advantage (float, optional): bound on the size of an advantage, in standard deviations if advantages are
+            normalised, else in units of the return. It limits what a few environments that fail can do to one update.
+            The mean advantage is then not exactly 0.
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
             default the authors' 0.25, ``"l2"`` and True.
 

@@ -14,7 +14,10 @@ from torchrl.envs.utils import set_exploration_type
 from fpo_torchrl.envs import multimodality
 from fpo_torchrl.envs.gridworld import CENTER, Layout, gridworld_step
 from fpo_torchrl.evaluation import evaluation_policy, isolated_rng
+from fpo_torchrl.flow import RandomSteps
 from fpo_torchrl.modules.sampler import FlowSampler
+
+_DRAWS_OF_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,11 @@ class GridPolicy:
         return TensorDict(observation=observation, batch_size=observation.shape[:-1])
 
     def samples(self, cells: Int[Tensor, "cells 2"], num_samples: int = 2000) -> Float[Tensor, "cells samples 2"]:
-        """Actions drawn in each cell; the same ones in each call."""
+        """Actions drawn in each cell, the same ones in each call; where steps are random, by many draws of them."""
+        calls = _DRAWS_OF_STEPS if isinstance(getattr(self.policy, "solver", None), RandomSteps) else 1
         with isolated_rng(0):
-            return self.act(cells.unsqueeze(1).expand(-1, num_samples, -1))
+            parts = [self.act(part) for part in cells.unsqueeze(1).expand(-1, num_samples, -1).chunk(calls, 1)]
+        return torch.cat(parts, 1)
 
     @torch.no_grad()
     def flow(self, cells: Int[Tensor, "*batch 2"]) -> Float[Tensor, "points *batch 2"]:

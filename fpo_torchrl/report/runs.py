@@ -211,7 +211,7 @@ def label_of(settings: dict[str, Any]) -> str:
 def differing_settings(group: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """The settings in which runs of a group differ, with their values; what does not change a result is left out.
 
-    A setting that a run is older than is as good as null, by which new ones are off.
+    A setting that an older run does not have counts as null, at which new settings are off.
     """
     flat = [dict(flatten({k: v for k, v in run.settings.items() if k not in UNCOMPARED})) for run in group]
     different = {}

@@ -10,13 +10,14 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.auto_resume import AUTO, directory_of, final_return, unfinished_run
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
-from fpo_torchrl.modules.chain import is_flow
+from fpo_torchrl.flow import RandomSteps
+from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.progress import progress_bar
@@ -119,7 +120,9 @@ def _recorded(run: Run) -> Any:
 
 def _gains_from_vmap(run: Run) -> bool:
     is_cuda = torch.device(run.cfg.device).type == "cuda"
-    return is_cuda and is_flow(run.agent.actor) and why_not(run.trainer) is None
+    flow = flow_policy(run.agent.actor)
+    alike = is_flow(flow) and not isinstance(flow.solver, RandomSteps)
+    return is_cuda and alike and why_not(run.trainer) is None
 
 
 def _postfix(results: Iterable[Mapping[str, float] | NonFiniteError]) -> str:
@@ -160,6 +163,9 @@ def check_seeds(cfg: DictConfig, vmap: Any) -> None:
         raise ConfigError("several seeds train in one process: start it without torchrun")
     if vmap and (reason := why_not(cfg.trainer)) is not None:
         raise ConfigError(f"{reason}: it needs vmap=false")
+    target = str(OmegaConf.select(cfg, "actor.solver._target_"))
+    if vmap and target.rpartition(".")[2].startswith(RandomSteps.__name__):
+        raise ConfigError("actor.solver draws its own number of steps for each agent: it needs vmap=false")
 
 
 def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:

@@ -9,7 +9,17 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fpo_torchrl import RK4, Euler, EulerMaruyama, GridTime, Heun, Midpoint, NoisyEuler, RandomSteps
+from fpo_torchrl import (
+    RK4,
+    Euler,
+    EulerMaruyama,
+    GridTime,
+    Heun,
+    Midpoint,
+    NoisyEuler,
+    RandomSteps,
+    RandomStepsPerRollout,
+)
 
 DETERMINISTIC = [Euler, Midpoint, Heun, RK4]
 
@@ -168,7 +178,7 @@ def test_random_steps_are_uniform_and_each_call_is_euler():
 
 
 def test_one_draw_for_each_rollout_and_for_each_call_outside():
-    solver = RandomSteps(5, per="rollout")
+    solver = RandomStepsPerRollout(5)
 
     def drawn(calls: int) -> set[int]:
         return {len(solver.points(lambda x, t: x, torch.ones(1))) - 1 for _ in range(calls)}
@@ -180,11 +190,6 @@ def test_one_draw_for_each_rollout_and_for_each_call_outside():
         solver.end_rollout()
     assert all(len(steps) == 1 for steps in rollouts)
     assert set().union(*rollouts) == drawn(200) == {1, 2, 3, 4, 5}
-
-
-def test_a_draw_for_something_else_is_refused():
-    with pytest.raises(ValueError, match='per must be "call" or "rollout", got \'batch\''):
-        RandomSteps(5, per="batch")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("min_steps", [0, 6, 1.5])

@@ -55,15 +55,14 @@ def test_rpc_a_second_time_in_a_process(monkeypatch):
 def test_physics_on_a_device_that_workers_lack():
     cfg = tiny.compose(*tiny.CARTPOLE, "env.backend=warp", "collector=rpc")
     with pytest.raises(ConfigError, match=r"env\.backend=warp steps on this process's device.*give env\.backend=c"):
-        check_workers(RPCWorkers(make_env=lambda: None, num_envs=2, num_workers=2), cfg, Processes())
+        check_workers(RPCWorkers(make_env=lambda: None, num_envs=2, num_workers=2), None, cfg, Processes())
 
 
 def test_steps_drawn_for_each_rollout():
-    solver = ["actor/solver=random_steps", "actor.solver.per=rollout"]
     with pytest.raises(
-        ConfigError, match=r"actor\.solver\.per=rollout.*give actor\.solver\.per=call or collector=local"
+        ConfigError, match="draw their number of steps for each call; give actor/solver=random_steps or"
     ):
-        make_trainer(*solver, "collector=rpc")
+        make_trainer("actor/solver=random_steps_per_rollout", "collector=rpc")
 
 
 def test_metrics_of_an_environment_that_is_not_the_one_that_collects_are_left_out():

@@ -202,6 +202,8 @@ def test_what_several_seeds_cannot_do_is_refused_when_they_are_resumed_too(tmp_p
         ("nan_rollbacks=1", "nan_rollbacks=1 takes a single run back: it needs num_seeds=1"),
         ("trainer.compile=true vmap=true", "compiles the loss of a single agent: it needs vmap=false"),
         ("trainer.critic_warmup_frames=64 vmap=true", "changes what a single agent descends: it needs vmap=false"),
+        ("actor/solver=random_steps vmap=true", "draws its own number of steps for each agent: it needs vmap=false"),
+        ("actor/solver=random_steps_per_rollout vmap=true", "draws its own number of steps for each agent"),
     ],
 )
 def test_wrong_settings_leave_nothing_behind(tmp_path, monkeypatch, override, message):

@@ -8,7 +8,15 @@ from small_trainer import BATCH, NUM_ENVS, STEPS, trainer_on, unchanged, weights
 from torch import nn
 from torchrl.objectives import PPOLoss
 
-from fpo_torchrl import Euler, FlowActor, ObservationNormalizer, RandomSteps, VelocityMLP, ZeroNoise
+from fpo_torchrl import (
+    Euler,
+    FlowActor,
+    ObservationNormalizer,
+    RandomSteps,
+    RandomStepsPerRollout,
+    VelocityMLP,
+    ZeroNoise,
+)
 from fpo_torchrl.annealing import Annealing
 from fpo_torchrl.collecting import check_finite
 from fpo_torchrl.envs.base import NonFiniteError
@@ -47,14 +55,14 @@ class TestTraining:
                 return self.rate * time + 0 * x_t
 
         actions = {}
-        for per in ("call", "rollout"):
-            actor = FlowActor(Clock(), RandomSteps(9, per=per), num_mc_samples=2, start_noise=ZeroNoise())
+        for kind in (RandomSteps, RandomStepsPerRollout):
+            actor = FlowActor(Clock(), kind(9), num_mc_samples=2, start_noise=ZeroNoise())
             trainer = trainer_on(ProbeEnv("constant", num_envs=NUM_ENVS), actor=actor, lr=1e-12, total_frames=8 * BATCH)
             batches = iter(trainer.start())
-            actions[per] = [next(batches)["flow_action"].unique() for _ in range(8)]
-        assert all(len(unique) == 1 for unique in actions["rollout"])
-        assert len(torch.cat(actions["rollout"]).unique()) > 2
-        assert any(len(unique) > 1 for unique in actions["call"])
+            actions[kind] = [next(batches)["flow_action"].unique() for _ in range(8)]
+        assert all(len(unique) == 1 for unique in actions[RandomStepsPerRollout])
+        assert len(torch.cat(actions[RandomStepsPerRollout]).unique()) > 2
+        assert any(len(unique) > 1 for unique in actions[RandomSteps])
 
     def test_frames_are_rounded_up_to_whole_batches(self, probe):
         trainer = trainer_on(probe, total_frames=2 * BATCH + 1)
