@@ -11,17 +11,31 @@ from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
 from fpo_torchrl.envs.base import NonFiniteError
-from fpo_torchrl.flow import RandomStepsPerRollout
+from fpo_torchrl.flow import RandomSteps, RandomStepsPerRollout
+from fpo_torchrl.gradient import compile_settings
 from fpo_torchrl.modules.chain import flow_policy
+from fpo_torchrl.modules.sampler import FlowSampler
 
 PLAIN = {"track_traj_ids": False, "trust_policy": True, "auto_register_policy_transforms": False}
 """Settings of TorchRL's collectors without the bookkeeping that training does not need."""
 
 
-def make_collector(env: EnvBase, policy: Any, frames_per_batch: int) -> Collector:
-    """An endless TorchRL collector, which tells a solver that draws for each rollout where rollouts begin and end."""
-    hooks = rollout_hooks(policy)
-    return Collector(env, policy, frames_per_batch=frames_per_batch, total_frames=-1, **PLAIN, **hooks)
+def make_collector(env: EnvBase, policy: Any, frames_per_batch: int, *, compile: bool = False) -> Collector:
+    """An endless TorchRL collector, which tells a solver that draws for each rollout where rollouts begin and end.
+
+    With ``compile`` a call of a flow policy, solver, pairs and all, is one compiled program, on a GPU one CUDA graph.
+    """
+    settings = {**PLAIN, **rollout_hooks(policy)}
+    if compile and is_compilable(policy):
+        settings["compile_policy"] = {"warmup": 2} | compile_settings(env.device)
+    return Collector(env, policy, frames_per_batch=frames_per_batch, total_frames=-1, **settings)
+
+
+def is_compilable(policy: Any) -> bool:
+    """Whether a call of ``policy`` always does the same: no number of steps is drawn, and no distribution of TorchRL's
+    looks at values."""
+    sampler = flow_policy(policy)
+    return isinstance(sampler, FlowSampler) and not isinstance(sampler.solver, RandomSteps)
 
 
 def rollout_hooks(policy: Any) -> dict[str, Any]:

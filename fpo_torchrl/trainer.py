@@ -21,7 +21,7 @@ from fpo_torchrl.annealing import Annealing
 from fpo_torchrl.checks import check_counts
 from fpo_torchrl.collecting import check_finite, make_collector
 from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
-from fpo_torchrl.gradient import compiled, total_loss
+from fpo_torchrl.gradient import compiled, has_graphs, total_loss
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.chain import encode, flow_policy
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
@@ -57,15 +57,14 @@ class Trainer:
         unroll_length (int): length of those windows in steps, a divisor of the steps per batch; without effect
             unless ``advantage_every="minibatch"``. A recurrent policy is trained on them.
         redraw_pairs (bool): give a FlowActor's actions other (noise, time) pairs in each epoch, with the CFM losses of
-            the policy that collected, so that the epochs do not fit the noise of the same few; without effect for
-            other policies. The published algorithm keeps the pairs.
+            the policy that collected, lest the epochs fit the noise of a few. The published algorithm keeps the pairs.
         critic_warmup_frames (int): train the critic alone at first, on this many frames, rounded up to whole batches:
             an actor that is pretrained would be spoiled by the advantages of a critic that is not.
         anneal_lr (bool): lower the step sizes linearly to zero at ``total_frames``.
         anneal_prior (float, optional): share of ``total_frames`` in which the loss's ``prior_coeff`` falls to zero.
-        compile (bool): compile loss and gradient with ``torch.compile``, on a GPU into CUDA graphs. The first gradient
-            step then takes minutes. Values and gradients agree with uncompiled ones to rounding, but a loss that draws
-            random numbers, as PPO's does for the entropy of a squashed Gaussian, draws others.
+        compile (bool): compile loss and gradient with ``torch.compile``, on a GPU into CUDA graphs, and there the flow
+            policy too. The first gradient step then takes minutes. Values and gradients agree with uncompiled ones to
+            rounding, but what draws random numbers inside, as PPO's entropy of a squashed Gaussian, draws others.
         processes: those that train together, each with an equal share of environments, batch and minibatch (the sizes
             above are of all); advantages are then normalised over all of them. Default this one alone.
         workers: that collect, instead of this process; ``env`` then only shows what their environments are like.
@@ -163,7 +162,8 @@ class Trainer:
     def start(self) -> Any:
         """Build the collector, which resets the environment, or continues it after :meth:`load_state_dict`."""
         if self._collector is None:
-            start = make_collector if self.workers is None else partial(self.workers.start, frames=self.frames)
+            here = partial(make_collector, compile=self.compile and has_graphs(self.env.device))
+            start = here if self.workers is None else partial(self.workers.start, frames=self.frames)
             self._collector = start(self.env, self.actor, self.frames_per_batch // self.processes.size)
         return self._collector
 

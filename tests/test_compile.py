@@ -1,4 +1,4 @@
-"""What ``trainer.compile`` computes is what the uncompiled trainer computes: losses, gradients and trained weights.
+"""What ``trainer.compile`` computes is what the uncompiled trainer does: actions, losses, gradients, trained weights.
 
 Compiled code cannot run below the shape checks that pytest adds to the equations, so each test is a process of its own.
 """
@@ -17,6 +17,8 @@ import tiny
 import torch
 from torch import Tensor
 
+from fpo_torchrl import ZeroNoise
+from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.trainer import Trainer
 
 needs_compiler = pytest.mark.skipif(
@@ -25,6 +27,7 @@ needs_compiler = pytest.mark.skipif(
 )
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 LOSSES = {"fpo": (), "fpopp": ("loss=fpopp",), "ppo": ("actor=gaussian", "loss=ppo", "actor.squash=none")}
+POLICIES = {"fpo": (), "fpopp": ("actor=flow_fpopp", "loss=fpopp"), "dppo": ("actor=denoising", "loss=dppo")}
 """By name. Without squashing PPO's entropy is in closed form; else random actions estimate it."""
 SIZES = tuple(o for o in tiny.CARTPOLE if not o.startswith("actor."))
 
@@ -73,6 +76,24 @@ def errors_of_training(name: str, device: str) -> dict[str, float]:
     return errors | {"weights": max((a - b).abs().max().item() for a, b in zip(eager, compiled, strict=True))}
 
 
+def errors_of_collection(name: str, device: str) -> dict[str, float]:
+    """Largest difference of each entry of three batches: of a compiled policy's from the uncompiled one's."""
+    torch._inductor.config.fallback_random = True  # the same random numbers as without a compiler
+    batches = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        trainer = tiny.make_trainer(*SIZES, *POLICIES[name], f"device={device}")
+        if device == "cuda":  # a graph has random numbers of its own
+            trainer.actor.start_noise = ZeroNoise()
+        torch.manual_seed(1)
+        collector = make_collector(trainer.env, trainer.actor, 64, compile=compile)
+        batches.append(torch.stack([next(iter(collector)).clone() for _ in range(3)]))
+    eager, compiled = batches
+    drawn = set(trainer.actor.flow_keys) - {"flow_action"} if device == "cuda" else set()
+    keys = [key for key in eager.keys(True, True) if key not in {*drawn, "action_log_prob"}]
+    return {str(key): (eager[key].double() - compiled[key].double()).abs().max().item() for key in keys}
+
+
 def in_a_process(function: str, *arguments: str) -> dict[str, float]:
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, __file__, function, *arguments]
@@ -96,6 +117,40 @@ def test_losses_and_gradients_are_the_uncompiled_ones(name):
 def test_a_compiled_trainer_learns_the_same():
     errors = in_a_process("errors_of_training", "fpo", "cpu")
     assert max(errors.values()) < 1e-4, errors
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@needs_compiler
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_compiled_policy_collects_the_same(name):
+    errors = in_a_process("errors_of_collection", name, "cpu")
+    assert {"action", "flow_action", "('next', 'reward')"} <= errors.keys()
+    assert max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+@needs_cuda
+@pytest.mark.parametrize("name", ["fpo", "fpopp"])
+def test_a_policy_in_a_cuda_graph_collects_the_same(name):
+    errors = in_a_process("errors_of_collection", name, "cuda")
+    assert max(errors.values()) < 1e-4, errors
+
+
+@pytest.mark.parametrize(
+    ("overrides", "compilable"),
+    [
+        ((), True),
+        (("actor/solver=random_steps",), False),
+        (("actor/solver=random_steps_per_rollout",), False),
+        (("actor=gaussian", "loss=ppo"), False),
+    ],
+)
+def test_a_policy_that_draws_its_steps_or_looks_at_values_is_not_compiled(overrides, compilable):
+    trainer = tiny.make_trainer(*SIZES, *overrides)
+    collector = make_collector(trainer.env, trainer.actor, 64, compile=True)
+    assert collector.compiled_policy is compilable
 
 
 @pytest.mark.gpu

@@ -29,8 +29,10 @@ from tensordict import TensorDict
 from timing import Work, compare, take_turns
 from torch.utils.flop_counter import FlopCounterMode
 
+from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.cores import available_cores
 from fpo_torchrl.files import write_json, write_whole
+from fpo_torchrl.gradient import compile_settings
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.trainer import Trainer
 
@@ -70,11 +72,14 @@ class Suite:
         for num_observations in self.args.observations:
             observation = torch.randn(num_observations, obs_dim(ours), device=self.args.device)
 
-            def act(trainer: Trainer, observation: torch.Tensor = observation) -> None:
+            def act(actor: Callable[..., Any], observation: torch.Tensor = observation) -> None:
                 with torch.no_grad():
-                    trainer.actor(TensorDict(observation=observation, batch_size=len(observation)))
+                    actor(TensorDict(observation=observation, batch_size=len(observation)))
 
-            works: dict[str, Work] = {name: partial(act, trainer) for name, trainer in trainers.items()}
+            actors = {name: trainer.actor for name, trainer in trainers.items()}
+            if self.args.compile:
+                actors["ours compiled"] = torch.compile(ours.actor, **compile_settings(torch.device(self.args.device)))
+            works: dict[str, Work] = {name: partial(act, actor) for name, actor in actors.items()}
             works["plain"] = unreported(partial(plain.act, observation))
             if self.reference is not None:
                 sizes = {"obs_dim": obs_dim(ours), "action_dim": ours.actor.action_dim}
@@ -135,7 +140,11 @@ class Suite:
         for backend in self.args.backends:
             overrides = (*self.iteration_sizes(), f"env.backend={backend}")
             trainers = {name: self.trainer(experiment, *overrides) for name, experiment in PRESETS.items()}
-            batches = {name: iter(trainer.start()) for name, trainer in trainers.items()}
+            collectors = {name: trainer.start() for name, trainer in trainers.items()}
+            if self.args.compile:
+                ours = self.trainer(PRESETS["ours"], *overrides)
+                collectors["ours compiled"] = make_collector(ours.env, ours.actor, ours.frames_per_batch, compile=True)
+            batches = {name: iter(collector) for name, collector in collectors.items()}
             works: dict[str, Work] = {name: unreported(partial(next, it)) for name, it in batches.items()}
             plain = make_plain(self.trainer(PRESETS["ours"], *overrides), with_env=True)
             works["plain"] = unreported(plain.collect)
@@ -230,7 +239,9 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=available_cores(), help="of every contender's arithmetic on a CPU"
     )
-    parser.add_argument("--compile", action="store_true", help="trainer.compile=true takes part")
+    parser.add_argument(
+        "--compile", action="store_true", help="trainer.compile=true takes part, with a compiled policy"
+    )
     parser.add_argument("--task", default="CheetahRun")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--observations", type=int, nargs="+", default=[64, 256, 1024, 2048, 8192])
