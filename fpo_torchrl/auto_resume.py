@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.config import BOOKKEEPING, flatten
+from fpo_torchrl.config import BOOKKEEPING
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held
+from fpo_torchrl.settings import comparable, differences
 from fpo_torchrl.start import load_run_config
 
 AUTO = "auto"
@@ -62,7 +61,7 @@ def unfinished_run(cfg: DictConfig, run_dir: Path) -> Run | None:
 def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """The saved config of the run in ``run_dir`` with the bookkeeping of ``cfg``; ``cfg`` itself if there is no run.
 
-    A setting that only one of them has is of another version of this package: the saved config counts.
+    What the version that saved it did not have is as by default.
 
     Raises:
         ConfigError: naming the settings that differ.
@@ -70,8 +69,7 @@ def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
     if not (run_dir / "config.yaml").is_file():
         return cfg
     saved = load_run_config(run_dir)
-    different = [f"{key}={there} (not {here})" for key, there, here in differences(settings(saved), settings(cfg))]
-    if different:
+    if different := other_settings(saved, cfg):
         raise ConfigError(
             f"run_dir={run_dir} holds a run with other settings: {', '.join(different)}. Choose another directory; "
             f"resume={run_dir} with a changed value continues the run with it"
@@ -80,29 +78,10 @@ def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
     return OmegaConf.merge(saved, {key: cfg[key] for key in BOOKKEEPING})  # pyright: ignore[reportReturnType]
 
 
-def settings(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that make a run what it is, resolved."""
-    tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    return {key: value for key, value in tree.items() if key not in BOOKKEEPING}
-
-
-def comparable(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that make a run what it is, by their full keys."""
-    return dict(flatten(settings(cfg)))
-
-
-def differences(there: Any, here: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two trees of settings differ: the full key and both values, for keys that both have.
-
-    >>> list(differences({"optim": {"lr": 0.1}, "normalizer": None}, {"optim": {"lr": 0.2}, "normalizer": {"clip": 5}}))
-    [('optim.lr', 0.1, 0.2), ('normalizer', None, {'clip': 5})]
-    """
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in there:
-            if name in here:
-                yield from differences(there[name], here[name], f"{key}.{name}" if key else name)
-    elif there != here:
-        yield key, there, here
+def other_settings(saved: DictConfig, cfg: DictConfig) -> list[str]:
+    """In words, the settings of a saved run in which ``cfg`` is another one."""
+    there, here = (comparable(OmegaConf.to_container(tree, resolve=True)) for tree in (saved, cfg))  # pyright: ignore
+    return [f"{key}={old} (not {new})" for key, old, new in differences(there, here)]
 
 
 def final_return(run_dir: Path) -> float:

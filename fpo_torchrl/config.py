@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from importlib import resources
 from pathlib import Path
@@ -198,19 +198,6 @@ def register_schemas() -> None:
     for group, options in COMPONENTS.items():
         for name, target in options.items():
             store.store(group=group, name=name, node=schema(target, SUPPLIED.get(group, ())))
-
-
-def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested dict of settings, by their full keys.
-
-    >>> dict(flatten({"optim": {"lr": 0.1}, "seed": 3}))
-    {'optim.lr': 0.1, 'seed': 3}
-    """
-    if not isinstance(tree, dict):
-        yield prefix, tree
-        return
-    for key, value in tree.items():
-        yield from flatten(value, f"{prefix}.{key}" if prefix else key)
 
 
 def forget_namesakes(store: ConfigStore) -> None:

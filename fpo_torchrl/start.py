@@ -16,6 +16,7 @@ from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.config import RunConfig, collector_named
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held, new_run_dir
+from fpo_torchrl.settings import change
 
 FIXED_ON_RESUME = ("task", "seed", "num_seeds", "experiment", "run_dir", "init_from")
 """What makes a run another one."""
@@ -96,14 +97,5 @@ def changed_config(run_dir: Path, changes: Mapping[str, Any]) -> DictConfig:
             )
         if before == MISSING:
             raise ConfigError(f"{key} is not a setting of {run_dir}; its config.yaml lists them")
-        if not same_kind(value, before):
-            raise ConfigError(f"{key}={value!r}: expected a {type(before).__name__}, the run has {before!r}")
-        OmegaConf.update(saved, key, value)
+        change(saved, key, value)
     return saved
-
-
-def same_kind(value: Any, before: Any) -> bool:
-    """Whether a setting that is ``before`` may become ``value``: None fits everywhere, and numbers fit each other."""
-    number = {int: float}
-    kinds = {number.get(type(it), type(it)) for it in (value, before) if it is not None}
-    return len(kinds) < 2

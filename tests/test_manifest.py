@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.files import write_json
 from fpo_torchrl.sweep import command
-from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
+from fpo_torchrl.sweep.manifest import FILE, Entry, Sweep, composer, grid
 
 
 class TestGrid:
@@ -26,6 +31,10 @@ class TestGrid:
     def test_an_interval_has_no_combinations(self):
         with pytest.raises(ConfigError, match=r"optim.lr=interval\(1e-4,1e-3\): expected values, as of a,b"):
             grid(["optim.lr=interval(1e-4,1e-3)"])
+
+    def test_a_range_without_values(self):
+        with pytest.raises(ConfigError, match=r"seed=range\(1,1\): it has no values"):
+            grid(["task=PointMass", "seed=range(1,1)"])
 
     def test_lines_of_a_file_are_combined_with_it(self, tmp_path):
         file = tmp_path / "list"
@@ -94,6 +103,31 @@ class TestManifest:
         (entry,) = Sweep(tmp_path).add([[*self.BASE, spelling] for spelling in spellings])
         assert entry.label == "optim.lr=1e-3"
         assert Sweep(tmp_path).entries() == [entry]
+
+    def test_a_run_of_a_version_with_fewer_settings_is_the_same_run(self, tmp_path):
+        (made,) = self.add(tmp_path, "seed=0", "trainer.redraw_pairs=false")
+        directory = self.of_an_older_version(tmp_path, made, ["trainer.redraw_pairs"])
+        assert self.add(tmp_path, "seed=0", "trainer.redraw_pairs=false") == [directory]
+        assert Sweep(tmp_path).entries() == [directory]
+
+    def test_a_run_of_a_version_whose_preset_was_another_is_not(self, tmp_path):
+        (made,) = self.add(tmp_path, "seed=0")
+        old = self.of_an_older_version(tmp_path, made, ["trainer.anneal_lr"])  # true in the preset, false by default
+        assert self.add(tmp_path, "seed=0") == [made]
+        assert Sweep(tmp_path).entries() == [old, made]
+
+    def of_an_older_version(self, directory: Path, entry: Entry, without: Sequence[str]) -> Entry:
+        """Make the manifest and the run's config those of a version that did not have some settings."""
+        sweep, old = Sweep(directory), replace(entry, path="0123456789/seed0")
+        write_json(directory / FILE, {"runs": [asdict(old)]})
+        with composer() as composed:
+            tree: Any = OmegaConf.to_container(composed(entry.overrides), resolve=True)
+        for key in without:
+            group, _, name = key.partition(".")
+            del tree[group][name]
+        sweep.run_dir(old).mkdir(parents=True)
+        OmegaConf.save(OmegaConf.create(tree), sweep.run_dir(old) / "config.yaml")
+        return old
 
     def test_a_wrong_setting_adds_nothing(self, tmp_path):
         with pytest.raises(Exception, match="learning_rate"):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import tiny
+from omegaconf import OmegaConf
 
-from fpo_torchrl.auto_resume import ensure_trained
+from fpo_torchrl.auto_resume import ensure_trained, unfinished_run
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.files import InUseError, locked
 from fpo_torchrl.loggers import read_metrics
@@ -237,6 +238,25 @@ class TestAutoResume:
         Run(self.compose(tmp_path, f"normalizer={there}"), tmp_path)
         with pytest.raises(ConfigError, match="holds a run with other settings: normalizer="):
             ensure_trained(self.compose(tmp_path, f"normalizer={here}"))
+
+    def test_so_is_a_setting_that_only_one_of_them_has(self, tmp_path):
+        """It was given with a +, and the run has been going on without it."""
+        Run(self.compose(tmp_path), tmp_path)
+        cfg = self.compose(tmp_path)
+        OmegaConf.update(cfg, "env.goal_reward", 5.0, force_add=True)
+        with pytest.raises(ConfigError, match=r"other settings: env.goal_reward=\(absent\) \(not 5.0\)"):
+            ensure_trained(cfg)
+
+    def test_a_setting_that_the_older_version_did_not_have_is_as_by_default(self, tmp_path):
+        cfg = self.compose(tmp_path)
+        Run(cfg, tmp_path)
+        old = OmegaConf.load(tmp_path / "config.yaml")
+        del old.trainer.critic_warmup_frames, old.actor.solver.num_steps
+        OmegaConf.save(old, tmp_path / "config.yaml")
+        with pytest.raises(ConfigError, match=r"other settings: actor.solver.num_steps=10 \(not 2\)\. Choose"):
+            ensure_trained(cfg)  # the preset's is not the default
+        cfg.actor.solver.num_steps = 10
+        assert unfinished_run(cfg, tmp_path) is not None
 
     def test_a_run_killed_before_its_first_checkpoint_starts_again(self, tmp_path):
         run = Run(self.compose(tmp_path), tmp_path)

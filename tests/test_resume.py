@@ -220,8 +220,14 @@ class TestResumingWithOtherValues:
             ("collector.num_workers=3", "collector.num_workers is not a setting of"),
             ("loss/trust_region=spo", "a resumed run keeps its components"),
             ("optim.learning_rate=1", r"optim.learning_rate is not a setting of .*config.yaml lists them"),
-            ("total_frames=many", "total_frames='many': expected a int, the run has 256"),
-            ("trainer.anneal_lr=3", "trainer.anneal_lr=3: expected a bool"),
+            ("total_frames=many", "total_frames='many': .* could not be converted to Integer; the run has 256"),
+            ("total_frames=null", "total_frames=None: .* not Optional; the run has 256"),
+            ("num_envs=null", "num_envs=None: "),
+            ("eval_interval_frames=abc", "eval_interval_frames='abc': .*Integer"),
+            ("trainer.anneal_lr=perhaps", "trainer.anneal_lr=.perhaps.: .*bool"),
+            ("trainer.num_epochs=2.5", "trainer.num_epochs=2.5: .*Integer"),
+            ("actor.solver.num_steps=null", "actor.solver.num_steps=None: "),
+            ("logger.offline=maybe", "logger.offline='maybe': .*bool"),
         ],
     )
     def test_what_makes_another_run_is_refused(self, finished, change, message):

@@ -14,12 +14,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.config import BOOKKEEPING, flatten
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import read_provenance
-
-UNCOMPARED = ("seed", *BOOKKEEPING)
-"""Settings in which the runs of a group may differ."""
+from fpo_torchrl.settings import ABSENT, comparable, flatten
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,15 +206,12 @@ def label_of(settings: dict[str, Any]) -> str:
 
 
 def differing_settings(group: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """The settings in which runs of a group differ, with their values; what does not change a result is left out.
-
-    A setting that an older run does not have counts as null, at which new settings are off.
-    """
-    flat = [dict(flatten({k: v for k, v in run.settings.items() if k not in UNCOMPARED})) for run in group]
+    """The settings in which runs of a group differ, with their values; what does not change a result is left out."""
+    flat = [dict(flatten(comparable(run.settings))) for run in group]
     different = {}
-    for key in sorted({key for settings in flat for key in settings}):
-        values = [settings.get(key, "(absent)") for settings in flat]
+    for key in sorted({key for settings in flat for key in settings} - {"seed"}):
+        values = [settings.get(key, ABSENT) for settings in flat]
         distinct = [value for i, value in enumerate(values) if value not in values[:i]]
-        if len(distinct) > 1 and not {*map(str, distinct)} <= {"(absent)", "None"}:
+        if len(distinct) > 1:
             different[key] = distinct
     return different

@@ -13,13 +13,15 @@ from pathlib import Path
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from fpo_torchrl.auto_resume import comparable
+from fpo_torchrl.auto_resume import other_settings
 from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.config import check_components, check_run, register_schemas
 from fpo_torchrl.files import locked, write_json
 from fpo_torchrl.run_directory import LOCK
+from fpo_torchrl.settings import comparable, flatten
+from fpo_torchrl.start import load_run_config
 
 FILE = "manifest.json"
 
@@ -82,12 +84,22 @@ class Sweep:
             labels = {entry.setting: entry.label for entry in there}
             found: dict[str, Entry] = {}
             for point, cfg in zip(points, configs, strict=True):
-                entry = entry_of(point, varied, cfg, labels)
+                entry = self._before(entry_of(point, varied, cfg, labels), cfg, there)
                 found.setdefault(entry.path, entry)  # two spellings of one value are one run
             known = {entry.path: entry for entry in there}
             new = [entry for path, entry in found.items() if path not in known]
             write_json(self.directory / FILE, {"runs": [asdict(entry) for entry in [*there, *new]]})
         return [known.get(path, entry) for path, entry in found.items()]
+
+    def _before(self, entry: Entry, cfg: DictConfig, there: Sequence[Entry]) -> Entry:
+        """The entry that an older version of this package, with fewer settings, made of this run; else ``entry``."""
+        for known in there:
+            run_dir, is_same = self.run_dir(known), known.overrides == entry.overrides
+            if is_same and (run_dir / "config.yaml").is_file():  # a preset may have changed meanwhile
+                is_same = not other_settings(load_run_config(run_dir), cfg)
+            if is_same:
+                return known
+        return entry
 
     def run_dir(self, entry: Entry) -> Path:
         """Where a run is."""
@@ -117,7 +129,7 @@ def entry_of(overrides: Sequence[str], varied: Sequence[str], cfg: DictConfig, l
     Without a label of its own it has that of the other seeds (``labels``, by their directory), else it is called by its
     values of the ``varied`` settings, as reports tell them apart.
     """
-    settings = comparable(cfg)
+    settings = dict(flatten(comparable(OmegaConf.to_container(cfg, resolve=True))))  # pyright: ignore
     del settings["seed"]
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
     label = cfg.label
@@ -163,10 +175,13 @@ def values_of(override: Override) -> list[str]:
     """The values of an override that has several, as text.
 
     Raises:
-        ConfigError: for an interval, whose values cannot be counted, or a pattern.
+        ConfigError: for an interval, whose values cannot be counted, for a pattern, and where there is no value.
     """
     if override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
         raise ConfigError(
             f"{override.input_line}: expected values, as of a,b or range(1,4); only fpo-sweep search takes an interval"
         )
-    return [*override.sweep_string_iterator()]
+    values = [*override.sweep_string_iterator()]
+    if not values:
+        raise ConfigError(f"{override.input_line}: it has no values; range(0,3) is 0, 1 and 2")
+    return values

@@ -29,14 +29,12 @@ class TestReading:
         group = [read_run(make_run(tmp_path / str(seed), seed=seed)) for seed in range(2)]
         assert differing_settings(group) == {}
 
-    def test_a_setting_that_an_older_run_lacks_may_be_off(self, tmp_path):
-        optim = {"lr": 1e-3}
-        old, off, on = (
-            read_run(make_run(tmp_path / name, optim=settings))
-            for name, settings in {"old": optim, "off": optim | {"eps": None}, "on": optim | {"eps": 1e-5}}.items()
-        )
+    def test_a_setting_that_an_older_run_lacks_is_as_by_default(self, tmp_path):
+        trainer = {"_target_": "fpo_torchrl.trainer.Trainer"}
+        settings = {"old": trainer, "off": trainer | {"redraw_pairs": False}, "on": trainer | {"redraw_pairs": True}}
+        old, off, on = (read_run(make_run(tmp_path / name, trainer=found)) for name, found in settings.items())
         assert differing_settings([old, off]) == {}
-        assert differing_settings([old, off, on]) == {"optim.eps": ["(absent)", None, 1e-5]}
+        assert differing_settings([old, off, on]) == {"trainer.redraw_pairs": [False, True]}
 
     def test_a_label_makes_a_group_of_its_own(self, tmp_path):
         make_run(tmp_path, seed=0)
