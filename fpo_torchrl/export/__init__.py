@@ -1,6 +1,6 @@
 """A trained flow policy as one file that runs elsewhere: ONNX, torch.export or TorchScript."""
 
 from .formats import FORMATS, Format
-from .write import export_policy, largest_error
+from .write import export_policy
 
-__all__ = ["FORMATS", "Format", "export_policy", "largest_error"]
+__all__ = ["FORMATS", "Format", "export_policy"]

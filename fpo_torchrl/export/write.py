@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fpo_torchrl.modules import FlowPolicy
 from .formats import FORMATS
 
 TOLERANCE = 1e-5
-"""Largest difference between file and policy, as a share of half the action's range."""
+"""Largest difference between file and policy, as a share of half a coordinate's range, or of a larger action."""
 
 
 @torch.no_grad()
@@ -58,8 +58,9 @@ def export_policy(
     partial = path.with_name(f"partial-{path.name}")
     try:
         FORMATS[format].write(policy, {name: value[:2] for name, value in inputs.items()}, partial, metadata or {})
-        error = largest_error(FORMATS[format].read(partial), expected, inputs)
-        if not error <= TOLERANCE * policy.flow.half_range.min().item():
+        found = FORMATS[format].read(partial)(*inputs.values())
+        error = (found - expected).abs().max().item()
+        if not ((found - expected).abs() <= TOLERANCE * policy.flow.half_range.maximum(expected.abs())).all():
             raise ConfigError(
                 f"the exported policy's actions differ from the actor's by {error:.1e}: nothing was written"
             )
@@ -67,8 +68,3 @@ def export_policy(
     finally:
         partial.unlink(missing_ok=True)
     return error
-
-
-def largest_error(function: Callable[..., Tensor], expected: Tensor, inputs: Mapping[str, Tensor]) -> float:
-    """Largest absolute difference of ``function(*inputs)`` from ``expected``."""
-    return (function(*inputs.values()) - expected).abs().max().item()

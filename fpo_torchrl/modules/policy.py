@@ -73,7 +73,15 @@ class FlowPolicy(nn.Module):
         return list(self.actor.in_keys)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Action ``[batch, act]`` for observations ``[batch, ...]``, and the start noise where none was fixed."""
+        """Action ``[batch, act]`` for observations ``[batch, ...]``, and the start noise where none was fixed.
+
+        Raises:
+            ValueError: for an observation without a batch dimension.
+        """
+        if inputs[0].ndim < 2:
+            raise ValueError(
+                f"observations need a batch dimension, got the shape {list(inputs[0].shape)}: unsqueeze(0) adds one"
+            )
         if self.start is None:
             *observations, noise = inputs
         else:

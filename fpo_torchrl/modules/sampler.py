@@ -44,7 +44,8 @@ class FlowSampler(TensorDictModuleBase):
         normalizer: applied to the observation (one input key only).
 
     Raises:
-        ValueError: for a setting out of range, or observations that do not fit the TensorDict's batch size.
+        ValueError: for a setting out of range, or observations that do not fit the TensorDict's batch size. KeyError:
+            for a TensorDict without an observation.
     """
 
     action_low: Tensor
@@ -63,10 +64,11 @@ class FlowSampler(TensorDictModuleBase):
         action_high: float | Tensor = 1.0,
         normalizer: nn.Module | None = None,
         action_dim: int | None = None,
-        in_keys: Sequence[NestedKey] = ("observation",),
+        in_keys: str | Sequence[NestedKey] = ("observation",),
         action_key: NestedKey = "action",
     ) -> None:
         super().__init__()
+        in_keys = [in_keys] if isinstance(in_keys, str) else [*in_keys]
         action_dim = action_dim if action_dim is not None else getattr(velocity_net, "action_dim", None)
         if action_dim is None:
             raise ValueError(
@@ -77,7 +79,7 @@ class FlowSampler(TensorDictModuleBase):
             raise ValueError(f"squash must be one of {', '.join(SQUASHES)}, got {squash!r}")
         if normalizer is not None and len(in_keys) > 1:
             raise ValueError(
-                f"normalizer works on one observation, got in_keys={list(in_keys)}; normalise inside velocity_net"
+                f"normalizer works on one observation, got in_keys={in_keys}; normalise inside velocity_net"
             )
         self.velocity_net = velocity_net
         self.normalizer = normalizer
@@ -92,11 +94,15 @@ class FlowSampler(TensorDictModuleBase):
                 f'action_high={high.tolist()}; use squash="none" for an unbounded action'
             )
         for name, bound in {"action_low": low, "action_high": high}.items():
+            if bound.shape not in ((), (1,), (action_dim,)):
+                raise ValueError(
+                    f"{name} should be a number or have the shape [{action_dim}] of the action, got {list(bound.shape)}"
+                )
             # A plain clone of one number keeps the stride 0 of expand, which no checkpoint can hold.
             bound = bound.to(torch.float32).expand(action_dim).clone(memory_format=torch.contiguous_format)
             self.register_buffer(name, bound)
 
-        self.in_keys = list(in_keys)
+        self.in_keys = in_keys
         self.action_key = action_key = unravel_key(action_key)
         self._parent, leaf = (action_key[:-1], action_key[-1]) if isinstance(action_key, tuple) else ((), action_key)
         self._prefix = "" if leaf == "action" else f"{leaf}_"
@@ -150,7 +156,12 @@ class FlowSampler(TensorDictModuleBase):
 
     def observations(self, tensordict: TensorDictBase) -> list[Tensor]:
         """The inputs of ``velocity_net`` under ``in_keys``, normalised."""
-        return self._normalized([tensordict.get(key) for key in self.in_keys])
+        found = [tensordict.get(key, None) for key in self.in_keys]
+        missing = [key for key, value in zip(self.in_keys, found, strict=True) if value is None]
+        if missing:
+            there = ", ".join(map(str, sorted(tensordict.keys(True, True), key=str))) or "nothing"
+            raise KeyError(f"{type(self).__name__} reads {missing}, which the tensordict lacks: it has {there}")
+        return self._normalized(found)
 
     def act(self, observations: Sequence[Tensor], noise: Tensor) -> Tensor:
         """The action ``[*batch, act]`` that the solver carries ``noise`` ``[*batch, act]`` to, of plain tensors.

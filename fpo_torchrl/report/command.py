@@ -26,6 +26,12 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-return", type=float, default=1000.0, help="best possible return; default: %(default)g")
     parser.add_argument(
+        "--min-return",
+        type=float,
+        default=0.0,
+        help="worst possible return, which a diverged run counts as; default: %(default)g",
+    )
+    parser.add_argument(
         "--algorithms",
         nargs="+",
         metavar="LABEL",
@@ -35,22 +41,28 @@ def parser() -> argparse.ArgumentParser:
 
 
 def report(
-    runs: list[Path], out: Path, *, metric: str = "random", max_return: float = 1000.0, labels: list[str] | None = None
+    runs: list[Path],
+    out: Path,
+    *,
+    metric: str = "random",
+    max_return: float = 1000.0,
+    min_return: float = 0.0,
+    labels: list[str] | None = None,
 ) -> None:
     """Read the runs, write the report to ``out`` and print its table.
 
     Raises:
         ConfigError: for wrong arguments or runs, or if the extra ``report`` is not installed.
     """
-    if not max_return > 0:
-        raise ConfigError(f"--max-return {max_return:g} is out of range: it must be positive")
+    if not max_return > min_return:
+        raise ConfigError(f"--max-return {max_return:g} is out of range: it must be above --min-return {min_return:g}")
     try:
         from .runs import read_results
         from .write import print_report, write_report
     except ImportError as error:
         raise ConfigError(f"fpo-report needs a package ({error}): pip install fpo-torchrl[report]") from error
-    results = read_results(runs, metric=metric, labels=labels)
-    print_report(results, out, write_report(results, out, max_return=max_return))
+    results = read_results(runs, metric=metric, labels=labels, worst=min_return, best=max_return)
+    print_report(results, out, write_report(results, out))
 
 
 def main() -> None:
@@ -62,6 +74,7 @@ def main() -> None:
             arguments.out,
             metric=arguments.metric,
             max_return=arguments.max_return,
+            min_return=arguments.min_return,
             labels=arguments.algorithms,
         )
 

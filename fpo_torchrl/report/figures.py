@@ -34,7 +34,7 @@ def styles(labels: list[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def draw_curves(results: Results, path: Path, *, max_return: float) -> None:
+def draw_curves(results: Results, path: Path) -> None:
     """Learning curves: a panel for each task; the mean over seeds with its interval, each seed as a thin line.
 
     A cross marks where a run diverged, a dot where another one stopped early.
@@ -54,8 +54,9 @@ def draw_curves(results: Results, path: Path, *, max_return: float) -> None:
         axes.set_title(task, fontsize=11)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         low, high = axes.get_ylim()
-        if low >= -0.1 * max_return and high <= 1.1 * max_return:
-            axes.set_ylim(min(0, low), 1.03 * max_return)
+        margin = 0.1 * (results.best - results.worst)
+        if low >= results.worst - margin and high <= results.best + margin:
+            axes.set_ylim(min(results.worst, low), results.best + 0.3 * margin)
         axes.set_xlim(0, max(1, *(run.frames for run in results.runs if run.task == task)))
     for axes in grid[max(0, len(results.tasks) - columns) : len(results.tasks)]:
         axes.set_xlabel("frames")
@@ -73,18 +74,18 @@ def draw_group(axes: Axes, results: Results, task: str, label: str, column: str,
         if len(frames) and run.status != "finished":
             mark = "x" if run.status == "diverged" else "o"
             axes.plot(frames[-1], values[-1], mark, color=look["color"], markersize=8, markeredgewidth=2.5, zorder=5)
-    if (found := mean_curve(group, column)) is not None:
+    if (found := mean_curve(group, column, results.worst)) is not None:
         frames, curve = found
         axes.plot(frames, curve.value, linewidth=2, **look)
         axes.fill_between(frames, curve.low, curve.high, color=look["color"], alpha=0.18, linewidth=0)
 
 
-def draw_profiles(results: Results, path: Path, *, max_return: float) -> None:
+def draw_profiles(results: Results, path: Path) -> None:
     """Performance profiles: the share of runs whose score is above a threshold, with its interval."""
     figure = new_figure(5.6, 4)
     axes = figure.subplots()
     tidy(axes)
-    thresholds = np.linspace(0, max_return, 201)
+    thresholds = np.linspace(results.worst, results.best, 201)
     look = styles(results.labels)
     for label in results.labels:
         found = estimate(profile(thresholds), results.samples(label))
@@ -93,7 +94,7 @@ def draw_profiles(results: Results, path: Path, *, max_return: float) -> None:
     axes.set(
         xlabel="return τ",
         ylabel="share of runs with return > τ",
-        xlim=(0, max_return),
+        xlim=(results.worst, results.best),
         ylim=(0, 1.02),
         title=plural(len(results.shared_tasks), "task"),
     )

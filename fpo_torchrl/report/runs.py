@@ -43,10 +43,10 @@ class RunRecord:
         """Frames trained on."""
         return int(self.metrics[-1]["frames"]) if self.metrics else 0
 
-    def score(self, metric: str) -> float | None:
-        """The final return that aggregates count: 0 for a diverged run, None for one that may still go on."""
+    def score(self, metric: str, worst: float = 0.0) -> float | None:
+        """The final return that aggregates count: ``worst`` for a diverged run, None for one that may still go on."""
         if self.status == "diverged":
-            return 0.0
+            return worst
         return self.evaluation[metric]["mean"] if self.status == "finished" else None
 
     def series(self, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -84,11 +84,14 @@ class Results:
 
     Args:
         runs: all of them. labels: the algorithms to show, in this order. metric: "random" or "zero" start noise.
+        worst: the worst possible return, which a diverged run counts as. best: the best possible one.
     """
 
     runs: list[RunRecord]
     labels: list[str]
     metric: str
+    worst: float = 0.0
+    best: float = 1000.0
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -108,7 +111,7 @@ class Results:
 
     def scores(self, task: str, label: str) -> np.ndarray:
         """The scores of a group, unfinished runs left out."""
-        found = [run.score(self.metric) for run in self.group(task, label)]
+        found = [run.score(self.metric, self.worst) for run in self.group(task, label)]
         return np.array([score for score in found if score is not None])
 
     @cached_property
@@ -121,16 +124,25 @@ class Results:
         return [self.scores(task, label) for task in self.shared_tasks]
 
 
-def read_results(directories: Iterable[Path], *, metric: str, labels: Sequence[str] | None = None) -> Results:
+def read_results(
+    directories: Iterable[Path],
+    *,
+    metric: str,
+    labels: Sequence[str] | None = None,
+    worst: float = 0.0,
+    best: float = 1000.0,
+) -> Results:
     """Read every run below ``directories``.
 
     Args:
         directories: run directories, or directories with runs anywhere below them.
         metric: "random" or "zero".
         labels: the algorithms to keep, in this order; default all, in alphabetical order.
+        worst, best: the worst and the best possible return.
 
     Raises:
-        ConfigError: if there is no run, a label is not there, a seed is there twice, or a file is damaged.
+        ConfigError: if there is no run, a label is not there, a seed is there twice, a file is damaged, or a diverged
+            run would count as more than a finished one earned.
     """
     directories = list(directories)
     runs = [read_run(path) for path in run_directories(directories)]
@@ -141,7 +153,7 @@ def read_results(directories: Iterable[Path], *, metric: str, labels: Sequence[s
     if missing := [label for label in labels or () if label not in present]:
         raise ConfigError(f"no runs of {', '.join(missing)}: the runs found are of {', '.join(present)}")
     chosen = list(dict.fromkeys(labels)) if labels else present
-    results = Results([run for run in runs if run.label in chosen], chosen, metric)
+    results = Results([run for run in runs if run.label in chosen], chosen, metric, worst, best)
     for task, label, group in results.groups():
         for one, other in itertools.pairwise(group):
             if one.seed == other.seed:
@@ -149,7 +161,21 @@ def read_results(directories: Iterable[Path], *, metric: str, labels: Sequence[s
                     f"seed {one.seed} of {label} on {task} is there twice, in {one.directory} and {other.directory}: "
                     "give one of them, or set label= to tell two settings of an algorithm apart"
                 )
+    check_worst(results)
     return results
+
+
+def check_worst(results: Results) -> None:
+    """Refuse to count a diverged run as more than a finished one earned."""
+    if not any(run.status == "diverged" for run in results.runs):
+        return
+    for task, label, _ in results.groups():
+        scores = results.scores(task, label)
+        if len(scores) and scores.min() < results.worst:
+            raise ConfigError(
+                f"{label} on {task} earned {scores.min():g}, and a diverged run would count as {results.worst:g}: give "
+                "the worst possible return with --min-return"
+            )
 
 
 def run_directories(directories: Iterable[Path]) -> list[Path]:

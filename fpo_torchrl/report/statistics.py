@@ -86,14 +86,14 @@ def estimate(statistic: Callable[..., np.ndarray], samples: Sequence[np.ndarray]
     return Estimate(value, interval.low, interval.high)
 
 
-def mean_curve(group: Sequence[RunRecord], column: str) -> tuple[np.ndarray, Estimate] | None:
+def mean_curve(group: Sequence[RunRecord], column: str, worst: float = 0.0) -> tuple[np.ndarray, Estimate] | None:
     """Frames, and the mean over seeds of a column of the metrics with its interval.
 
-    Runs are interpolated to common frames. As in the scores, a diverged run counts as 0 from its end on and an
+    Runs are interpolated to common frames. As in the scores, a diverged run counts as ``worst`` from its end on and an
     unfinished one is left out.
 
     Returns:
-        None where no run has values.
+        None where no run has values, or the runs have no frames in common.
     """
     series = {run: run.series(column) for run in group if run.status in ("finished", "diverged")}
     series = {run: points for run, points in series.items() if run.status == "diverged" or len(points[0])}
@@ -104,9 +104,11 @@ def mean_curve(group: Sequence[RunRecord], column: str) -> tuple[np.ndarray, Est
     first, last = max(frames[0] for frames in spans), min(frames[-1] for frames in spans)
     grid = np.unique(np.concatenate([frames for frames, _ in series.values()]))
     grid = grid[(grid >= first) & (grid <= last)]
+    if not len(grid):
+        return None
     grid = grid[np.unique(np.linspace(0, len(grid) - 1, MAX_POINTS).round().astype(int))]
     values = []
     for run, (frames, value) in series.items():
-        right = 0.0 if run.status == "diverged" else None
-        values.append(np.interp(grid, frames, value, right=right) if len(frames) else np.zeros_like(grid))
+        right = worst if run.status == "diverged" else None
+        values.append(np.interp(grid, frames, value, right=right) if len(frames) else np.full_like(grid, worst))
     return grid, estimate(mean, [np.stack(values)], axis=0)

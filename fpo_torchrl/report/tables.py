@@ -69,9 +69,9 @@ def show(found: Estimate, decimals: int) -> str:
     return f"{value} [{float(found.low):.{decimals}f}, {float(found.high):.{decimals}f}]"
 
 
-def main_table(results: Results, max_return: float) -> Table:
+def main_table(results: Results) -> Table:
     """Tasks by algorithms: mean return with its interval and the runs behind it; then mean and IQM over tasks."""
-    decimals = decimals_of(max_return)
+    decimals = decimals_of(max(abs(results.worst), abs(results.best)))
     rows = [[task, *(task_cell(results, task, label, decimals) for label in results.labels)] for task in results.tasks]
     shared = results.shared_tasks
     aggregates = []

@@ -33,7 +33,7 @@ METRICS = {
 CURVE_COLUMNS = ("return", "eval_zero", "eval_zero_low", "eval_zero_high")
 
 
-def write_report(results: Results, out: Path, *, max_return: float) -> list[str]:
+def write_report(results: Results, out: Path) -> list[str]:
     """Write scores, curves, tables, pictures and ``report.md`` to ``out``; returns warnings about the runs."""
     (out / "curves").mkdir(parents=True, exist_ok=True)
     warnings = differences(results)
@@ -41,15 +41,15 @@ def write_report(results: Results, out: Path, *, max_return: float) -> list[str]
     for task in results.tasks:
         rows = [row for label in results.labels for run in results.group(task, label) for row in curve_rows(run)]
         write_csv(out / "curves" / f"{task.replace('/', '-')}.csv", rows)
-    table, found = main_table(results, max_return), improvements(results)
+    table, found = main_table(results), improvements(results)
     note = table_note(results)
     write_whole(out / "table.md", f"{table.markdown()}\n{note}\n")
     write_whole(out / "table.tex", table.latex())
-    draw_curves(results, out / "curves.png", max_return=max_return)
+    draw_curves(results, out / "curves.png")
     for name in ("profiles.png", "improvement.png"):
         (out / name).unlink(missing_ok=True)  # of an earlier report; these two are not always drawn
     if results.shared_tasks:
-        draw_profiles(results, out / "profiles.png", max_return=max_return)
+        draw_profiles(results, out / "profiles.png")
     if found:
         draw_improvements(found, out / "improvement.png")
     sections = [
@@ -99,7 +99,7 @@ def table_note(results: Results) -> str:
         f"Return after training: {METRICS[results.metric]}.",
         f"Mean over seeds of the mean over {episodes or 'no'} evaluation episodes. In brackets its 95 % stratified "
         "bootstrap interval over seeds, which is too narrow when there are few; in parentheses the number of seeds.",
-        "A diverged run counts as 0; one that was interrupted or is unfinished is shown but not counted.",
+        f"A diverged run counts as {results.worst:g}; one that was interrupted or is unfinished is shown, not counted.",
     ]
     left_out = [task for task in results.tasks if task not in results.shared_tasks]
     if left_out:
@@ -111,7 +111,9 @@ def curves_note(results: Results) -> str:
     """What the curves show."""
     lines = "Mean over seeds with its 95 % bootstrap interval; each seed as a thin line."
     if any(run.status != "finished" for run in results.runs):
-        lines += " A cross: the run diverged there, and counts as 0 from then on. A dot: it stopped there."
+        lines += (
+            f" A cross: the run diverged there, and counts as {results.worst:g} from then on. A dot: it stopped there."
+        )
     return lines
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -194,7 +195,10 @@ class Search:
         self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _run_trial(self, trial: Trial) -> None:
-        entries = self.sweep.add(self.space.points(trial.params))
+        try:
+            entries = self.sweep.add(self.space.points(trial.params))
+        except (ConfigError, HydraException) as error:  # these values; others may be right
+            return self._fail(trial, f"{type(error).__name__}: {error}")
         run_dirs = [self.sweep.run_dir(entry) for entry in entries]
         progress = Progress(run_dirs, entries[0].total_frames)
         behind = False
@@ -218,8 +222,11 @@ class Search:
         elif behind:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            trial.set_user_attr("error", "; ".join(errors))
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._fail(trial, "; ".join(errors))
+
+    def _fail(self, trial: Trial, error: str) -> None:
+        trial.set_user_attr("error", error)
+        self.study.tell(trial, state=TrialState.FAIL)
 
     def _error(self, entry: Entry) -> str | None:
         """Why a run is not done; None if it is."""

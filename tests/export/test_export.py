@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,21 @@ class TestFiles:
         found = FORMATS[format].read(tmp_path / "policy")(*inputs.values())
         torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-5)
 
+    def test_rounding_counts_in_proportion_to_a_coordinates_range(self, observation, tmp_path, monkeypatch):
+        """A motor from -1 to 1 beside one from -1000 to 1000."""
+        bounds = torch.ones(ACTION_DIM).index_fill(0, torch.tensor([0]), 1000.0)
+        actor = FlowActor(VelocityMLP(observation.shape[-1], ACTION_DIM), action_low=-bounds, action_high=bounds)
+        policy = FlowPolicy(actor, start_noise=ZeroNoise())
+        for share, is_kept in ((5e-6, True), (5e-5, False)):
+            for wrong in range(ACTION_DIM):
+                shift = torch.zeros(ACTION_DIM).index_fill(0, torch.tensor([wrong]), share) * bounds
+                monkeypatch.setattr(type(FORMATS["torchscript"]), "read", lambda *_, s=shift: lambda x: policy(x) + s)
+                path = tmp_path / "policy"
+                with nullcontext() if is_kept else pytest.raises(ConfigError, match="differ from the actor's by"):
+                    export_policy(policy, {"observation": observation}, path, format="torchscript")
+                assert path.exists() is is_kept
+                path.unlink(missing_ok=True)
+
     def test_a_file_that_computes_something_else_is_not_kept(self, actor, observation, tmp_path, monkeypatch):
         broken = FORMATS["torchscript"]
         monkeypatch.setattr(type(broken), "read", lambda self, path: lambda *inputs: torch.full((1,), torch.nan))
@@ -159,6 +175,10 @@ class TestFiles:
         with pytest.raises(ConfigError, match="differ from the actor's by nan: nothing was written"):
             export_policy(policy, {"observation": observation}, tmp_path / "policy", format="torchscript")
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_single_observation_is_refused(self, actor, observation):
+        with pytest.raises(ValueError, match=r"need a batch dimension, got the shape \[\d+\]: unsqueeze\(0\)"):
+            FlowPolicy(actor, start_noise=ZeroNoise())(observation[0])
 
     def test_wrong_arguments(self, actor, observation, tmp_path):
         policy = FlowPolicy(actor, start_noise=ZeroNoise())

@@ -81,6 +81,17 @@ class TestKeysAndShapes:
         actions = outputs["action"].reshape(-1, 2)
         assert len(actions.unique(dim=0)) == math.prod(batch)
 
+    def test_one_observation_key_may_be_a_plain_string(self):
+        actor = FlowActor(VelocityMLP(3, 2), in_keys="pose")
+        assert actor.in_keys == ["pose"]
+        assert actor(TensorDict(pose=torch.zeros(4, 3), batch_size=4))["action"].shape == (4, 2)
+
+    def test_a_missing_observation_is_named_with_what_is_there(self, make_actor):
+        with pytest.raises(
+            KeyError, match=r"FlowActor reads \['observation'\], which the tensordict lacks: it has pixels"
+        ):
+            make_actor()(TensorDict(pixels=torch.zeros(4, 3), batch_size=4))
+
     def test_a_batch_size_that_does_not_cover_the_observation_is_refused(self, make_actor):
         with pytest.raises(
             ValueError, match=r"batch \(4,\).*leading dimensions \(4, 4\).*set the tensordict's batch_size"
@@ -229,6 +240,7 @@ class TestArguments:
         [
             ({"num_mc_samples": -1}, "num_mc_samples must not be negative, got -1"),
             ({"action_noise_std": -0.1}, r"action_noise_std must not be negative, got -0\.1"),
+            ({"action_low": torch.zeros(5)}, r"action_low should be a number or have the shape \[2\] .*, got \[5\]"),
             ({"squash": "sigmoid"}, "squash must be one of tanh, clip, none, got 'sigmoid'"),
             ({"action_reduction": "max"}, "action_reduction must be one of mean, sum, sqrt, got 'max'"),
             (

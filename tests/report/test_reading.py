@@ -118,7 +118,7 @@ class TestBadInput:
     def test_a_best_return_that_is_none(self, tmp_path, fpo_report, value):
         code, _, err = fpo_report(tmp_path, f"--max-return={value}")
         assert code == 2
-        assert "out of range: it must be positive" in err
+        assert "out of range: it must be above --min-return 0" in err
 
     def test_without_the_extra_it_says_what_to_install(self, tmp_path, fpo_report, monkeypatch):
         make_run(tmp_path)

@@ -163,8 +163,20 @@ class TestFpoReport:
         monkeypatch.setattr(
             "matplotlib.figure.Figure.savefig", lambda self, *a, **k: shown.append(self.axes[0].get_xlim())
         )
-        draw_curves(Results([run], ["FPO"], "random"), tmp_path / "curves.png", max_return=1000)
+        draw_curves(Results([run], ["FPO"], "random"), tmp_path / "curves.png")
         assert shown == [(0, 50_000)]
+
+    def test_where_returns_are_negative_a_diverged_run_counts_as_the_worst_one(self, tmp_path, fpo_report):
+        for seed, (score, status) in enumerate([(-200.0, "finished"), (-400.0, "finished"), (0.0, "diverged")]):
+            make_run(tmp_path / "runs", "gym/Pendulum-v1", seed=seed, score=score, status=status)
+        code, _, err = fpo_report(tmp_path / "runs", "--out", tmp_path / "out")
+        assert code == 2
+        assert "FPO on gym/Pendulum-v1 earned -400, and a diverged run would count as 0: give the worst" in err
+        limits = ("--min-return", -1200, "--max-return", 0)
+        code, out, _ = fpo_report(tmp_path / "runs", "--out", tmp_path / "out", *limits)
+        assert code == 0
+        assert "| gym/Pendulum-v1 | -600 [" in out  # the mean of -200, -400 and -1200
+        assert "A diverged run counts as -1200;" in (tmp_path / "out" / "report.md").read_text()
 
     def test_small_returns_show_decimals(self, tmp_path, fpo_report):
         make_run(tmp_path / "runs", score=0.6249)

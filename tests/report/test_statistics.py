@@ -91,6 +91,12 @@ class TestStatistics:
         assert mean_curve(group[2:], "return") is None
         assert mean_curve(group, "no_such_column") is None
 
+    def test_curves_without_frames_in_common_have_no_mean(self, tmp_path):
+        early, late = (read_run(make_run(tmp_path, seed=seed)) for seed in (0, 1))
+        for row in late.metrics:
+            row["frames"] += 1000
+        assert mean_curve([early, late], "return") is None
+
     def test_a_long_curve_is_thinned(self, tmp_path):
         run = read_run(make_run(tmp_path))
         run.metrics[:] = [{"frames": float(i), "return": float(i)} for i in range(1, 5001)]
