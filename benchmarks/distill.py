@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.distill.command import distill_run
 from fpo_torchrl.distill.report import NOISES, draw_comparison, markdown
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.report.statistics import estimate, mean

@@ -34,9 +34,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fpo_torchrl.auto_resume import ensure_trained
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import DamagedError, verify
 from fpo_torchrl.cli import EXIT_CHECKPOINT, friendly_errors
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import origin

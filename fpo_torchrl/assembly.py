@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from fpo_torchrl.builders import Agent, ConfigError, build, build_agent
+from fpo_torchrl.builders import Agent, build, build_agent
 from fpo_torchrl.collecting import derived_seed, rollout_hooks
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.remote import RemoteWorkers, RPCWorkers
 from fpo_torchrl.trainer import Trainer

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.config import BOOKKEEPING
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held

@@ -18,14 +18,11 @@ from torchrl.objectives import LossModule
 from torchrl.objectives.utils import distance_loss
 
 from fpo_torchrl.advantage import GAE
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.modules.chain import is_flow
 from fpo_torchrl.modules.masking import MaskedObservation
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
-
-
-class ConfigError(ValueError):
-    """A setting is wrong; the message names it, its value and what is allowed."""
 
 
 def build(node: Any, path: str = "", **context: Any) -> Any:

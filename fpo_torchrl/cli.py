@@ -14,9 +14,8 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.files import InUseError, NoLocksError
 from fpo_torchrl.preemption import Preempted, ending_process
 from fpo_torchrl.remote import WorkerLostError, WorkersNotStartedError

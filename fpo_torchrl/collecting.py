@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey, unravel_key
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.flow import RandomSteps, RandomStepsPerRollout
 from fpo_torchrl.gradient import compile_settings
 from fpo_torchrl.modules.chain import flow_policy
@@ -56,15 +58,18 @@ def derived_seed(seed: int, *, part: int = 0, frames: int = 0) -> int:
     return int(np.random.SeedSequence([seed, part, frames]).generate_state(1)[0]) >> 1
 
 
-def check_finite(batch: TensorDictBase, *, first_frame: int = 0) -> None:
+def check_finite(
+    batch: TensorDictBase, observation_keys: Sequence[NestedKey] = ("observation",), *, first_frame: int = 0
+) -> None:
     """Refuse a batch ``[num_envs, time]`` with a NaN or infinite entry, before anything learns from it.
 
     Raises:
         NonFiniteError: naming the entry, the environment's index and the step.
     """
-    names = {"observation": "observation", "action": "action"}
-    names |= {("next", "observation"): "next observation", ("next", "reward"): "reward"}
-    entries = {name: batch.get(key, None) for key, name in names.items()}
+    observed = {key: key if isinstance(key, str) else ".".join(key) for key in observation_keys}
+    entries = {name: batch.get(key, None) for key, name in observed.items()} | {"action": batch.get("action", None)}
+    entries |= {f"next {name}": batch.get(unravel_key(("next", key)), None) for key, name in observed.items()}
+    entries["reward"] = batch.get(("next", "reward"), None)
     entries = {name: values for name, values in entries.items() if values is not None and values.is_floating_point()}
     # Most batches are told by their sums, ten times faster than by looking at each number, and read from the device at
     # once; a sum may overflow.

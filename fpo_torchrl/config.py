@@ -19,9 +19,10 @@ from torchrl.objectives import ClipPPOLoss
 
 from fpo_torchrl import flow, modules, objectives
 from fpo_torchrl.advantage import GAE, BraxGAE
-from fpo_torchrl.builders import ConfigError, signature
+from fpo_torchrl.builders import signature
 from fpo_torchrl.envs.humanoid import HumanoidEnv
 from fpo_torchrl.envs.registry import make_env
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.loggers import LOGGERS
 from fpo_torchrl.modules.gaussian import gaussian_actor
 from fpo_torchrl.optim import AgentOptimizer

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors, output_file, video_file
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluation import START_NOISES, evaluate, record
 from fpo_torchrl.flow import SOLVERS, Solver
 from fpo_torchrl.modules.chain import flow_policy, is_flow

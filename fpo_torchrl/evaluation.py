@@ -88,7 +88,13 @@ def isolated_rng(seed: int) -> Iterator[None]:
 def evaluation_policy(
     actor: TensorDictModule, noise: str, solver: Solver | None = None
 ) -> tuple[TensorDictModule, ExplorationType]:
-    """The policy to evaluate and its exploration type: for a Gaussian, ``"zero"`` noise is its mode."""
+    """The policy to evaluate and its exploration type: for a Gaussian, ``"zero"`` noise is its mode.
+
+    Raises:
+        ValueError: for an unknown start noise.
+    """
+    if noise not in START_NOISES:
+        raise ValueError(f"noise must be one of {', '.join(START_NOISES)}, got {noise!r}")
     if is_flow(actor):
         return for_inference(actor, solver=solver, start_noise=START_NOISES[noise]()), ExplorationType.RANDOM
     return actor, ExplorationType.RANDOM if noise == "random" else ExplorationType.DETERMINISTIC

@@ -15,7 +15,7 @@ from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import Agent
 from fpo_torchrl.checkpoint import CheckpointError, RandomNumbers
 from fpo_torchrl.collecting import derived_seed
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import Preempted, StopOnSignal
 from fpo_torchrl.trainer import Trainer

@@ -11,11 +11,12 @@ from torch import Tensor
 
 
 def total_loss(
-    loss: Callable[..., Any], minibatch: TensorDictBase, prefix: str = "loss_"
+    loss: Callable[..., Any], minibatch: TensorDictBase, *, critic_only: bool = False
 ) -> tuple[Tensor, TensorDictBase]:
-    """The sum of the losses whose names begin with ``prefix``, and all that ``loss`` reports, without gradient."""
+    """The sum of all losses or the critic's alone, and all that ``loss`` reports, without gradient."""
     losses = loss(minibatch)
-    total = [value for name, value in losses.items() if name.startswith(prefix)]
+    names = ["loss_critic"] if critic_only else [name for name in losses.keys() if name.startswith("loss_")]  # noqa: SIM118
+    total = [losses[name] for name in names]
     return torch.stack(total).sum(), losses.detach()
 
 

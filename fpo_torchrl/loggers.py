@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torchrl.record.loggers import Logger
 
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import replacing
 
 LOGGERS = ("tensorboard", "wandb")

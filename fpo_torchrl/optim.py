@@ -44,10 +44,8 @@ class AgentOptimizer(torch.optim.Adam):
                 raise ValueError(f"{name} must be positive, got {value}")
         if len(betas) != 2:
             raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
-        groups = [
-            {"params": [p for p in actor_parameters if p.requires_grad], "lr": lr},
-            {"params": list(critic_parameters), "lr": critic_lr if critic_lr is not None else lr},
-        ]
+        step_sizes = [(actor_parameters, lr), (critic_parameters, critic_lr if critic_lr is not None else lr)]
+        groups = [{"params": [p for p in of if p.requires_grad], "lr": step_size} for of, step_size in step_sizes]
         super().__init__(groups, betas=tuple(betas), eps=eps, fused=True)
         self.limits = {"actor": max_grad_norm, "critic": critic_max_grad_norm}
 
@@ -74,11 +72,12 @@ class AgentOptimizer(torch.optim.Adam):
         Args:
             average: changes the gradients in place before their norms are taken, to their means over processes.
         """
-        average([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None])
+        trained = [p for group in self.param_groups for p in group["params"]]
+        average([p.grad for p in trained if p.grad is not None])
         norms = {}
         for (name, limit), group in zip(self.limits.items(), self.param_groups, strict=True):
             gradients = [p.grad for p in group["params"] if p.grad is not None]
-            norm = nn.utils.get_total_norm(gradients) if gradients else group["params"][0].new_zeros(())
+            norm = nn.utils.get_total_norm(gradients) if gradients else trained[0].new_zeros(())
             if limit is not None:
                 nn.utils.clip_grads_with_norm_(group["params"], limit, norm)
             norms[f"grad_norm_{name}"] = norm

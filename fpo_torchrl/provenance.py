@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.files import write_json
 
 FILE = "provenance.json"

@@ -14,7 +14,7 @@ from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import build
 from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.config import check_components, check_run
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.follow import States, lead

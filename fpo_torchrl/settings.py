@@ -9,8 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fpo_torchrl.builders import ConfigError, signature
+from fpo_torchrl.builders import signature
 from fpo_torchrl.config import BOOKKEEPING, COMPONENTS, SUPPLIED, RunConfig, schema
+from fpo_torchrl.errors import ConfigError
 
 ABSENT = "(absent)"
 _KNOWN = {f"{target.__module__}.{target.__qualname__}": target for of in COMPONENTS.values() for target in of.values()}

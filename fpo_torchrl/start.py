@@ -11,9 +11,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.config import RunConfig, collector_named
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held, new_run_dir
 from fpo_torchrl.settings import change

@@ -8,7 +8,6 @@ parameters of the classes.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter
 from typing import Any
@@ -20,23 +19,13 @@ from torchrl.collectors import BaseCollector
 from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer
 
-from fpo_torchrl.builders import ConfigError, signature
+from fpo_torchrl.builders import signature
 from fpo_torchrl.collecting import rollout_hooks
 from fpo_torchrl.envs import make_env
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.flow import SOLVERS
 from fpo_torchrl.modules import FlowActor, VelocityMLP
 from fpo_torchrl.objectives import FPOLoss
-
-
-def make_loss(*, entropy_coeff: float | None = None, **settings: Any) -> FPOLoss:
-    """FPO's loss in the place of PPO's; ``entropy_coeff`` of a recipe is left out with a warning."""
-    if entropy_coeff:
-        warnings.warn(
-            f"entropy_coeff={entropy_coeff} has no effect: a flow has no entropy in closed form. prior_coeff is the "
-            "pull toward randomness that FPOLoss has",
-            stacklevel=2,
-        )
-    return FPOLoss(**settings)
 
 
 def make_flow_actor(
@@ -133,7 +122,7 @@ def register() -> None:
     """Add the options to Hydra's store."""
     store, module = ConfigStore.instance(), __name__
     loss = defaults_of(FPOLoss, {"actor", "critic"}) | {"functional": False}
-    store.store("fpo", {"_target_": f"{module}.make_loss", **loss}, group="loss")
+    store.store("fpo", {"_target_": "fpo_torchrl.objectives.FPOLoss", **loss}, group="loss")
     given = {"velocity_net", "normalizer", "path", "action_dim", "action_key", "in_keys"}
     actor = defaults_of(FlowActor, given) | defaults_of(make_flow_actor)
     store.store("flow_actor", {"_target_": f"{module}.make_flow_actor", "_recursive_": False, **actor}, group="model")

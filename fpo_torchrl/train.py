@@ -11,10 +11,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fpo_torchrl.auto_resume import AUTO, ensure_trained
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import register_schemas
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.follow import follow
 from fpo_torchrl.parallel import joined
 from fpo_torchrl.preemption import Preempted

@@ -13,25 +13,22 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
-from torchrl.modules import GRUModule, LSTMModule
 from torchrl.objectives import LossModule
 
 from fpo_torchrl.advantage import GAE
 from fpo_torchrl.annealing import Annealing
 from fpo_torchrl.checks import check_counts
 from fpo_torchrl.collecting import check_finite, make_collector
-from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
+from fpo_torchrl.envs.base import BatchedEnv
+from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.gradient import compiled, has_graphs, total_loss
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import encode, flow_policy
+from fpo_torchrl.modules.chain import encode, flow_policy, recurrent_modules
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.remote import RemoteWorkers
 from fpo_torchrl.tracking import EpisodeTracker, describe, summarize
-
-RECURRENT = (GRUModule, LSTMModule)
-"""Modules that remember; TorchRL's losses run them along the last dimension of the batch."""
 
 
 class Trainer:
@@ -122,7 +119,7 @@ class Trainer:
                 f"minibatch_size must be a multiple of unroll_length={unroll_length} when the advantage is "
                 f"recomputed every minibatch, got {minibatch_size}"
             )
-        recurrent = [module for net in (actor, loss) for module in net.modules() if isinstance(module, RECURRENT)]
+        recurrent = recurrent_modules(actor) + recurrent_modules(loss)
         if recurrent and advantage_every != "minibatch":
             raise ValueError(
                 f"{type(recurrent[0]).__name__} needs sequences, and minibatches are single transitions: choose "
@@ -130,10 +127,9 @@ class Trainer:
             )
         self.env, self.actor, self.loss, self.optimizer = env, actor, loss, optimizer
         self.advantage, self.normalizer = advantage, normalizer
-        self.total_frames, self.frames_per_batch = total_frames, frames_per_batch
-        self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
-        self.advantage_every, self.unroll_length = advantage_every, unroll_length
-        self.critic_warmup_frames, self._descended = critic_warmup_frames, "loss_"
+        self.total_frames, self.frames_per_batch, self.num_epochs = total_frames, frames_per_batch, num_epochs
+        self.minibatch_size, self.advantage_every, self.unroll_length = minibatch_size, advantage_every, unroll_length
+        self.critic_warmup_frames, self.warms_up_critic = critic_warmup_frames, False
         self.processes, self.workers = processes, workers
         self.standardizes = processes.size > 1 and bool(getattr(loss, "normalize_advantage", False))
         if self.standardizes:  # over the minibatches of all processes, where the loss sees one
@@ -190,9 +186,9 @@ class Trainer:
 
         Yields a minibatch, and takes back what the loss reports of it, with the gradient in the weights' ``grad``.
         """
-        self.processes.check(partial(check_finite, batch, first_frame=self.frames))
+        self.processes.check(partial(check_finite, batch, self.env.observation_keys, first_frame=self.frames))
         self.annealing.apply(self.frames, lr_scale=self.lr_scale)
-        self._descended = "loss_critic" if self.frames < self.critic_warmup_frames else "loss_"
+        self.warms_up_critic = self.frames < self.critic_warmup_frames
         behaviour = copy.deepcopy(self.actor) if self.redraws_pairs else None
         if self.normalizer is not None and self.normalizer.as_released:
             self.normalizer.update(self.processes.gather(batch["observation"]))
@@ -204,10 +200,11 @@ class Trainer:
                 self.advantage(batch)
             for minibatch in self._minibatches(batch):
                 if self.standardizes:
-                    minibatch["advantage"] = self.processes.standardize(minibatch["advantage"])
+                    key = self.loss.tensor_keys.advantage
+                    minibatch[key] = self.processes.standardize(minibatch[key])
                 losses = yield minibatch
                 assert losses is not None
-                if self._descended != "loss_":  # the actor's weights that the critic shares wait as well
+                if self.warms_up_critic:  # the actor's weights that the critic shares wait as well
                     self.optimizer.keep_actor()
                 history.append(losses.update(self.optimizer.limited_step(self.processes.average)))
         metrics = self.processes.reduce(summarize(history))
@@ -222,7 +219,7 @@ class Trainer:
         return metrics
 
     def _total_loss(self, minibatch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
-        return total_loss(self.loss, minibatch, self._descended)
+        return total_loss(self.loss, minibatch, critic_only=self.warms_up_critic)
 
     def report(
         self, batch: TensorDictBase, metrics: dict[str, float], *, collect_s: float, update_s: float
@@ -261,8 +258,9 @@ class Trainer:
             for index in order.split(self.minibatch_size // self.unroll_length):
                 yield self.advantage(windows[index])
             return
-        beside = {"advantage", "value_target", "state_value", *getattr(flow_policy(self.actor), "flow_keys", ())}
-        keys = {key for key in self.loss.in_keys if key[0] != "next"} | beside
+        names = self.loss.tensor_keys
+        beside = {*getattr(flow_policy(self.actor), "flow_keys", ()), names.advantage, names.value_target}
+        keys = {key for key in self.loss.in_keys if key[0] != "next"} | beside | ({names.value} & {*batch.keys(True)})
         transitions = batch.select(*keys).reshape(-1)
         for index in torch.randperm(len(transitions), device=self.env.device).split(self.minibatch_size):
             yield transitions[index]

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 
 
 def write_gif(pictures: Sequence[np.ndarray], path: str | Path, *, duration_s: float) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.report import statistics
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -12,8 +12,9 @@ from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.objectives import ClipPPOLoss
 
 from fpo_torchrl import Euler, FlowActor, FPOLoss
-from fpo_torchrl.builders import ConfigError, build, build_agent, env_sizes
+from fpo_torchrl.builders import build, build_agent, env_sizes
 from fpo_torchrl.envs.probe import ProbeEnv
+from fpo_torchrl.errors import ConfigError
 
 
 class Part:

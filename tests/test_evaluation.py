@@ -86,6 +86,12 @@ class TestStartNoise:
         assert distinct["zero"] == distinct["fixed"] == 1
         assert distinct["random"] > 10
 
+    def test_an_unknown_noise_is_refused(self, actor, env):
+        gaussian = TensorDictModule(nn.Linear(1, 1), in_keys=["observation"], out_keys=["action"])
+        for policy in (actor, gaussian):
+            with pytest.raises(ValueError, match="noise must be one of random, zero, fixed, got 'randm'"):
+                evaluate(policy, env, noise="randm")
+
     def test_action_noise_is_left_out(self, env):
         noisy = FlowActor(VelocityMLP(1, 1, hidden_sizes=(8,)), Euler(2), action_noise_std=0.5)
         assert len(set(evaluate(noisy, env, noise="zero").returns)) == 1

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny import FLOW, compose
 
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.report import humanoid
 from fpo_torchrl.run import Run
 from fpo_torchrl.trained import load_policy

@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.loggers import MetricsCSV, build_logger, read_metrics, wandb_id
 
 

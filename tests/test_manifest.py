@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import write_json
 from fpo_torchrl.sweep import command
 from fpo_torchrl.sweep.manifest import FILE, Entry, Sweep, composer, grid

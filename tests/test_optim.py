@@ -80,6 +80,15 @@ def test_frozen_actor_parameters_are_left_out():
     assert [p is free for p in optimizer.param_groups[0]["params"]] == [True]
 
 
+def test_a_frozen_actor_leaves_the_critic_to_learn():
+    frozen = [p.requires_grad_(False) for p in parameters(1.0)]
+    critic = parameters(3.0)
+    optimizer = AgentOptimizer(frozen, critic, lr=0.1)
+    optimizer.backward(critic[0].square())
+    assert optimizer.limited_step()["grad_norm_actor"] == 0
+    assert critic[0].item() == pytest.approx(2.9)
+
+
 def test_restoring_keeps_moments_and_takes_the_new_settings():
     old_net, new_net = parameters(1.0, 1.0), parameters(1.0, 1.0)
     old = AgentOptimizer(old_net[:1], old_net[1:], lr=0.1)

@@ -14,8 +14,8 @@ import pytest
 import tiny
 import torch
 
-from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
+from fpo_torchrl.envs.base import BatchedEnv
+from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes, joined
 from fpo_torchrl.provenance import read_provenance

@@ -14,7 +14,7 @@ import tiny
 from omegaconf import OmegaConf
 
 from fpo_torchrl.auto_resume import ensure_trained, unfinished_run
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import InUseError, locked
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import SIGNALS, Preempted, StopOnSignal, ending_process

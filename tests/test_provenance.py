@@ -14,7 +14,7 @@ import torch
 
 import fpo_torchrl
 from fpo_torchrl import provenance
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.provenance import read_provenance, recorded
 from fpo_torchrl.start import resume_run, start_run
 

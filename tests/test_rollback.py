@@ -7,9 +7,8 @@ import tiny
 import torch
 
 from fpo_torchrl.auto_resume import ensure_trained
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.config import check_run
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.loggers import LoggedOnce, read_metrics
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.provenance import read_provenance

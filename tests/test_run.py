@@ -9,7 +9,7 @@ import tiny
 from omegaconf import OmegaConf
 from PIL import Image
 
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import new_run_dir

@@ -10,8 +10,8 @@ import pytest
 import tiny
 
 from fpo_torchrl.auto_resume import ensure_trained
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import InUseError, is_held, locked
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import LOCK

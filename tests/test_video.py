@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import video_file
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.video import write_video
 
 SHADES = [20, 120, 220]

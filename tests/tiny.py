@@ -25,8 +25,8 @@ from fpo_torchrl import CFMLoss, FlowActor, VelocityMLP
 from fpo_torchrl.builders import build, build_agent
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.config import COMPONENTS, register_schemas
-from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.registry import make_env
+from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.trainer import Trainer
 
 SMALL = (

@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDictBase
 from torchrl.checkpoint import Checkpoint
 
-from fpo_torchrl.builders import ConfigError, build_agent
+from fpo_torchrl.builders import build_agent
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.flow import Euler, RandomNoise, ZeroNoise
 from fpo_torchrl.modules import FlowActor

@@ -16,10 +16,6 @@ from fpo_torchrl.checks import check_counts
 NUM_PHASES = 32
 
 
-class NonFiniteError(RuntimeError):
-    """A number that training depends on is NaN or infinite; the message says which and where."""
-
-
 def spread_phases(num_envs: int, max_episode_steps: int, generator: torch.Generator) -> Tensor:
     """Step counters int64 ``[num_envs]`` at which first episodes start, drawn from up to 32 evenly spaced values."""
     phases = min(NUM_PHASES, max_episode_steps)

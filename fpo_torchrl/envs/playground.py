@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
+from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.envs.jax_bridge import (
     jax_device,
     load_jax,
@@ -25,6 +25,7 @@ from fpo_torchrl.envs.jax_bridge import (
     tree_tensors,
 )
 from fpo_torchrl.envs.optional import missing
+from fpo_torchrl.errors import NonFiniteError
 
 _DEFAULT_EPISODE_STEPS = 1000
 _LOADED: dict[str, Any] = {}

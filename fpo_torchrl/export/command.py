@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import fpo_torchrl
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors, output_file
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluate import solver_of
 from fpo_torchrl.flow import SOLVERS, FixedNoise, StartNoise, ZeroNoise
 from fpo_torchrl.modules import FlowPolicy

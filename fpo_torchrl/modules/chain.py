@@ -12,6 +12,7 @@ from typing import Any
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import nn
+from torchrl.modules import GRUModule, LSTMModule
 
 from fpo_torchrl.modules.sampler import FlowSampler
 
@@ -26,6 +27,11 @@ def flow_policy(policy: Any) -> Any:
 def is_flow(policy: Any) -> bool:
     """Whether actions come from a flow, with or without modules before it; if not, from a Gaussian."""
     return isinstance(flow_policy(policy), FlowSampler)
+
+
+def recurrent_modules(net: nn.Module) -> list[nn.Module]:
+    """What remembers in ``net``; TorchRL's losses run it along the last dimension of the batch."""
+    return [module for module in net.modules() if isinstance(module, GRUModule | LSTMModule)]
 
 
 def encode(policy: Any, tensordict: TensorDictBase) -> TensorDictBase:

@@ -68,7 +68,9 @@ class FPOLoss(FlowPPOLoss):
             gradient zero over the policy's own actions, so a baseline in the advantage costs nothing; the CFM loss
             has that only where the velocity is the mean velocity of those actions' paths. This term keeps it there.
         prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm). It stands in
-            for the entropy bonus that a flow does not have. A buffer, which a schedule may lower to 0.
+            for the entropy bonus that a flow does not have. A buffer, which a schedule may lower to 0; a loss that was
+            built with 0 is without the term for good.
+        actor, critic: other names of the first two, as TorchRL's losses have them.
         max_advantage and further keywords: as in :class:`~fpo_torchrl.objectives.surrogate.FlowPPOLoss`.
 
     Raises:
@@ -96,6 +98,9 @@ class FPOLoss(FlowPPOLoss):
         critic: TensorDictModule | None = None,
         **ppo_settings: Any,
     ) -> None:
+        for name, (network, short) in {"actor": (actor_network, actor), "critic": (critic_network, critic)}.items():
+            if network is not None and short is not None:
+                raise ValueError(f"{name} and {name}_network are two names of one argument: give one of them")
         actor_network = actor if actor is not None else actor_network
         flow_actor = flow_policy(actor_network)
         if actor_network is None or not hasattr(flow_actor, "cfm_loss_key"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -25,8 +26,9 @@ class FlowPPOLoss(PPOLoss):
 
     The critic loss, value estimators, keys and advantage normalisation are those of TorchRL's ``PPOLoss``.
 
-    Keys: reads the inputs of actor and critic, the actor's ``flow_keys``, and ``"advantage"`` ``[*batch, 1]``
-    and ``"value_target"`` (computed by the value estimator where absent). Returns ``"loss_objective"`` and
+    Keys: reads the inputs of actor and critic, the actor's ``flow_keys``, and ``"advantage"`` ``[*batch, 1]``,
+    or of a team ``[*batch, 1]`` for actions ``[*batch, agents, act]``, and ``"value_target"`` (computed by the value
+    estimator where absent). Returns ``"loss_objective"`` and
     ``"loss_critic"``, and without gradient ``"ratio_mean"``, ``"ratio_min"``, ``"ratio_max"``, ``"ESS"`` (share
     of the batch), ``"clip_fraction"`` and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"``
     by the sign of the advantage, the subclass's own diagnostics and ``"explained_variance"``.
@@ -66,6 +68,12 @@ class FlowPPOLoss(PPOLoss):
         name = type(self).__name__
         if max_advantage is not None and not max_advantage > 0:
             raise ValueError(f"max_advantage must be positive or None, got {max_advantage}")
+        if entropy_coeff := kwargs.pop("entropy_coeff", None):
+            warnings.warn(
+                f"entropy_coeff={entropy_coeff} has no effect: a flow has no entropy in closed form. FPOLoss has "
+                "prior_coeff as a pull toward randomness",
+                stacklevel=2,
+            )
         if entropy_bonus:
             raise ValueError(f"a flow policy has no entropy in closed form: {name} needs entropy_bonus=False")
         unsupported = {"delay_actor", "max_importance_ratio"} & {key for key, value in kwargs.items() if value}
@@ -165,7 +173,7 @@ class FlowPPOLoss(PPOLoss):
         with weights if weights is not None else contextlib.nullcontext():
             tensordict = encode(self.actor_network, tensordict)
             log_ratio, beside = self.log_ratio(tensordict)
-        _check_advantage(advantage, expected=(*log_ratio.shape[:-1], 1))
+        advantage = _of_each_action(advantage, log_ratio.shape[:-1])
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)
         if self.max_advantage is not None:
             advantage = advantage.clamp(-self.max_advantage, self.max_advantage)
@@ -221,11 +229,13 @@ def stored(tensordict: TensorDictBase, key: NestedKey, like: Tensor, meaning: st
     return value
 
 
-def _check_advantage(advantage: Tensor, expected: tuple[int, ...]) -> None:
-    """Refuse an advantage that would broadcast silently."""
-    if advantage.shape != expected:
+def _of_each_action(advantage: Tensor, batch: torch.Size) -> Tensor:
+    """The advantage ``[*batch, 1]`` of each action, or of its team; refused where it would broadcast silently."""
+    of_team = batch[: max(1, advantage.ndim - 1)]  # the batch itself where each action has its own
+    if advantage.shape != (*of_team, 1):
         raise ValueError(
-            f"the advantage should have shape {expected}, one value per action, got {tuple(advantage.shape)}, which "
-            "would broadcast or become an outer product; a missing last dimension (advantage.unsqueeze(-1)) is the "
-            "usual cause"
+            f"the advantage should have shape {(*batch, 1)}, one value per action, or of a team of actions fewer "
+            f"dimensions of that batch and a 1, got {tuple(advantage.shape)}, which would broadcast or become an outer "
+            "product; a missing last dimension (advantage.unsqueeze(-1)) is the usual cause"
         )
+    return advantage.view(*of_team, *[1] * (len(batch) - len(of_team)), 1).expand(*batch, 1)

@@ -21,7 +21,7 @@ from torchrl.envs import EnvBase
 
 from fpo_torchrl.checks import check_counts
 from fpo_torchrl.collecting import PLAIN, derived_seed
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.preemption import SIGNALS
 
 WORKER = ("collector", "worker")

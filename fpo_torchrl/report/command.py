@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.errors import ConfigError
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.envs.gridworld import make_layout
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import write_json
 from fpo_torchrl.trained import load_policy
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.settings import ABSENT, comparable, flatten

@@ -13,8 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.auto_resume import AUTO, directory_of, final_return, unfinished_run
-from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
 from fpo_torchrl.flow import RandomSteps
 from fpo_torchrl.modules.chain import flow_policy, is_flow

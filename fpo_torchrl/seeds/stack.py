@@ -12,7 +12,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.gradient import total_loss
 from fpo_torchrl.seeds.generator import AgentGenerator, DrawnByAgent
 from fpo_torchrl.trainer import Trainer

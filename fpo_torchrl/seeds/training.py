@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.seeds.stack import Member, Stack
 
 Results = dict[Member, dict[str, float] | NonFiniteError]

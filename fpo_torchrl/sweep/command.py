@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
 from fpo_torchrl.sweep.table import row_of, status_table
 from fpo_torchrl.sweep.workers import Workers, has_diverged, log_of, state_of

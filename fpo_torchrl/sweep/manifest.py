@@ -16,8 +16,8 @@ from hydra.core.override_parser.types import Override, ValueType
 from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.auto_resume import other_settings
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.config import check_components, check_run, register_schemas
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import locked, write_json
 from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.settings import comparable, flatten

@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
 
 from fpo_torchrl.auto_resume import final_return, is_finished
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import is_held, locked, replacing, write_json
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import write_whole
 from fpo_torchrl.sweep.command import add_grid_arguments, add_points, needs_work, parser
 from fpo_torchrl.sweep.manifest import Sweep

@@ -24,9 +24,9 @@ from torchrl.trainers.algorithms.configs import PPOTrainerConfig
 from torchrl.trainers.algorithms.ppo import PPOTrainer
 
 from fpo_torchrl import FlowActor, FPOLoss, Heun, VelocityMLP, make_env
-from fpo_torchrl.builders import ConfigError
 from fpo_torchrl.config import register_schemas
-from fpo_torchrl.torchrl_configs import make_flow_actor, make_loss, make_trainer, register
+from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.torchrl_configs import make_flow_actor, make_trainer, register
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -168,11 +168,6 @@ class TestFlowActorOption:
     def test_what_it_refuses(self, settings, words):
         with pytest.raises(ConfigError, match=words):
             make_flow_actor(**settings)
-
-
-def test_an_entropy_coefficient_is_left_out_with_a_warning(make_actor, make_critic):
-    with pytest.warns(UserWarning, match=r"entropy_coeff=0.01 has no effect"):
-        make_loss(actor_network=make_actor(), critic_network=make_critic(), entropy_coeff=0.01)
 
 
 def test_a_functional_loss_is_refused(make_actor, make_critic):

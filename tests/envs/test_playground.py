@@ -15,8 +15,8 @@ from torchrl.envs.utils import check_env_specs
 from torchrl.modules import RandomPolicy
 
 from fpo_torchrl import make_env
-from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.playground import PlaygroundEnv
+from fpo_torchrl.errors import NonFiniteError
 
 NUM_ENVS = 4
 DEVICES = [

@@ -31,7 +31,7 @@ from fpo_torchrl import (
     VelocityMLP,
     ZeroNoise,
 )
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.export import FORMATS, command, export_policy
 from fpo_torchrl.export.formats import METADATA_FILE
 from fpo_torchrl.flow import Solver, StartNoise

@@ -203,12 +203,34 @@ class TestAsALossModule:
         assert torch.equal(short["loss_critic"], long["loss_critic"])
 
 
+def test_a_team_shares_one_advantage(make_actor, collect, move_weights):
+    """Of a reward in common and a central critic; TorchRL's PPO takes it too."""
+    actor = make_actor()
+    batch = collect(actor, 6, 3)  # three agents
+    move_weights(actor)
+    team = TensorDict(dict(batch.items()), batch_size=6)
+    team["advantage"] = torch.randn(6, 1)
+    batch["advantage"] = team["advantage"].unsqueeze(1).expand(6, 3, 1)
+    settings = {"normalize_advantage": False, "clip_epsilon": 0.3}
+    expected, found = (FPOLoss(actor, **settings)(td)["loss_objective"] for td in (batch, team))
+    torch.testing.assert_close(found, expected)
+    theirs = ClipPPOLoss(actor, None, entropy_bonus=False, **settings)(team)["loss_objective"]
+    torch.testing.assert_close(found, theirs)
+
+
 class TestBadInput:
     def test_an_advantage_without_its_last_dimension(self, make_actor, collect):
         actor = make_actor()
         batch = collect(actor)
         batch["advantage"] = batch["advantage"].squeeze(-1)
-        with pytest.raises(ValueError, match=r"shape \(6, 1\), one value per action, got \(6,\).*unsqueeze\(-1\)"):
+        with pytest.raises(ValueError, match=r"shape \(6, 1\), one value per action.* got \(6,\).*unsqueeze\(-1\)"):
+            FPOLoss(actor)(batch)
+
+    @pytest.mark.parametrize("shape", [(1,), (3, 1), (6, 2, 1), (6, 3, 1, 1)])
+    def test_an_advantage_of_another_batch(self, make_actor, collect, shape):
+        actor = make_actor()
+        batch = TensorDict({**collect(actor, 6, 3)}, batch_size=[]).set("advantage", torch.zeros(shape))
+        with pytest.raises(ValueError, match=r"should have shape \(6, 3, 1\), one value per action"):
             FPOLoss(actor)(batch)
 
     @pytest.mark.parametrize("key", ["flow_action", "flow_noise", "flow_time", "cfm_loss"])
@@ -243,6 +265,16 @@ class TestBadInput:
     def test_an_actor_that_stores_no_pairs(self, make_actor):
         with pytest.raises(ValueError, match="num_mc_samples must be at least 1, got 0"):
             FPOLoss(make_actor().for_inference())
+
+    def test_an_entropy_coefficient_is_left_out_with_a_warning(self, make_actor):
+        with pytest.warns(UserWarning, match=r"entropy_coeff=0.01 has no effect"):
+            FPOLoss(make_actor(), entropy_coeff=0.01)
+
+    def test_two_names_for_one_argument(self, make_actor, make_critic):
+        with pytest.raises(ValueError, match="actor and actor_network are two names of one argument"):
+            FPOLoss(make_actor(), actor=make_actor())
+        with pytest.raises(ValueError, match="critic and critic_network are two names"):
+            FPOLoss(make_actor(), make_critic(), critic=make_critic())
 
     def test_an_entropy_bonus(self, make_actor):
         with pytest.raises(ValueError, match="no entropy in closed form"):

@@ -14,10 +14,10 @@ import pytest
 import tiny
 
 from fpo_torchrl.assembly import build_trainer, check_workers
-from fpo_torchrl.builders import ConfigError, build
+from fpo_torchrl.builders import build
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.collecting import PLAIN
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.remote import RPCWorkers, WorkerLostError, WorkersNotStartedError

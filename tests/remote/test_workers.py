@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import build
 from fpo_torchrl.collecting import derived_seed, make_collector
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.remote import WorkerLostError

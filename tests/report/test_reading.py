@@ -8,7 +8,7 @@ import pytest
 import tiny
 from recorded import make_run
 
-from fpo_torchrl.builders import ConfigError
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluation import decimals_of
 from fpo_torchrl.report.runs import differing_settings, read_results, read_run
 from fpo_torchrl.report.tables import Table, duration

@@ -11,8 +11,7 @@ import tiny
 import torch
 
 from fpo_torchrl.auto_resume import AUTO
-from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.files import InUseError, locked
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted

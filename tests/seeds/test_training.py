@@ -8,8 +8,7 @@ import pytest
 import tiny
 import torch
 
-from fpo_torchrl.builders import ConfigError
-from fpo_torchrl.envs.base import NonFiniteError
+from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.seeds.generator import AgentGenerator
 from fpo_torchrl.seeds.stack import Member
 from fpo_torchrl.seeds.training import train_in_turn, train_together

@@ -19,8 +19,8 @@ from fpo_torchrl import (
 )
 from fpo_torchrl.annealing import Annealing
 from fpo_torchrl.collecting import check_finite
-from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.probe import ProbeEnv
+from fpo_torchrl.errors import NonFiniteError
 
 
 @pytest.fixture

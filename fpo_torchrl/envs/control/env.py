@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
+from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.envs.control.catalogue import find_task
 from fpo_torchrl.envs.control.nursery import Nursery
 from fpo_torchrl.envs.control.task import ControlTask
 from fpo_torchrl.envs.physics import PhysicsError
 from fpo_torchrl.envs.physics.backends import make_physics
+from fpo_torchrl.errors import NonFiniteError
 
 if TYPE_CHECKING:
     import numpy as np

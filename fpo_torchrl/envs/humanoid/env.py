@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchrl.data import Bounded
 
-from fpo_torchrl.envs.base import BatchedEnv, NonFiniteError
+from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.envs.humanoid.failures import FailureWeights
 from fpo_torchrl.envs.humanoid.goal import goal_dim
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
@@ -22,6 +22,7 @@ from fpo_torchrl.envs.humanoid.reward import DISTANCES, WEIGHTS, power, servo_to
 from fpo_torchrl.envs.humanoid.skeleton import SKELETONS
 from fpo_torchrl.envs.physics import PhysicsError
 from fpo_torchrl.envs.physics.backends import make_physics
+from fpo_torchrl.errors import NonFiniteError
 
 if TYPE_CHECKING:
     import numpy as np

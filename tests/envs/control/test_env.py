@@ -14,8 +14,8 @@ from torchrl.collectors import Collector
 from torchrl.envs.utils import check_env_specs
 from torchrl.modules import RandomPolicy
 
-from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
+from fpo_torchrl.errors import NonFiniteError
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,11 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from fpo_torchrl.builders import build_agent
 from fpo_torchrl.envs import make_env
-from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.humanoid import HUMANOID_TASKS, HumanoidEnv, MotionError
 from fpo_torchrl.envs.humanoid.goal import goal_mask
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
 from fpo_torchrl.envs.physics import PhysicsError
+from fpo_torchrl.errors import NonFiniteError
 
 PLANAR = "humanoid/planar"
 

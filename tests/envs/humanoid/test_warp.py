@@ -8,11 +8,11 @@ from tensordict.nn import TensorDictModule
 from torchrl.envs import check_env_specs
 
 from fpo_torchrl.envs import make_env
-from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.humanoid import HUMANOID_TASKS, HumanoidEnv
 from fpo_torchrl.envs.humanoid.model import FORCE_LIMIT, build_spec
 from fpo_torchrl.envs.humanoid.scores import evaluate_tracking
 from fpo_torchrl.envs.physics.backends import make_physics
+from fpo_torchrl.errors import NonFiniteError
 
 ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

@@ -14,11 +14,11 @@ from torchrl.collectors import Collector
 from torchrl.envs.utils import check_env_specs
 from torchrl.modules import RandomPolicy
 
-from fpo_torchrl.envs.base import NonFiniteError
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
 from fpo_torchrl.envs.physics import Physics, PhysicsError
 from fpo_torchrl.envs.physics.c import CPhysics
 from fpo_torchrl.envs.physics.warp import WarpPhysics
+from fpo_torchrl.errors import NonFiniteError
 
 TRACES = Path(__file__).parents[2] / "data" / "traces"
 NUM_ENVS = 4

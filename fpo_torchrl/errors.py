@@ -1,0 +1,11 @@
+"""Errors that several parts raise."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message names it, its value and what is allowed."""
+
+
+class NonFiniteError(RuntimeError):
+    """A number that training depends on is NaN or infinite; the message says which and where."""
