@@ -94,7 +94,7 @@ SUITES = {
     "control": Suite(dict.fromkeys(CONTROL_TASKS, ()), ALGORITHMS),
     "control_long": Suite(
         dict.fromkeys(CONTROL_TASKS, ("total_frames=1_800_000",)),
-        ALGORITHMS | {"fpo_bounded": ("loss.max_advantage=3",)},
+        ALGORITHMS | {"fpo_unbounded": ("loss.max_advantage=null",)},
     ),
     "ablation": Suite(dict.fromkeys(("CartpoleBalance", "ReacherEasy"), ()), ABLATIONS),
     "gridworld": Suite({"gridworld/two_walls": ()}, GRIDWORLD, max_return=20.0, measure=measures.gridworld),
