@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -62,8 +64,19 @@ def build(node: Any, path: str = "", **context: Any) -> Any:
         raise ConfigError(f"{path}.{sorted(unknown)[0]} is not a setting of {node['_target_']}; allowed are {allowed}")
     try:
         return target(**{**own, **offered})
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, ImportError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, ImportError, OSError) as error:
+        raise ConfigError(f"{path}: {error}{_place(error)}") from error
+
+
+def _place(error: Exception) -> str:
+    """Where an accident happened in a user's own component; nothing for a ValueError, which says what is wrong."""
+    if isinstance(error, ValueError):
+        return ""
+    *_, innermost = traceback.extract_tb(error.__traceback__)
+    file = Path(innermost.filename)
+    if file.is_relative_to(Path(__file__).parent) or "site-packages" in file.parts or not file.is_file():
+        return ""
+    return f" ({type(error).__name__} in {file}, line {innermost.lineno})"
 
 
 @functools.cache

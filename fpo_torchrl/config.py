@@ -7,7 +7,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from importlib import resources
 from pathlib import Path
@@ -199,6 +199,23 @@ def register_schemas() -> None:
     for group, options in COMPONENTS.items():
         for name, target in options.items():
             store.store(group=group, name=name, node=schema(target, SUPPLIED.get(group, ())))
+
+
+@contextlib.contextmanager
+def registered_schemas() -> Iterator[None]:
+    """As :func:`register_schemas`, with the options of others, such as TorchRL's, back afterwards."""
+    store = ConfigStore.instance()
+    before = _copied(store.repo)
+    register_schemas()
+    try:
+        yield
+    finally:
+        store.repo = before
+
+
+def _copied(options: Any) -> Any:
+    """A copy of Hydra's tree of options, whose nodes stay the same objects."""
+    return {key: _copied(value) for key, value in options.items()} if isinstance(options, dict) else options
 
 
 def forget_namesakes(store: ConfigStore) -> None:

@@ -73,6 +73,14 @@ class TestBuild:
         with pytest.raises(ConfigError, match=message):
             build(node, "part", obs_dim=7)
 
+    def test_an_accident_in_a_users_component_has_its_place(self):
+        with pytest.raises(ConfigError, match=r"part: .*'NoneType'.* \(TypeError in .*test_builders.py, line \d+\)"):
+            build({"_target_": PART, "obs_dim": 1, "size": None}, "part")
+
+    def test_a_file_that_a_component_lacks_is_named(self):
+        with pytest.raises(ConfigError, match=r"part: .*No such file or directory: '/no/such/file'"):
+            build({"_target_": "builtins.open", "file": "/no/such/file"}, "part")
+
     def test_a_missing_argument_is_named(self):
         with pytest.raises(ConfigError, match=r"part: .*missing 1 required positional argument: 'obs_dim'"):
             build({"_target_": PART}, "part")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from fpo_torchrl.errors import ConfigError
@@ -128,6 +129,13 @@ class TestManifest:
         sweep.run_dir(old).mkdir(parents=True)
         OmegaConf.save(OmegaConf.create(tree), sweep.run_dir(old) / "config.yaml")
         return old
+
+    def test_options_of_others_are_there_afterwards(self, tmp_path):
+        """TorchRL's ``loss: ppo`` is the namesake of one of ours."""
+        theirs = {"_target_": "somewhere.else"}
+        ConfigStore.instance().store("ppo", theirs, group="loss")
+        Sweep(tmp_path).add([["loss=ppo", "actor=gaussian"]])
+        assert ConfigStore.instance().load("loss/ppo.yaml").node == theirs
 
     def test_a_wrong_setting_adds_nothing(self, tmp_path):
         with pytest.raises(Exception, match="learning_rate"):

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.auto_resume import other_settings
-from fpo_torchrl.config import check_components, check_run, register_schemas
+from fpo_torchrl.config import check_components, check_run, registered_schemas
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import locked, write_json
 from fpo_torchrl.run_directory import LOCK
@@ -109,8 +109,7 @@ class Sweep:
 @contextmanager
 def composer() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
     """A function from overrides to the config that ``fpo-train`` composes of them."""
-    register_schemas()
-    with initialize_config_module("fpo_torchrl.conf", version_base="1.3"):
+    with registered_schemas(), initialize_config_module("fpo_torchrl.conf", version_base="1.3"):
 
         def composed(overrides: Sequence[str]) -> DictConfig:
             cfg = compose("config", [*overrides])
