@@ -192,7 +192,7 @@ def collector_named(option: Any) -> DictConfig | None:
 
 
 def register_schemas() -> None:
-    """Make every component known to Hydra, as the options of ``fpo-train``."""
+    """Make every component known to Hydra, as the options of ``fpo-train``; replaces namesakes of others."""
     store = ConfigStore.instance()
     forget_namesakes(store)
     store.store(name="run_schema", node=RunConfig)
@@ -203,31 +203,31 @@ def register_schemas() -> None:
 
 @contextlib.contextmanager
 def registered_schemas() -> Iterator[None]:
-    """As :func:`register_schemas`, with the options of others, such as TorchRL's, back afterwards."""
-    store = ConfigStore.instance()
-    before = _copied(store.repo)
+    """As :func:`register_schemas`, with the namesakes back afterwards."""
+    forgotten = forget_namesakes(ConfigStore.instance())
     register_schemas()
     try:
         yield
     finally:
-        store.repo = before
+        for options, name, node in forgotten:
+            options[name] = node
 
 
-def _copied(options: Any) -> Any:
-    """A copy of Hydra's tree of options, whose nodes stay the same objects."""
-    return {key: _copied(value) for key, value in options.items()} if isinstance(options, dict) else options
-
-
-def forget_namesakes(store: ConfigStore) -> None:
+def forget_namesakes(store: ConfigStore) -> list[tuple[dict[str, Any], str, Any]]:
     """Remove what is stored under the name of a file in ``conf/``, such as the ``loss: fpo`` of TorchRL's recipes.
 
     Hydra would merge the two (its "automatic schema matching").
+
+    Returns:
+        Where each was, its name there, and the node.
     """
-    root = Path(str(resources.files("fpo_torchrl.conf")))
+    root, forgotten = Path(str(resources.files("fpo_torchrl.conf"))), []
     for path in root.rglob("*.yaml"):
         *groups, name = path.relative_to(root).parts
         options = functools.reduce(lambda node, group: node.get(group, {}), groups, store.repo)
-        options.pop(name, None)
+        if name in options:
+            forgotten.append((options, name, options.pop(name)))
+    return forgotten
 
 
 def check_run(cfg: RunConfig) -> None:
