@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from fpo_torchrl.cli import EXIT_CHECKPOINT, EXIT_CONFIG, EXIT_DIVERGED, friendly_errors  # noqa: E402
-from fpo_torchrl.config import COMPONENTS, flatten  # noqa: E402
+from fpo_torchrl.config import COMPONENTS  # noqa: E402
+from fpo_torchrl.settings import flatten  # noqa: E402
 from fpo_torchrl.start import start_run  # noqa: E402
 from fpo_torchrl.sweep.manifest import composer  # noqa: E402
 
