@@ -117,7 +117,7 @@ class TestAgent:
         same = ["loss.critic_coeff=0.5", "loss.loss_critic_type=l2", "loss.normalize_advantage=true"]
         losses = {
             "ppo": ("loss=ppo", "loss.clip_epsilon=0.1"),
-            "fpo": ("loss/trust_region=clip", "loss.trust_region.epsilon=0.1", "loss.max_advantage=null"),
+            "fpo": ("loss/trust_region=clip", "loss.trust_region.epsilon=0.1"),
         }
         updated = {}
         for name, choice in losses.items():
@@ -127,14 +127,6 @@ class TestAgent:
             updated[name] = torch.cat([p.detach().flatten() for p in trainer.actor.parameters()])
         assert type(trainer.loss) is FPOLoss
         torch.testing.assert_close(updated["ppo"], updated["fpo"], rtol=1e-3, atol=1e-4)
-
-    @pytest.mark.parametrize(
-        ("preset", "bound"), [("fpo", 3.0), ("gridworld", None), ("humanoid", None), ("fpo_playground", None)]
-    )
-    def test_the_default_preset_bounds_advantages_and_those_measured_without_do_not(self, preset, bound):
-        cfg = tiny.compose(f"experiment={preset}")
-        env = ProbeEnv("both", num_envs=2)
-        assert build_agent(OmegaConf.to_container(cfg, resolve=True), env).loss.max_advantage == bound
 
     def test_a_velocity_network_of_the_users_own(self):
         choice = ("actor/velocity_net=custom", f"actor.velocity_net._target_={OWN_VELOCITY}")
