@@ -82,8 +82,8 @@ def change(cfg: DictConfig, key: str, value: Any) -> None:
     depth = max((depth for depth, node in above.items() if "_target_" in node), default=0)  # of the component
     target = _KNOWN.get(above[depth]["_target_"]) if depth else RunConfig
     name = ".".join(parts[depth:])
-    if target is not None:
-        typed = OmegaConf.structured(schema(target) if depth else target)
+    typed = OmegaConf.structured(schema(target) if depth else target) if target is not None else {}
+    if parts[depth] in [*typed]:  # not so for what was given with a + to a component that takes any keyword
         try:
             OmegaConf.update(typed, name, value)
         except OmegaConfBaseException as error:

@@ -84,14 +84,14 @@ class Sweep:
             labels = {entry.setting: entry.label for entry in there}
             found: dict[str, Entry] = {}
             for point, cfg in zip(points, configs, strict=True):
-                entry = self._before(entry_of(point, varied, cfg, labels), cfg, there)
+                entry = self._made_before(entry_of(point, varied, cfg, labels), cfg, there)
                 found.setdefault(entry.path, entry)  # two spellings of one value are one run
             known = {entry.path: entry for entry in there}
             new = [entry for path, entry in found.items() if path not in known]
             write_json(self.directory / FILE, {"runs": [asdict(entry) for entry in [*there, *new]]})
         return [known.get(path, entry) for path, entry in found.items()]
 
-    def _before(self, entry: Entry, cfg: DictConfig, there: Sequence[Entry]) -> Entry:
+    def _made_before(self, entry: Entry, cfg: DictConfig, there: Sequence[Entry]) -> Entry:
         """The entry that an older version of this package, with fewer settings, made of this run; else ``entry``."""
         for known in there:
             run_dir, is_same = self.run_dir(known), known.overrides == entry.overrides
