@@ -19,9 +19,10 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "dppo": ("actor=denoising", "loss=dppo"),
     "ppo": ("actor=gaussian", "loss=ppo"),
     "ppo_paper_lr": ("actor=gaussian", "loss=ppo", "optim.lr=3e-4"),
-    "fpo_bounded": ("loss.max_advantage=3",),
 }
 """The columns of the control table with the overrides of each."""
+BOUNDED: dict[str, tuple[str, ...]] = {"fpo_bounded": ("loss.max_advantage=3",)}
+"""The default preset with a bound on normalised advantages."""
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "fpo": (),
     "pairs_1": ("actor.num_mc_samples=1",),
@@ -93,7 +94,8 @@ class Suite:
 
 SUITES = {
     "control": Suite(dict.fromkeys(CONTROL_TASKS, ()), ALGORITHMS),
-    "control_long": Suite(dict.fromkeys(CONTROL_TASKS, ("total_frames=1_800_000",)), ALGORITHMS),
+    "control_bounded": Suite(dict.fromkeys(CONTROL_TASKS, ()), BOUNDED),
+    "control_long": Suite(dict.fromkeys(CONTROL_TASKS, ("total_frames=1_800_000",)), ALGORITHMS | BOUNDED),
     "ablation": Suite(dict.fromkeys(("CartpoleBalance", "ReacherEasy"), ()), ABLATIONS),
     "gridworld": Suite({"gridworld/two_walls": ()}, GRIDWORLD, max_return=20.0, measure=measures.gridworld),
     "gridworld_long": Suite(
