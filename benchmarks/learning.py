@@ -130,7 +130,8 @@ def report_suite(name: str, out: Path) -> None:
     stored = sorted({path.parents[1].name for path in (out / name).rglob("config.yaml")})
     if stored:
         labels = sorted(stored, key=lambda label: order.index(label) if label in order else len(order))
-        report([out / name], out / name, max_return=SUITES[name].max_return, labels=labels)
+        limits = {"max_return": SUITES[name].max_return, "min_return": SUITES[name].min_return}
+        report([out / name], out / name, labels=labels, **limits)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

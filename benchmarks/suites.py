@@ -82,13 +82,14 @@ class Suite:
 
     Args:
         tasks: overrides by task. algorithms: overrides by label.
-        max_return: the best possible return.
+        max_return: the best possible return. min_return: the worst one, which a diverged run counts as.
         measure: what is measured on a finished run besides its return.
     """
 
     tasks: dict[str, tuple[str, ...]]
     algorithms: dict[str, tuple[str, ...]]
     max_return: float = 1000.0
+    min_return: float = 0.0
     measure: Callable[[Path], dict[str, float]] | None = None
 
 
@@ -143,6 +144,7 @@ SUITES |= {
             for label, overrides in TRACKERS.items()
         },
         max_return=300.0,
+        min_return=-300.0,  # the price on power has no bound; this is a diverged run's
         measure=measures.tracking,
     )
     for conditioning, critics in {

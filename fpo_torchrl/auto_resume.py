@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -70,18 +71,19 @@ def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
         return cfg
     saved = load_run_config(run_dir)
     if different := other_settings(saved, cfg):
+        words = ", ".join(f"{key}={old} (not {new})" for key, (old, new) in different.items())
         raise ConfigError(
-            f"run_dir={run_dir} holds a run with other settings: {', '.join(different)}. Choose another directory; "
+            f"run_dir={run_dir} holds a run with other settings: {words}. Choose another directory; "
             f"resume={run_dir} with a changed value continues the run with it"
         )
     saved.collector = None  # lest the settings of another one stay
     return OmegaConf.merge(saved, {key: cfg[key] for key in BOOKKEEPING})  # pyright: ignore[reportReturnType]
 
 
-def other_settings(saved: DictConfig, cfg: DictConfig) -> list[str]:
-    """In words, the settings of a saved run in which ``cfg`` is another one."""
+def other_settings(saved: DictConfig, cfg: DictConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings of a saved run in which ``cfg`` is another one, with both values."""
     there, here = (comparable(OmegaConf.to_container(tree, resolve=True)) for tree in (saved, cfg))  # pyright: ignore
-    return [f"{key}={old} (not {new})" for key, old, new in differences(there, here)]
+    return {key: (old, new) for key, old, new in differences(there, here)}
 
 
 def final_return(run_dir: Path) -> float:

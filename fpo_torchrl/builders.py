@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sysconfig
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def build(node: Any, path: str = "", **context: Any) -> Any:
         raise ConfigError(f"{path}.{sorted(unknown)[0]} is not a setting of {node['_target_']}; allowed are {allowed}")
     try:
         return target(**{**own, **offered})
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, ImportError, OSError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, ImportError, FileNotFoundError) as error:
         raise ConfigError(f"{path}: {error}{_place(error)}") from error
 
 
@@ -72,11 +73,12 @@ def _place(error: Exception) -> str:
     """Where an accident happened in a user's own component; nothing for a ValueError, which says what is wrong."""
     if isinstance(error, ValueError):
         return ""
-    *_, innermost = traceback.extract_tb(error.__traceback__)
-    file = Path(innermost.filename)
-    if file.is_relative_to(Path(__file__).parent) or "site-packages" in file.parts or not file.is_file():
-        return ""
-    return f" ({type(error).__name__} in {file}, line {innermost.lineno})"
+    others = (Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_file() and not any(file.is_relative_to(other) for other in others):
+            return f" ({type(error).__name__} in {file}, line {frame.lineno})"
+    return ""
 
 
 @functools.cache

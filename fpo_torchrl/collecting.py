@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
@@ -70,7 +71,8 @@ def check_finite(
     entries = {name: batch.get(key, None) for key, name in observed.items()} | {"action": batch.get("action", None)}
     entries |= {f"next {name}": batch.get(unravel_key(("next", key)), None) for key, name in observed.items()}
     entries["reward"] = batch.get(("next", "reward"), None)
-    entries = {name: values for name, values in entries.items() if values is not None and values.is_floating_point()}
+    tensors = {name: values for name, values in entries.items() if isinstance(values, Tensor)}  # and not text
+    entries = {name: values for name, values in tensors.items() if values.is_floating_point()}
     # Most batches are told by their sums, ten times faster than by looking at each number, and read from the device at
     # once; a sum may overflow.
     if not entries or bool(torch.stack([values.sum().double() for values in entries.values()]).isfinite().all()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +15,7 @@ from fpo_torchrl.config import BOOKKEEPING, COMPONENTS, SUPPLIED, RunConfig, sch
 from fpo_torchrl.errors import ConfigError
 
 ABSENT = "(absent)"
+_PLAIN = (int, float, bool, type(None))
 _KNOWN = {f"{target.__module__}.{target.__qualname__}": target for of in COMPONENTS.values() for target in of.values()}
 
 
@@ -21,11 +23,10 @@ def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that make a run what it is, with defaults for what the version that wrote them did not have.
 
     Args:
-        tree: the resolved config as plain values. Presets' discounts by task are left out, as the one that counts is
-            in ``advantage.gamma``.
+        tree: the resolved config as plain values.
     """
-    left_out = {*BOOKKEEPING, "task_gamma"}
-    return completed({key: value for key, value in tree.items() if key not in left_out})
+    defaults = {option.name: option.default for option in fields(RunConfig) if type(option.default) in _PLAIN}
+    return completed({key: value for key, value in (defaults | dict(tree)).items() if key not in BOOKKEEPING})
 
 
 def completed(tree: Any, group: str = "") -> Any:

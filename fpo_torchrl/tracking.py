@@ -6,6 +6,7 @@ from collections import deque
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import Bounded, TensorSpec
 
@@ -86,15 +87,17 @@ def summarize(history: list[TensorDictBase]) -> dict[str, float]:
     return dict(zip(summary, values, strict=True))
 
 
-def describe(batch: TensorDictBase, action_spec: TensorSpec) -> dict[str, float]:
+def describe(
+    batch: TensorDictBase, action_spec: TensorSpec, advantage_key: NestedKey = "advantage"
+) -> dict[str, float]:
     """Mean reward of a batch ``[num_envs, time]``, spread of its raw advantages and of its actions, and saturation.
 
     That is the share of the actions' entries within a thousandth of its range of a bound.
     """
     action: Tensor = batch["action"]
     values = {"reward": batch["next", "reward"].mean(), "action_std": torch.std(action, (0, 1), correction=0).mean()}
-    if "advantage" in batch:
-        values["advantage_std"] = batch["advantage"].std(correction=0)
+    if (advantage := batch.get(advantage_key, None)) is not None:
+        values["advantage_std"] = advantage.std(correction=0)
     if isinstance(action_spec, Bounded):
         low, high = (bound.unsqueeze(1) for bound in (action_spec.low, action_spec.high))
         margin = 1e-3 * (high - low)

@@ -42,7 +42,7 @@ class Trainer:
         actor: policy to collect with, the one inside ``loss``.
         loss: LossModule with ``loss_objective`` and ``loss_critic``, such as FPOLoss or TorchRL's ClipPPOLoss. Its
             other outputs are logged as their mean over minibatches.
-        advantage: writes ``"advantage"`` and ``"value_target"`` into a batch.
+        advantage: writes advantage and value target into a batch, under the keys at which the loss looks for them.
         optimizer: steps on the sum of the losses.
         normalizer: the actor's and critic's, updated after the gradient steps and frozen during them.
         total_frames (int): when to stop, rounded up to whole batches.
@@ -61,7 +61,7 @@ class Trainer:
         anneal_prior (float, optional): share of ``total_frames`` in which the loss's ``prior_coeff`` falls to zero.
         compile (bool): compile loss and gradient with ``torch.compile``, on a GPU into CUDA graphs, and there the flow
             policy too. The first gradient step then takes minutes. Values and gradients agree with uncompiled ones to
-            rounding, but what draws random numbers inside, as PPO's entropy of a squashed Gaussian, draws others.
+            rounding, but what draws random numbers inside draws others; so a run resumed on a GPU is not bit for bit.
         processes: those that train together, each with an equal share of environments, batch and minibatch (the sizes
             above are of all); advantages are then normalised over all of them. Default this one alone.
         workers: that collect, instead of this process; ``env`` then only shows what their environments are like.
@@ -126,7 +126,7 @@ class Trainer:
                 f'advantage_every="minibatch", whose minibatches are windows of unroll_length steps'
             )
         self.env, self.actor, self.loss, self.optimizer = env, actor, loss, optimizer
-        self.advantage, self.normalizer = advantage, normalizer
+        self.advantage, self.normalizer, self._advantage_key = advantage, normalizer, loss.tensor_keys.advantage
         self.total_frames, self.frames_per_batch, self.num_epochs = total_frames, frames_per_batch, num_epochs
         self.minibatch_size, self.advantage_every, self.unroll_length = minibatch_size, advantage_every, unroll_length
         self.critic_warmup_frames, self.warms_up_critic = critic_warmup_frames, False
@@ -200,8 +200,7 @@ class Trainer:
                 self.advantage(batch)
             for minibatch in self._minibatches(batch):
                 if self.standardizes:
-                    key = self.loss.tensor_keys.advantage
-                    minibatch[key] = self.processes.standardize(minibatch[key])
+                    minibatch[self._advantage_key] = self.processes.standardize(minibatch[self._advantage_key])
                 losses = yield minibatch
                 assert losses is not None
                 if self.warms_up_critic:  # the actor's weights that the critic shares wait as well
@@ -231,7 +230,7 @@ class Trainer:
             "frames": self.frames,
             "return": self.tracker.mean_return,
             "episodes": self.tracker.num_episodes,
-            **self.processes.reduce(describe(batch, self.env.action_spec) | self._of_task()),
+            **self.processes.reduce(describe(batch, self.env.action_spec, self._advantage_key) | self._of_task()),
             **metrics,
             "collect_s": collect_s,
             "update_s": update_s,
@@ -259,7 +258,7 @@ class Trainer:
                 yield self.advantage(windows[index])
             return
         names = self.loss.tensor_keys
-        beside = {*getattr(flow_policy(self.actor), "flow_keys", ()), names.advantage, names.value_target}
+        beside = {*getattr(flow_policy(self.actor), "flow_keys", ()), self._advantage_key, names.value_target}
         keys = {key for key in self.loss.in_keys if key[0] != "next"} | beside | ({names.value} & {*batch.keys(True)})
         transitions = batch.select(*keys).reshape(-1)
         for index in torch.randperm(len(transitions), device=self.env.device).split(self.minibatch_size):

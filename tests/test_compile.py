@@ -87,9 +87,21 @@ def errors_of_collection(name: str, device: str) -> dict[str, float]:
             trainer.actor.start_noise = ZeroNoise()
         torch.manual_seed(1)
         collector = make_collector(trainer.env, trainer.actor, 64, compile=compile)
-        batches.append(torch.stack([next(iter(collector)).clone() for _ in range(3)]))
+        found = []
+        for _ in range(3):
+            found.append(next(iter(collector)).clone())
+            with torch.no_grad():  # as an update does, in place
+                for weight in trainer.actor.parameters():
+                    weight.mul_(1.1)
+            trainer.normalizer.update(found[-1]["observation"])
+        batches.append(torch.stack(found))
     eager, compiled = batches
     drawn = set(trainer.actor.flow_keys) - {"flow_action"} if device == "cuda" else set()
+    if drawn:
+        noise = compiled["flow_noise"]
+        assert (noise[1:] != noise[:-1]).all()
+        assert noise.mean().abs() < 0.2
+        assert 0.8 < noise.std() < 1.2
     keys = [key for key in eager.keys(True, True) if key not in {*drawn, "action_log_prob"}]
     return {str(key): (eager[key].double() - compiled[key].double()).abs().max().item() for key in keys}
 

@@ -173,10 +173,12 @@ class FlowPPOLoss(PPOLoss):
         with weights if weights is not None else contextlib.nullcontext():
             tensordict = encode(self.actor_network, tensordict)
             log_ratio, beside = self.log_ratio(tensordict)
-        advantage = _of_each_action(advantage, log_ratio.shape[:-1])
+        batch = log_ratio.shape[:-1]
+        _check_advantage(advantage, batch)
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)
         if self.max_advantage is not None:
             advantage = advantage.clamp(-self.max_advantage, self.max_advantage)
+        advantage = _of_each_action(advantage, batch)
         objective = self.trust_region(log_ratio.exp(), advantage).mean(-1, keepdim=True)
 
         losses = {"loss_objective": -objective}
@@ -229,13 +231,17 @@ def stored(tensordict: TensorDictBase, key: NestedKey, like: Tensor, meaning: st
     return value
 
 
-def _of_each_action(advantage: Tensor, batch: torch.Size) -> Tensor:
-    """The advantage ``[*batch, 1]`` of each action, or of its team; refused where it would broadcast silently."""
-    of_team = batch[: max(1, advantage.ndim - 1)]  # the batch itself where each action has its own
-    if advantage.shape != (*of_team, 1):
+def _check_advantage(advantage: Tensor, batch: torch.Size) -> None:
+    """Refuse an advantage that is not one of each action or of each team of actions, and would broadcast silently."""
+    if advantage.shape != (*batch[: max(1, advantage.ndim - 1)], 1):
         raise ValueError(
             f"the advantage should have shape {(*batch, 1)}, one value per action, or of a team of actions fewer "
             f"dimensions of that batch and a 1, got {tuple(advantage.shape)}, which would broadcast or become an outer "
             "product; a missing last dimension (advantage.unsqueeze(-1)) is the usual cause"
         )
+
+
+def _of_each_action(advantage: Tensor, batch: torch.Size) -> Tensor:
+    """The advantage ``[*batch, 1]`` of each action, which may be its team's."""
+    of_team = advantage.shape[:-1]
     return advantage.view(*of_team, *[1] * (len(batch) - len(of_team)), 1).expand(*batch, 1)

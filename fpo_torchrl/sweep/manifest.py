@@ -56,6 +56,11 @@ class Sweep:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
+    @property
+    def exists(self) -> bool:
+        """Whether it has runs."""
+        return (self.directory / FILE).is_file()
+
     def entries(self) -> list[Entry]:
         """Every run, in the order in which they were added.
 
@@ -63,7 +68,7 @@ class Sweep:
             ConfigError: if there is no sweep in the directory.
         """
         path = self.directory / FILE
-        if not path.is_file():
+        if not self.exists:
             raise ConfigError(f"{self.directory} holds no sweep: fpo-sweep run {self.directory} seed=0,1,2 makes one")
         return [
             Entry(**{**entry, "overrides": tuple(entry["overrides"])}) for entry in json.loads(path.read_text())["runs"]
@@ -80,7 +85,7 @@ class Sweep:
             configs = [composed(point) for point in points]
         self.directory.mkdir(parents=True, exist_ok=True)
         with locked(self.directory / LOCK):
-            there = self.entries() if (self.directory / FILE).exists() else []
+            there = self.entries() if self.exists else []
             labels = {entry.setting: entry.label for entry in there}
             found: dict[str, Entry] = {}
             for point, cfg in zip(points, configs, strict=True):
@@ -93,11 +98,11 @@ class Sweep:
 
     def _made_before(self, entry: Entry, cfg: DictConfig, there: Sequence[Entry]) -> Entry:
         """The entry that an older version of this package, with fewer settings, made of this run; else ``entry``."""
-        for known in there:
-            run_dir, is_same = self.run_dir(known), known.overrides == entry.overrides
-            if is_same and (run_dir / "config.yaml").is_file():  # a preset may have changed meanwhile
-                is_same = not other_settings(load_run_config(run_dir), cfg)
-            if is_same:
+        for known in (known for known in there if known.overrides == entry.overrides):
+            trained = [self.run_dir(other) for other in there if other.setting == known.setting]
+            saved = [load_run_config(run_dir) for run_dir in trained if (run_dir / "config.yaml").is_file()]
+            different = {key for other in saved for key in other_settings(other, cfg)}
+            if different <= {"seed"}:  # a preset may have changed meanwhile
                 return known
         return entry
 

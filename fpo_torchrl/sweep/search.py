@@ -197,8 +197,11 @@ class Search:
     def _run_trial(self, trial: Trial) -> None:
         try:
             entries = self.sweep.add(self.space.points(trial.params))
-        except (ConfigError, HydraException) as error:  # these values; others may be right
-            return self._fail(trial, f"{type(error).__name__}: {error}")
+        except (ConfigError, HydraException) as error:
+            self._fail(trial, f"{type(error).__name__}: {error}")
+            if not self.sweep.exists:  # nothing says yet that other values are right
+                raise
+            return
         run_dirs = [self.sweep.run_dir(entry) for entry in entries]
         progress = Progress(run_dirs, entries[0].total_frames)
         behind = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small_trainer import BATCH, NUM_ENVS, STEPS, trainer_on, unchanged, weights
+from tensordict import NonTensorData, TensorDict
 from torch import nn
 from torchrl.objectives import PPOLoss
 
@@ -222,6 +223,17 @@ class TestNumbersThatAreNotFinite:
 
     def test_finite_batches_pass(self, probe):
         check_finite(next(iter(trainer_on(probe).start())))
+
+    def test_an_observation_under_another_key(self):
+        batch = TensorDict(
+            {("agents", "pose"): torch.zeros(4, 3, 2), "text": NonTensorData("go", batch_size=[4, 3])},
+            batch_size=[4, 3],
+        )
+        keys = [("agents", "pose"), "text"]
+        check_finite(batch, keys)
+        batch["agents", "pose"][2, 1, 0] = torch.nan
+        with pytest.raises(NonFiniteError, match=r"^agents.pose of environment 2 at step 1 "):
+            check_finite(batch, keys)
 
     def test_a_loss(self, probe):
         trainer = trainer_on(probe, lr=1e30)
