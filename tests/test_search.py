@@ -151,14 +151,12 @@ def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkey
 
 def test_values_that_no_run_can_have_fail_their_trial_and_the_others_go_on(tmp_path):
     search = Search(tmp_path, SearchSpace((*SPACE.overrides, "num_envs=choice(-1,8)"), SPACE.seeds))
-    for num_envs in ("-1", "8", "-1", "8"):
+    for num_envs in ("-1", "8", "-1"):
         search.study.enqueue_trial({"num_envs": num_envs})
     with pytest.raises(ConfigError, match="num_envs=-1 is out of range"):  # it might be that nothing is right
-        search.run(4)
-    search.run(4)
-    rows = read_trials(tmp_path)
-    assert [row["state"] for row in rows] == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
-    assert rows[2]["error"] == "ConfigError: num_envs=-1 is out of range: it must be at least 1"
+        search.run(3)
+    search.run(3)
+    assert [row["state"] for row in read_trials(tmp_path)] == ["FAIL", "COMPLETE", "FAIL"]
 
 
 def test_a_trial_that_is_behind_is_pruned_and_its_runs_are_stopped(tmp_path, monkeypatch):
@@ -233,14 +231,12 @@ def fpo_sweep(log: Path, *arguments: str) -> None:
 
 def test_two_processes_share_a_study(tmp_path):
     arguments = ("search", str(tmp_path / "study"), *SPACE.overrides, "--seeds", "2", "--trials", "3")
-    processes = [tiny.start(fpo_sweep, tmp_path / f"{i}.log", *arguments) for i in range(2)]
-    for i, process in enumerate(processes):
+    for i, process in enumerate([tiny.start(fpo_sweep, tmp_path / f"{i}.log", *arguments) for i in range(2)]):
         process.join(200)
         assert process.exitcode == 0, (tmp_path / f"{i}.log").read_text()
     rows = read_trials(tmp_path / "study")
     assert [row["number"] for row in rows] == [str(i) for i in range(3)]
     assert {row["state"] for row in rows} == {"COMPLETE"}
-    # The one that ended first may have seen a trial of the other still running.
     assert any("3 trials: 3 complete" in (tmp_path / f"{i}.log").read_text() for i in range(2))
 
 
@@ -253,9 +249,8 @@ def test_the_seeds_are_no_setting_to_choose():
 def test_other_seeds_than_before_are_refused(tmp_path, monkeypatch, capsys):
     Search(tmp_path, SPACE)
     monkeypatch.setattr(sys, "argv", ["fpo-sweep", "search", str(tmp_path), "--seeds", "5"])
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit, match="2"):
         command.main()
-    assert stopped.value.code == 2
     assert "--seeds 5" in (err := capsys.readouterr().err)
     assert "holds a search over the seeds (0, 1)" in err
 

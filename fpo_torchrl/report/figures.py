@@ -55,7 +55,8 @@ def draw_curves(results: Results, path: Path) -> None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         low, high = axes.get_ylim()
         margin = 0.1 * (results.best - results.worst)
-        if low >= results.worst - margin and high <= results.best + margin:
+        is_inside = low >= results.worst - margin and high <= results.best + margin
+        if is_inside and high - low > margin:  # smaller curves would be flat on the whole scale
             axes.set_ylim(min(results.worst, low), results.best + 0.3 * margin)
         axes.set_xlim(0, max(1, *(run.frames for run in results.runs if run.task == task)))
     for axes in grid[max(0, len(results.tasks) - columns) : len(results.tasks)]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import ConvNet, GRUModule, LSTMModule
 
 from fpo_torchrl import Euler, FixedNoise, FlowActor, FlowPolicy, Heun, ObservationNormalizer, VelocityMLP, ZeroNoise
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.export import FORMATS, command, export_policy
 from fpo_torchrl.start import start_run
 
@@ -139,3 +141,18 @@ class TestFpoExport:
         assert code == 2
         assert "cannot be exported: the policy is recurrent" in err
         assert not list((tmp_path / "run").glob("policy*"))
+
+
+def test_rounding_counts_in_proportion_to_a_coordinates_range(tmp_path, monkeypatch):
+    """A motor from -1 to 1 beside one from -1000 to 1000."""
+    observation, bounds = torch.randn(4, 3), torch.tensor([1000.0, 1.0])
+    actor = FlowActor(VelocityMLP(3, 2), action_low=-bounds, action_high=bounds)
+    policy = FlowPolicy(actor, start_noise=ZeroNoise())
+    for share, is_kept in ((5e-6, True), (5e-5, False)):
+        for shift in (share * bounds).diag():
+            monkeypatch.setattr(type(FORMATS["torchscript"]), "read", lambda *_, s=shift: lambda x: policy(x) + s)
+            path = tmp_path / "policy"
+            with nullcontext() if is_kept else pytest.raises(ConfigError, match="differ from the actor's by"):
+                export_policy(policy, {"observation": observation}, path, format="torchscript")
+            assert path.exists() is is_kept
+            path.unlink(missing_ok=True)

@@ -138,3 +138,20 @@ class TestCritic:
         assert set(out.keys()) == set(loss.out_keys)
         with pytest.raises(RuntimeError, match="no advantage and FPOLoss has no critic"):
             loss(batch.exclude("advantage"))
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_team_shares_one_advantage(make_actor, collect, move_weights, normalized):
+    """Of a reward in common and a central critic; TorchRL's PPO takes it too."""
+    actor = make_actor()
+    batch = collect(actor, 6, 3)  # three agents
+    move_weights(actor)
+    team = TensorDict(dict(batch.items()), batch_size=6)
+    team["advantage"] = torch.randn(6, 1)
+    settings = {"normalize_advantage": normalized, "clip_epsilon": 0.3}
+    found = FPOLoss(actor, **settings)(team)["loss_objective"]
+    theirs = ClipPPOLoss(actor, None, entropy_bonus=False, **settings)(team)["loss_objective"]
+    torch.testing.assert_close(found, theirs)
+    if not normalized:  # over teams, not over actions
+        batch["advantage"] = team["advantage"].unsqueeze(1).expand(6, 3, 1)
+        torch.testing.assert_close(found, FPOLoss(actor, **settings)(batch)["loss_objective"])
