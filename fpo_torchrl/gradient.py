@@ -15,8 +15,8 @@ def total_loss(
 ) -> tuple[Tensor, TensorDictBase]:
     """The sum of all losses or the critic's alone, and all that ``loss`` reports, without gradient."""
     losses = loss(minibatch)
-    names = ["loss_critic"] if critic_only else [name for name in losses.keys() if name.startswith("loss_")]  # noqa: SIM118
-    total = [losses[name] for name in names]
+    prefix = "loss_critic" if critic_only else "loss_"
+    total = [value for name, value in losses.items() if name.startswith(prefix)]
     return torch.stack(total).sum(), losses.detach()
 
 

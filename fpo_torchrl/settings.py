@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
 from typing import Any
 
@@ -15,7 +16,8 @@ from fpo_torchrl.config import BOOKKEEPING, COMPONENTS, SUPPLIED, RunConfig, sch
 from fpo_torchrl.errors import ConfigError
 
 ABSENT = "(absent)"
-_PLAIN = (int, float, bool, type(None))
+RUN_DEFAULTS = {option.name: option.default for option in fields(RunConfig) if option.default is not NO_DEFAULT}
+"""What a run as a whole is set to where its config, perhaps of an older version, does not say."""
 _KNOWN = {f"{target.__module__}.{target.__qualname__}": target for of in COMPONENTS.values() for target in of.values()}
 
 
@@ -25,8 +27,7 @@ def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         tree: the resolved config as plain values.
     """
-    defaults = {option.name: option.default for option in fields(RunConfig) if type(option.default) in _PLAIN}
-    return completed({key: value for key, value in (defaults | dict(tree)).items() if key not in BOOKKEEPING})
+    return completed({key: value for key, value in (RUN_DEFAULTS | dict(tree)).items() if key not in BOOKKEEPING})
 
 
 def completed(tree: Any, group: str = "") -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.config import RunConfig, collector_named
+from fpo_torchrl.config import collector_named
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held, new_run_dir
-from fpo_torchrl.settings import change
+from fpo_torchrl.settings import RUN_DEFAULTS, change
 
 FIXED_ON_RESUME = ("task", "seed", "num_seeds", "experiment", "run_dir", "init_from")
 """What makes a run another one."""
@@ -31,8 +29,7 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise CheckpointError(f"{run_dir} is not the directory of a run: it has no config.yaml")
-    defaults = {option.name: option.default for option in fields(RunConfig) if option.default is not NO_DEFAULT}
-    cfg = OmegaConf.merge(defaults, OmegaConf.load(path))
+    cfg = OmegaConf.merge(RUN_DEFAULTS, OmegaConf.load(path))
     assert isinstance(cfg, DictConfig)
     return cfg
 

@@ -208,7 +208,9 @@ class TestBadInput:
         actor = make_actor()
         batch = collect(actor)
         batch["advantage"] = batch["advantage"].squeeze(-1)
-        with pytest.raises(ValueError, match=r"shape \(6, 1\), one value per action.* got \(6,\).*unsqueeze\(-1\)"):
+        with pytest.raises(
+            ValueError, match=r"shape \(6, 1\), one value per action, .* a 1, got \(6,\), .*unsqueeze\(-1\)"
+        ):
             FPOLoss(actor)(batch)
 
     @pytest.mark.parametrize("shape", [(1,), (3, 1), (6, 2, 1), (6, 3, 1, 1)])
