@@ -21,8 +21,11 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "ppo_paper_lr": ("actor=gaussian", "loss=ppo", "optim.lr=3e-4"),
 }
 """The columns of the control table with the overrides of each."""
-BOUNDED: dict[str, tuple[str, ...]] = {"fpo_bounded": ("loss.max_advantage=3",)}
-"""The default preset with a bound on normalised advantages."""
+BOUNDED: dict[str, tuple[str, ...]] = {
+    "fpo_bounded": ("loss.min_advantage=-3", "loss.max_advantage=3"),
+    "fpo_bounded_below": ("loss.min_advantage=-3",),
+}
+"""The default preset with bounds on normalised advantages."""
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "fpo": (),
     "pairs_1": ("actor.num_mc_samples=1",),

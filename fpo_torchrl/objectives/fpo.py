@@ -71,7 +71,8 @@ class FPOLoss(FlowPPOLoss):
             for the entropy bonus that a flow does not have. A buffer, which a schedule may lower to 0; a loss that was
             built with 0 is without the term for good.
         actor, critic: other names of the first two, as TorchRL's losses have them.
-        max_advantage and further keywords: as in :class:`~fpo_torchrl.objectives.surrogate.FlowPPOLoss`.
+        min_advantage, max_advantage and further keywords: as in
+            :class:`~fpo_torchrl.objectives.surrogate.FlowPPOLoss`.
 
     Raises:
         TypeError: without an actor with ``get_dist`` and flow keys. ValueError: for a setting out of range

@@ -37,9 +37,9 @@ class FlowPPOLoss(PPOLoss):
         actor_network: the flow policy, or a ``TensorDictSequential`` that ends with one; what comes before it, such as
             an encoder, is trained too. critic_network: module that writes ``"state_value"``.
         trust_region: what happens to ratios far from 1.
-        max_advantage (float, optional): bound on the size of an advantage, in standard deviations if advantages are
-            normalised, else in units of the return. It limits what a few environments that fail can do to one update.
-            The mean advantage is then not exactly 0.
+        min_advantage, max_advantage (float, optional): bounds on an advantage, below and above 0, in standard
+            deviations if advantages are normalised, else in units of the return. The lower one limits what a few
+            environments that fail can do to one update. The mean advantage is then not exactly 0.
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
             default the authors' 0.25, ``"l2"`` and True.
 
@@ -61,11 +61,14 @@ class FlowPPOLoss(PPOLoss):
         critic_coeff: float | None = 0.25,
         loss_critic_type: str = "l2",
         normalize_advantage: bool = True,
+        min_advantage: float | None = None,
         max_advantage: float | None = None,
         entropy_bonus: bool = False,
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
+        if min_advantage is not None and not min_advantage < 0:
+            raise ValueError(f"min_advantage must be negative or None, got {min_advantage}")
         if max_advantage is not None and not max_advantage > 0:
             raise ValueError(f"max_advantage must be positive or None, got {max_advantage}")
         if entropy_coeff := kwargs.pop("entropy_coeff", None):
@@ -90,7 +93,8 @@ class FlowPPOLoss(PPOLoss):
             normalize_advantage=normalize_advantage,
             **kwargs,
         )
-        self.trust_region, self.max_advantage = trust_region, max_advantage
+        self.trust_region = trust_region
+        self.min_advantage, self.max_advantage = min_advantage, max_advantage
 
     @abstractmethod
     def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -176,8 +180,8 @@ class FlowPPOLoss(PPOLoss):
         batch = log_ratio.shape[:-1]
         _check_advantage(advantage, batch)
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)
-        if self.max_advantage is not None:
-            advantage = advantage.clamp(-self.max_advantage, self.max_advantage)
+        if self.min_advantage is not None or self.max_advantage is not None:
+            advantage = advantage.clamp(self.min_advantage, self.max_advantage)
         advantage = _of_each_action(advantage, batch)
         objective = self.trust_region(log_ratio.exp(), advantage).mean(-1, keepdim=True)
 

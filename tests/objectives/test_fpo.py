@@ -137,21 +137,30 @@ class TestByHand:
         torch.testing.assert_close(normalising(shifted)["loss_objective"], objective)
         assert abs(objective) < 0.2
 
-    def test_a_bound_on_advantages(self):
-        """At ratio 1 the objective is the mean advantage, of 5, -7 and 1 within 3: of 3, -3 and 1."""
-        loss, batch = by_hand([[0.0]] * 3, [5.0, -7.0, 1.0], max_advantage=3.0)
-        assert loss(batch)["loss_objective"].item() == pytest.approx(-1 / 3)
+    @pytest.mark.parametrize(
+        ("bounds", "mean"),
+        [
+            ({"min_advantage": -3.0}, (5 - 3 + 1) / 3),
+            ({"max_advantage": 3.0}, (3 - 7 + 1) / 3),
+            ({"min_advantage": -3.0, "max_advantage": 3.0}, (3 - 3 + 1) / 3),
+        ],
+    )
+    def test_bounds_on_advantages(self, bounds, mean):
+        """At ratio 1 the objective is the mean advantage, of 5, -7 and 1 within the bounds."""
+        loss, batch = by_hand([[0.0]] * 3, [5.0, -7.0, 1.0], **bounds)
+        assert loss(batch)["loss_objective"].item() == pytest.approx(-mean)
 
-    def test_the_bound_is_on_normalised_advantages(self):
-        """One of 256 has advantage 1, the others 0: their standard deviation is 1/16, so normalised they are -1/16."""
-        loss, batch = by_hand([[0.0]] * 256, [1.0] + [0.0] * 255)
-        bounded = FPOLoss(loss.actor_network, max_advantage=3.0, functional=False)
-        assert bounded(batch)["loss_objective"].item() == pytest.approx(-(3 - 255 / 16) / 256, rel=1e-3)
+    def test_bounds_are_on_normalised_advantages(self):
+        """One of 256 has advantage -1, the others 0: their standard deviation is 1/16, so normalised they are 1/16."""
+        loss, batch = by_hand([[0.0]] * 256, [-1.0] + [0.0] * 255)
+        bounded = FPOLoss(loss.actor_network, min_advantage=-3.0, functional=False)
+        assert bounded(batch)["loss_objective"].item() == pytest.approx((3 - 255 / 16) / 256, rel=1e-3)
 
-    @pytest.mark.parametrize("bound", [0.0, -1.0])
-    def test_a_bound_that_leaves_nothing_is_refused(self, bound):
-        with pytest.raises(ValueError, match=f"max_advantage must be positive or None, got {bound}"):
-            by_hand([[0.0]], [1.0], max_advantage=bound)
+    @pytest.mark.parametrize("name, side, wrong", [("min", "negative", 1.0), ("max", "positive", -1.0)])
+    def test_a_bound_that_leaves_nothing_is_refused(self, name, side, wrong):
+        for bound in (wrong, 0.0, float("nan")):
+            with pytest.raises(ValueError, match=f"{name}_advantage must be {side} or None, got {bound}"):
+                by_hand([[0.0]], [1.0], **{f"{name}_advantage": bound})
 
 
 class TestClamps:
