@@ -156,7 +156,7 @@ class TestByHand:
         bounded = FPOLoss(loss.actor_network, min_advantage=-3.0, functional=False)
         assert bounded(batch)["loss_objective"].item() == pytest.approx((3 - 255 / 16) / 256, rel=1e-3)
 
-    @pytest.mark.parametrize("name, side, wrong", [("min", "negative", 1.0), ("max", "positive", -1.0)])
+    @pytest.mark.parametrize(("name", "side", "wrong"), [("min", "negative", 1.0), ("max", "positive", -1.0)])
     def test_a_bound_that_leaves_nothing_is_refused(self, name, side, wrong):
         for bound in (wrong, 0.0, float("nan")):
             with pytest.raises(ValueError, match=f"{name}_advantage must be {side} or None, got {bound}"):
