@@ -16,6 +16,7 @@ from fpo_torchrl.builders import Agent
 from fpo_torchrl.checkpoint import CheckpointError, RandomNumbers
 from fpo_torchrl.collecting import derived_seed
 from fpo_torchrl.errors import NonFiniteError
+from fpo_torchrl.machine import prepare_machine
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import Preempted, StopOnSignal
 from fpo_torchrl.trainer import Trainer
@@ -95,8 +96,7 @@ def follow(processes: Processes) -> None:
             text, state = begun
             cfg = OmegaConf.create(text)
             assert isinstance(cfg, DictConfig)
-            if cfg.num_threads is not None:
-                torch.set_num_threads(cfg.num_threads)
+            prepare_machine(cfg.num_threads)
             agent, trainer = build_trainer(cfg, processes)
             for part, weight in zip(parts(agent), state["agent"], strict=True):
                 part.load_state_dict(weight)

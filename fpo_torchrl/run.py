@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.assembly import build_trainer
@@ -20,6 +19,7 @@ from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.follow import States, lead
 from fpo_torchrl.health import Finding, Watch
 from fpo_torchrl.loggers import MetricsCSV, build_logger, newest_frames
+from fpo_torchrl.machine import prepare_machine
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
@@ -51,8 +51,7 @@ class Run:
     def __init__(self, cfg: DictConfig, run_dir: Path, *, resume: bool = False, hold: ExitStack | None = None) -> None:
         check_run(cfg)  # pyright: ignore[reportArgumentType]
         check_components(cfg)
-        if cfg.num_threads is not None:
-            torch.set_num_threads(cfg.num_threads)
+        prepare_machine(cfg.num_threads)
         self.cfg, self.run_dir = cfg, run_dir
         self.stop = StopOnSignal()
         self.eval_interval = cfg.eval_interval_frames or max(1, cfg.total_frames // 10)

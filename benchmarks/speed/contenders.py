@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 from plain import PlainFPO
 from tensordict import TensorDict, TensorDictBase
 
-from fpo_torchrl.builders import build, build_agent
+from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.config import register_schemas
 from fpo_torchrl.envs.base import BatchedEnv
+from fpo_torchrl.parallel import Processes
 from fpo_torchrl.trainer import Trainer
 
 PRESETS = {"ours": "fpo_paper", "ppo": "ppo"}
@@ -24,10 +22,7 @@ def make_trainer(experiment: str, *overrides: str) -> Trainer:
     register_schemas()
     with initialize_config_module("fpo_torchrl.conf", version_base="1.3"):
         cfg = compose("config", [f"experiment={experiment}", *overrides])
-    tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    env = build(tree["env"], "env", task=cfg.task, num_envs=cfg.num_envs, device=cfg.device, seed=cfg.seed)
-    agent = build_agent(tree, env)
-    return build(tree["trainer"], "trainer", env=env, total_frames=cfg.total_frames, **vars(agent))
+    return build_trainer(cfg, Processes())[1]
 
 
 def make_plain(trainer: Trainer, *, with_env: bool = False) -> PlainFPO:

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from contenders import PRESETS, make_plain, make_trainer, plain_batch, random_batch
 
+from fpo_torchrl.machine import keep_freed_memory
+
 
 def peak_mb(contender: str, overrides: Sequence[str]) -> float:
     """Megabytes that batch and update of a contender add to a process that has built everything else."""
@@ -30,6 +32,7 @@ def peak_so_far_mb(device: torch.device) -> float:
 
 def main() -> None:
     contender, *overrides = sys.argv[1:]
+    keep_freed_memory()
     trainer = make_trainer(PRESETS.get(contender, PRESETS["ours"]), *overrides)
     before = peak_so_far_mb(trainer.env.device)
     batch = random_batch(trainer)

@@ -30,9 +30,9 @@ from timing import Work, compare, take_turns
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpo_torchrl.collecting import make_collector
-from fpo_torchrl.cores import available_cores
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.gradient import compile_settings
+from fpo_torchrl.machine import available_cores, prepare_machine
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.trainer import Trainer
 
@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--matmul-size", type=int, default=2048, help="of the products that measure the ceiling")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed"))
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    prepare_machine(args.threads)
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}

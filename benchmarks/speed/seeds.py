@@ -24,6 +24,7 @@ from summary import table_head, table_row
 from timing import Seconds, Work, compare, take_turns
 
 from fpo_torchrl.files import write_json, write_whole
+from fpo_torchrl.machine import prepare_machine
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.seeds.generator import AgentGenerator
 from fpo_torchrl.seeds.stack import Member
@@ -49,7 +50,7 @@ def iterate(iterations: Iterator[Any]) -> None:
 
 def train_in_process(pipe: Connection, settings: list[str]) -> None:
     """A process that trains an iteration for every message, and answers with the seconds of CPU time it took."""
-    torch.set_num_threads(1)
+    prepare_machine(1)
     iterations = iter(make_trainer(*settings))
     while pipe.recv():
         start = time.process_time()
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/seeds"))
     parser.add_argument("overrides", nargs="*", help="settings of fpo-train")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    prepare_machine(1)
     settings = [args.experiment, f"device={args.device}", "total_frames=1000000000", "num_threads=1", *args.overrides]
     processes = Processes(args.num_seeds, settings)
     works: dict[str, Work] = {

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from fpo_torchrl.auto_resume import is_finished
 from fpo_torchrl.cli import EXIT_PREEMPTED
-from fpo_torchrl.cores import available_cores
 from fpo_torchrl.files import InUseError, is_held, locked
+from fpo_torchrl.machine import available_cores
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run_directory import LOCK

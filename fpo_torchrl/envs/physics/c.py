@@ -13,9 +13,9 @@ from mujoco.rollout import Rollout
 from torch import Tensor
 
 from fpo_torchrl.checks import check_counts
-from fpo_torchrl.cores import available_cores
 from fpo_torchrl.envs.physics.acceleration import acceleration_from_sensors
 from fpo_torchrl.envs.physics.protocol import PhysicsError, PhysicsState
+from fpo_torchrl.machine import available_cores
 
 _FULL = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
 _CONTROL = mujoco.mjtState.mjSTATE_CTRL.value
