@@ -12,12 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from contenders import make_trainer, random_batch
 from summary import table_head, table_row
-from timing import Seconds, compare, seconds, take_turns
+from timing import Seconds, Work, compare, seconds, take_turns, unreported
 
 from fpo_torchrl.files import write_json
 from fpo_torchrl.machine import available_cores, prepare_machine
@@ -26,7 +25,7 @@ from fpo_torchrl.provenance import origin
 STEPS = 8
 NAMES = {"ours": "freed memory stays", "returned": "as glibc has it"}
 
-update: partial[Any]
+update: Work
 """What a process of :func:`prepare` repeats."""
 
 
@@ -35,7 +34,7 @@ def prepare(settings: list[str], num_threads: int, *, keep: bool) -> None:
     global update
     prepare_machine(num_threads) if keep else torch.set_num_threads(num_threads)
     trainer = make_trainer("fpo_paper", *settings)
-    update = partial(trainer.learn, random_batch(trainer))
+    update = unreported(partial(trainer.learn, random_batch(trainer)))
 
 
 def measured() -> Seconds:

@@ -26,7 +26,7 @@ from reference import Reference
 from scaling import scaling
 from summary import markdown
 from tensordict import TensorDict
-from timing import Work, compare, take_turns
+from timing import Work, compare, take_turns, unreported
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpo_torchrl.collecting import make_collector
@@ -202,15 +202,6 @@ class Suite:
 def obs_dim(trainer: Trainer) -> int:
     """Size of the task's observation."""
     return trainer.env.observation_spec["observation"].shape[-1]
-
-
-def unreported(call: Callable[[], Any]) -> Work:
-    """``call`` as work that is timed from outside, whatever it returns."""
-
-    def work() -> None:
-        call()
-
-    return work
 
 
 def open_reference(args: argparse.Namespace) -> Reference | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,15 @@ class Seconds(NamedTuple):
 
 Work = Callable[[], Seconds | None]
 """One unit of work; it returns its own seconds where it was done, and timed, in another process."""
+
+
+def unreported(call: Callable[[], Any]) -> Work:
+    """``call`` as work that is timed from outside, whatever it returns."""
+
+    def work() -> None:
+        call()
+
+    return work
 
 
 def take_turns(
