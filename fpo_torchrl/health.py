@@ -146,14 +146,18 @@ def drop_from_peak(rows: Rows) -> Finding | None:
     scale = peak if min(means) >= 0 else gained
     if scale == 0 or peak - means[-1] <= 0.3 * scale:
         return None
-    return Finding(
-        "drop",
-        int(rows[-1]["frames"]),
-        f"the return is {means[-1]:.4g}, after a peak of {peak:.4g}",
+    seen = f"the return is {means[-1]:.4g}, after a peak of {peak:.4g}"
+    meaning, advice = (
         "The policy forgets: the updates have become too large for it",
         "trainer.anneal_lr=true, a smaller optim.lr or trust region; an older checkpoint if there is one "
         "(keep_checkpoints keeps more)",
     )
+    spreads = series(rows, "eval_action_spread")
+    if len(spreads) > 1 and spreads[-1] > 1.5 * spreads[0]:
+        seen += f", and actions in one state have a standard deviation of {spreads[-1]:.2g}, after {spreads[0]:.2g}"
+        meaning = "The policy widens, and its own noise costs what it had learnt"
+        advice = "actor/target=velocity loss/trust_region=spo loss.trust_region.epsilon=0.15; loss.prior_coeff"
+    return Finding("drop", int(rows[-1]["frames"]), seen, meaning, advice)
 
 
 def saturation(rows: Rows) -> Finding | None:

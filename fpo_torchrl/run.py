@@ -200,6 +200,7 @@ class Run:
             evaluation = self.evaluate("zero", self.cfg.eval_episodes)
             low, high = evaluation.interval
             metrics |= {"eval_zero": evaluation.mean, "eval_zero_low": low, "eval_zero_high": high}
+            metrics["eval_action_spread"] = evaluation.action_spread
         if self.trainer.lr_scale != 1:
             metrics["lr_scale"] = self.trainer.lr_scale
         self.log(metrics)

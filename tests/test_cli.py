@@ -182,7 +182,7 @@ class TestFpoEval:
         for path in (None, str(older)):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(
-                    evaluate, "evaluate", lambda actor, *a, **k: actors.append(actor) or Evaluation([0.0], 0.0)
+                    evaluate, "evaluate", lambda actor, *a, **k: actors.append(actor) or Evaluation([0.0], 0.0, 0.0)
                 )
                 evaluate_run(str(run_dir), EvalConfig(noise="zero", episodes=1, checkpoint=path))
         newest = tiny.read_checkpoint(run_dir)

@@ -120,9 +120,39 @@ class TestStartNoise:
         assert len(set(evaluate(gaussian, env, noise="random").returns)) > 10
 
 
+class TestActionSpread:
+    """Stairs show their step, so that a policy can act by it; how much it differs within one is what counts."""
+
+    @staticmethod
+    def spread(act, **settings) -> float:
+        policy = TensorDictModule(act, in_keys=["observation"], out_keys=["action"])
+        return evaluate(policy, Stairs(400), max_steps=31, **settings).action_spread
+
+    def test_it_is_the_deviation_in_one_state(self):
+        assert self.spread(lambda step: 10 * step + 0.3 * torch.randn_like(step)) == pytest.approx(0.3, rel=0.05)
+
+    def test_it_is_zero_for_a_policy_that_differs_between_states_alone(self):
+        assert self.spread(lambda step: 10 * step) == 0
+
+    def test_entries_of_an_action_count_alike(self):
+        std = torch.tensor([0.1, 0.5])
+        spread = self.spread(lambda step: std * torch.randn(*step.shape[:-1], 2))
+        assert spread == pytest.approx(0.3, rel=0.05)
+
+    def test_it_is_that_of_the_policy_that_is_trained_whatever_noise_is_evaluated(self, actor):
+        zero, random = (evaluate(actor, Stairs(20), noise=noise).action_spread for noise in ("zero", "random"))
+        assert zero == random > 0
+
+    def test_drawing_for_it_leaves_the_returns_as_they_are(self, actor, monkeypatch):
+        env = make_env("CartpoleBalance", num_envs=3)
+        before = evaluate(actor := FlowActor(VelocityMLP(5, 1, hidden_sizes=(8,)), Euler(2)), env, max_steps=20)
+        monkeypatch.setattr("fpo_torchrl.evaluation._SPREAD_INTERVAL", 1)
+        assert evaluate(actor, env, max_steps=20).returns == before.returns
+
+
 class TestInterval:
     def test_it_contains_the_mean_and_shrinks_with_the_number_of_episodes(self):
-        few, many = (Evaluation([0.0, 1.0] * n, 0.0) for n in (5, 500))
+        few, many = (Evaluation([0.0, 1.0] * n, 0.0, 0.0) for n in (5, 500))
         for evaluation in (few, many):
             low, high = evaluation.interval
             assert low < evaluation.mean == 0.5 < high
@@ -131,13 +161,13 @@ class TestInterval:
         assert high - low == pytest.approx(2 * 1.96 / (2 * 1000**0.5), rel=0.1)
 
     def test_equal_returns_have_no_width(self):
-        assert Evaluation([3.0] * 4, 0.0).interval == (3.0, 3.0)
+        assert Evaluation([3.0] * 4, 0.0, 0.0).interval == (3.0, 3.0)
 
     def test_the_numbers_for_files(self):
-        numbers = Evaluation([1.0, 3.0], 0.25).as_dict()
+        numbers = Evaluation([1.0, 3.0], 0.25, 0.5).as_dict()
         assert numbers["mean"] == 2.0
         assert numbers["low"] <= 2.0 <= numbers["high"]
-        assert (numbers["returns"], numbers["policy_s"]) == ([1.0, 3.0], 0.25)
+        assert (numbers["returns"], numbers["policy_s"], numbers["action_spread"]) == ([1.0, 3.0], 0.25, 0.5)
 
 
 class TestIsolation:

@@ -91,6 +91,14 @@ class TestChecks:
         assert falling_to(-500.0) == ["drop"]  # 300 of the 800 gained
         assert falling_to(-400.0) == []  # 200 of them
 
+    def test_a_fall_while_the_policy_widens_is_told_as_such(self):
+        falls = {"return": lambda i: 100.0 if i < 20 else 60.0, "eval_zero": lambda i: 60.0}
+        (wider,) = examine(run_of(**falls, eval_action_spread=lambda i: 1.0 if i < 20 else 2.2))
+        (narrower,) = examine(run_of(**falls, eval_action_spread=lambda i: 1.0 if i < 20 else 0.5))
+        assert "actions in one state have a standard deviation of 2.2, after 1" in wider.seen
+        assert "actor/target=velocity" in wider.advice
+        assert "actions" not in narrower.seen
+
     def test_a_return_of_few_episodes_is_no_peak(self):
         falls = {"return": lambda i: 100.0 if i < 20 else 60.0, "eval_zero": lambda i: 60.0}
         assert examine(run_of(**falls, episodes=lambda i: float(i))) == []

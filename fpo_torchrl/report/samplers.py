@@ -13,8 +13,9 @@ from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.plots import COLOURS, new_figure, tidy
 
 Rows = Sequence[Mapping[str, Any]]
-COLUMNS = ("name", "steps", "evaluations", "noise", "mean", "low", "high", "policy_s")
-"""Of a CSV: the sampler, velocity evaluations for an action, return with its interval, seconds for a policy call."""
+COLUMNS = ("name", "steps", "evaluations", "noise", "mean", "low", "high", "policy_s", "action_spread")
+"""Of a CSV: the sampler, velocity evaluations for an action, return with its interval, seconds for a policy call, and
+how much actions differ in one state."""
 LINES = {"random": "-", "zero": "--", "fixed": ":"}
 
 

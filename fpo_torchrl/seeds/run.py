@@ -76,7 +76,11 @@ class SeedRuns:
             told = "; ".join(f"seed {run.cfg.seed}: {error}" for run, error in diverged.items())
             raise NonFiniteError(f"{len(diverged)} of {len(self.runs)} seeds diverged, the others finished. {told}")
         across = {
-            noise: Evaluation([of_seed[noise].mean for of_seed in evaluations], evaluations[0][noise].policy_s)
+            noise: Evaluation(
+                [of_seed[noise].mean for of_seed in evaluations],
+                evaluations[0][noise].policy_s,
+                fmean(of_seed[noise].action_spread for of_seed in evaluations),
+            )
             for noise in evaluations[0]
         }
         task = next(iter(self.runs.values())).cfg.task
