@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def check_counts(**counts: int | None) -> None:
     """Raise ``ValueError`` for the first of ``counts`` that is below 1; None stands for a default.
@@ -13,3 +15,37 @@ def check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_kinds(example: str, kind: type, **values: Any) -> None:
+    """Raise ``TypeError`` for the first of ``values`` that is no object of ``kind``; None stands for a default.
+
+    >>> check_kinds("0.5", float, lr="fast")
+    Traceback (most recent call last):
+    TypeError: lr must be a float such as 0.5, got 'fast'
+    """
+    for name, value in values.items():
+        if value is not None and not isinstance(value, kind):
+            article = "an" if kind.__name__[0] in "aeiou" else "a"
+            raise TypeError(f"{name} must be {article} {kind.__name__} such as {example}, got {value!r}")
+
+
+def check_parts(env: Any, loss: Any, optimizer: Any) -> None:
+    """Refuse what a trainer cannot train with.
+
+    Raises:
+        ValueError: for environments without one batch dimension, or a loss that is not reduced. TypeError: for an
+            optimiser that is not an ``AgentOptimizer``.
+    """
+    if len(env.batch_size) != 1:
+        raise ValueError(
+            f"the environment must have the batch size [num_envs], got {list(env.batch_size)}: wrap a single one in "
+            "torchrl.envs.SerialEnv(1, ...), or give it a batch of one dimension"
+        )
+    if getattr(loss, "reduction", "mean") == "none":
+        raise ValueError('the loss has reduction="none" and would be summed over the minibatch: give it "mean"')
+    if not hasattr(optimizer, "limited_step"):
+        raise TypeError(
+            "optimizer must be a fpo_torchrl.optim.AgentOptimizer(actor.parameters(), critic.parameters(), lr=...), "
+            f"which limits the norms of the two gradients apart; got {type(optimizer).__name__}"
+        )

@@ -11,7 +11,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.collectors import Collector
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.flow import RandomSteps, RandomStepsPerRollout
@@ -39,6 +39,14 @@ def is_compilable(policy: Any) -> bool:
     looks at values."""
     sampler = flow_policy(policy)
     return isinstance(sampler, FlowSampler) and not isinstance(sampler.solver, RandomSteps)
+
+
+def own_attribute(env: EnvBase, name: str) -> Any:
+    """An attribute of an environment, or None; TorchRL's batches of environments pass every question on to each."""
+    base = env
+    while isinstance(base, TransformedEnv):
+        base = base.base_env
+    return None if isinstance(base, (SerialEnv, ParallelEnv)) else getattr(env, name, None)
 
 
 def rollout_hooks(policy: Any) -> dict[str, Any]:

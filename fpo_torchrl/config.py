@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from torchrl.objectives import ClipPPOLoss
 
-from fpo_torchrl import flow, modules, objectives
+from fpo_torchrl import flow, modules, objectives, torchrl_configs
 from fpo_torchrl.advantage import GAE, BraxGAE
 from fpo_torchrl.builders import signature
 from fpo_torchrl.envs.humanoid import HumanoidEnv
@@ -214,19 +214,21 @@ def registered_schemas() -> Iterator[None]:
 
 
 def forget_namesakes(store: ConfigStore) -> list[tuple[dict[str, Any], str, Any]]:
-    """Remove what is stored under the name of a file in ``conf/``, such as the ``loss: fpo`` of TorchRL's recipes.
+    """Remove what is stored for TorchRL's recipes, and all else under the name of a file in ``conf/``.
 
-    Hydra would merge the two (its "automatic schema matching").
+    ``fpo-train`` has no use for the former, and Hydra would merge the latter with the file (its "automatic schema
+    matching").
 
     Returns:
         Where each was, its name there, and the node.
     """
     root, forgotten = Path(str(resources.files("fpo_torchrl.conf"))), []
-    for path in root.rglob("*.yaml"):
-        *groups, name = path.relative_to(root).parts
+    for *groups, name in [*(path.relative_to(root).parts for path in root.rglob("*.yaml")), *torchrl_configs.STORED]:
         options = functools.reduce(lambda node, group: node.get(group, {}), groups, store.repo)
         if name in options:
             forgotten.append((options, name, options.pop(name)))
+    for group in [name for name, options in store.repo.items() if options == {}]:
+        forgotten.append((store.repo, group, store.repo.pop(group)))
     return forgotten
 
 

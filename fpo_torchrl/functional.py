@@ -71,8 +71,8 @@ def denoising_log_prob(
 
 
 def straight_through_clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:
-    """Clamped value, but the gradient of the unclamped one."""
-    return x + (x.clamp(low, high) - x).detach()
+    """Clamped value, but the gradient of the unclamped one; of an infinite ``x`` none."""
+    return x.clamp(low, high).detach() + (x - x.detach()).nan_to_num()  # the second term is 0, or infinity less itself
 
 
 def ppo_objective(

@@ -9,7 +9,8 @@ import os
 import torch
 
 _ALLOCATOR_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt in glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of mallopt in glibc's malloc.h
+_NEVER = -1  # as a size, the largest
 
 
 def available_cores() -> int:
@@ -39,5 +40,6 @@ def keep_freed_memory() -> None:
     if any(name in os.environ for name in _ALLOCATOR_VARIABLES):
         return
     with contextlib.suppress(OSError, AttributeError):
-        for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            ctypes.CDLL("libc.so.6").mallopt(option, 2**31 - 1)
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+        libc.mallopt(_MMAP_MAX, 0)  # what is mapped by itself would go back whatever the threshold

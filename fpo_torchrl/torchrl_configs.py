@@ -27,6 +27,9 @@ from fpo_torchrl.flow import SOLVERS
 from fpo_torchrl.modules import FlowActor, VelocityMLP
 from fpo_torchrl.objectives import FPOLoss
 
+STORED: set[tuple[str, str]] = set()
+"""Group and name, in Hydra's store, of what :func:`register` put there."""
+
 
 def make_flow_actor(
     *,
@@ -120,16 +123,21 @@ def defaults_of(target: Callable[..., Any], left_out: Collection[str] = ()) -> d
 
 def register() -> None:
     """Add the options to Hydra's store."""
-    store, module = ConfigStore.instance(), __name__
+    module = __name__
     loss = defaults_of(FPOLoss, {"actor", "critic"}) | {"functional": False}
-    store.store("fpo", {"_target_": "fpo_torchrl.objectives.FPOLoss", **loss}, group="loss")
+    _store("loss", "fpo", {"_target_": "fpo_torchrl.objectives.FPOLoss", **loss})
     given = {"velocity_net", "normalizer", "path", "action_dim", "action_key", "in_keys"}
     actor = defaults_of(FlowActor, given) | defaults_of(make_flow_actor)
-    store.store("flow_actor", {"_target_": f"{module}.make_flow_actor", "_recursive_": False, **actor}, group="model")
+    _store("model", "flow_actor", {"_target_": f"{module}.make_flow_actor", "_recursive_": False, **actor})
     # The rest of TorchRL's PPO trainer comes from its own option.
     trainer = {"defaults": ["ppo", "_self_"], "_target_": f"{module}.make_trainer"}
-    store.store("fpo", trainer, group="trainer")
-    store.store("fpo_task", {"_target_": "fpo_torchrl.make_env", **defaults_of(make_env)}, group="env")
+    _store("trainer", "fpo", trainer)
+    _store("env", "fpo_task", {"_target_": "fpo_torchrl.make_env", **defaults_of(make_env)})
     for name, solver in SOLVERS.items():
         node = {"_target_": f"{solver.__module__}.{solver.__qualname__}", **defaults_of(solver)}
-        store.store(name, node, group="solver")
+        _store("solver", name, node)
+
+
+def _store(group: str, name: str, node: dict[str, Any]) -> None:
+    ConfigStore.instance().store(name, node, group=group)
+    STORED.add((group, f"{name}.yaml"))

@@ -17,8 +17,8 @@ from torchrl.objectives import LossModule
 
 from fpo_torchrl.advantage import GAE
 from fpo_torchrl.annealing import Annealing
-from fpo_torchrl.checks import check_counts
-from fpo_torchrl.collecting import check_finite, make_collector
+from fpo_torchrl.checks import check_counts, check_parts
+from fpo_torchrl.collecting import check_finite, make_collector, own_attribute
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.gradient import compiled, has_graphs, total_loss
@@ -94,6 +94,7 @@ class Trainer:
         processes: Processes | None = None,
         workers: RemoteWorkers | None = None,
     ) -> None:
+        check_parts(env, loss, optimizer)
         processes = processes if processes is not None else Processes()
         num_envs = env.batch_size.numel() * processes.size
         check_counts(total_frames=total_frames, num_epochs=num_epochs, minibatch_size=minibatch_size)
@@ -142,7 +143,7 @@ class Trainer:
         """Factor on the step sizes, which checkpoints keep."""
         self.frames = 0
         self.env_restored = False  # by load_state_dict: its episodes go on
-        self.tracker = EpisodeTracker(num_envs, skip_first=getattr(env, "spread_episodes", False))
+        self.tracker = EpisodeTracker(num_envs, skip_first=bool(own_attribute(env, "spread_episodes")))
         self._collector: Any = None
 
     def __iter__(self) -> Iterator[dict[str, float]]:
@@ -294,4 +295,4 @@ class Trainer:
 
         It does not where others have environments: see :class:`~fpo_torchrl.follow.States` for processes.
         """
-        return self.processes.size == 1 and self.workers is None and hasattr(self.env, "get_state")
+        return self.processes.size == 1 and self.workers is None and own_attribute(self.env, "get_state") is not None

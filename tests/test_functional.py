@@ -50,6 +50,13 @@ class TestStraightThroughClamp:
         assert clamped.tolist() == [-1.0, 0.5, 2.0]
         assert x.grad.tolist() == [1.0, 1.0, 1.0]
 
+    def test_it_is_exact_far_outside(self):
+        x = tensor([3e4, 1e9, -1e9, math.inf], requires_grad=True)
+        clamped = F.straight_through_clamp(x, -1.0, 10.0)
+        assert clamped.tolist() == [10.0, 10.0, -1.0, 10.0]
+        clamped.sum().backward()
+        assert x.grad.tolist()[:3] == [1.0, 1.0, 1.0]
+
     def test_a_side_without_bound_is_left_alone(self):
         assert F.straight_through_clamp(tensor([-5.0, 5.0]), None, 2.0).tolist() == [-5.0, 2.0]
 

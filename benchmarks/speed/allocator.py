@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 from contenders import make_trainer, random_batch
+from memory import peak_so_far_mb
 from summary import table_head, table_row
 from timing import Seconds, Work, compare, seconds, take_turns, unreported
 
@@ -42,11 +42,6 @@ def measured() -> Seconds:
     return seconds(update, 0.0)
 
 
-def peak_mb() -> float:
-    """The largest memory that this process has had so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minibatch-sizes", type=int, nargs="+", default=[1024, 8192, 30720, 65536])
@@ -55,6 +50,7 @@ def main() -> None:
     parser.add_argument("--task", default="CheetahRun")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed/allocator.json"))
     args = parser.parse_args()
+    machine = origin("cpu")  # with its load before the measurement
     spawn, report = multiprocessing.get_context("spawn"), []
     for size in args.minibatch_sizes:
         sizes = [f"num_envs={size // STEPS}", f"trainer.frames_per_batch={size}", f"trainer.minibatch_size={size}"]
@@ -69,10 +65,10 @@ def main() -> None:
             works = {name: lambda pool=pool: pool.submit(measured).result() for name, pool in pools.items()}
             rows = compare(take_turns(works, rounds=args.rounds))
             for name, pool in pools.items():
-                rows[name]["peak_mb"] = pool.submit(peak_mb).result()
+                rows[name]["peak_mb"] = pool.submit(peak_so_far_mb, torch.device("cpu")).result()
         report.append({"minibatch_size": size, **rows})
         print(f"{size} transitions: {rows['returned']['over_ours']:.2f}", flush=True)
-    write_json(args.out, {**origin("cpu"), "threads": args.threads, "rounds": args.rounds, "update": report})
+    write_json(args.out, {**machine, "threads": args.threads, "rounds": args.rounds, "update": report})
     print(*table_head("one minibatch of", *(f"{name}, ms" for name in NAMES.values()), "ratio", "peak, MB"), sep="\n")
     for row in report:
         ours, returned = row["ours"], row["returned"]

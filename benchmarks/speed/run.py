@@ -248,6 +248,8 @@ def main() -> None:
     parser.add_argument("--matmul-size", type=int, default=2048, help="of the products that measure the ceiling")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed"))
     args = parser.parse_args()
+    if args.scaling and (args.reference is not None or args.compile):
+        parser.error("--scaling measures the package as it is, without --reference and --compile")
     prepare_machine(args.threads)
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)

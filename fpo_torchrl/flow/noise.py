@@ -63,4 +63,5 @@ def _draw(seed: int, size: int, device: torch.device, dtype: torch.dtype) -> Ten
 
 @functools.cache
 def _drawn(seed: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+    with torch.inference_mode(False):  # it serves calls with gradients too
+        return torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(device, dtype)

@@ -94,7 +94,8 @@ class BetaTime(TimeSampler):
         bound = 20 / min(alpha, beta, 1.0)
         logit = torch.linspace(-bound, bound, self._NODES, dtype=torch.float64)
         log_sigmoid = torch.nn.functional.logsigmoid
-        density = (alpha * log_sigmoid(logit) + beta * log_sigmoid(-logit)).exp()
+        log_density = alpha * log_sigmoid(logit) + beta * log_sigmoid(-logit)
+        density = (log_density - log_density.max()).exp()  # of its largest value, which may be as small as 0
         mass = torch.cat([density.new_zeros(1), torch.cumulative_trapezoid(density)])
         self._tables = {torch.device("cpu"): (logit, mass / mass[-1])}
 
@@ -106,7 +107,8 @@ class BetaTime(TimeSampler):
     def quantile(self, unit: Tensor) -> Tensor:
         """Interpolated in a table, to about 1e-4."""
         if unit.device not in self._tables:
-            self._tables[unit.device] = tuple(table.to(unit.device) for table in self._tables[torch.device("cpu")])
+            with torch.inference_mode(False):
+                self._tables[unit.device] = tuple(table.to(unit.device) for table in self._tables[torch.device("cpu")])
         logit, mass = self._tables[unit.device]
         wanted = unit.double()
         above = torch.searchsorted(mass, wanted.contiguous()).clamp(1, self._NODES - 1)

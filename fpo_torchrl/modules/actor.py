@@ -10,6 +10,7 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
+from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.flow import (
     Draws,
     GridTime,
@@ -48,7 +49,7 @@ class FlowActor(FlowSampler):
         solver: from noise to action; any :class:`~fpo_torchrl.flow.Solver`.
         num_mc_samples (int): (noise, time) pairs stored with each action; 0 stores none.
         start_noise: where the flow starts. Default: TorchRL's exploration type decides, random noise for
-            RANDOM, zero noise for DETERMINISTIC and the others, which also leave out a stochastic solver's noise.
+            RANDOM and where none is set, zero noise for the others, which also leave out a stochastic solver's noise.
         action_noise_std (float): Gaussian noise added to ``flow_action`` under RANDOM exploration.
         squash: ``"tanh"``, ``"clip"`` or ``"none"``, after the flow; the first two map [-1, 1] to the bounds.
         action_low, action_high: bounds of the action, floats or tensors ``[act]``; ignored for ``"none"``.
@@ -86,6 +87,11 @@ class FlowActor(FlowSampler):
         **sampler_settings: Any,
     ) -> None:
         super().__init__(velocity_net, solver, **sampler_settings)
+        check_kinds("8", int, num_mc_samples=num_mc_samples)
+        check_kinds("NoiseTarget()", RegressionTarget, target=target)
+        check_kinds("UniformTime()", TimeSampler, time_sampler=time_sampler)
+        check_kinds("AntitheticPairs()", PairSampler, pairs=pairs)
+        check_kinds("LinearPath()", LinearPath, path=path)
         if num_mc_samples < 0:
             raise ValueError(f"num_mc_samples must not be negative, got {num_mc_samples}")
         if action_noise_std < 0:

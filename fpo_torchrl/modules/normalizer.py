@@ -67,6 +67,8 @@ class ObservationNormalizer(nn.Module):
                 f"got a batch of shape {tuple(observation.shape)}"
             )
         batch = observation.detach().reshape(-1, self.obs_dim)
+        if not len(batch):
+            return
         batch_mean = batch.sum(0, dtype=torch.float64) / len(batch)
         if not torch.isfinite(batch_mean).all():
             raise ValueError("the normaliser got an observation that is not finite; check the environment's output")

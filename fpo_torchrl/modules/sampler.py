@@ -13,6 +13,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
+from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.flow import Euler, RandomNoise, Solver, StartNoise, ZeroNoise
 from fpo_torchrl.flow.solver import VelocityField
 
@@ -38,7 +39,7 @@ class FlowSampler(TensorDictModuleBase):
             dimensions of its inputs broadcast. Needs ``action_dim``, or pass it here.
         solver: from noise to action; any :class:`~fpo_torchrl.flow.Solver`.
         start_noise: where the flow starts. Default: TorchRL's exploration type decides, random noise for
-            RANDOM, zero noise for DETERMINISTIC and the others, which also leave out a stochastic solver's noise.
+            RANDOM and where none is set, zero noise for the others, which also leave out a stochastic solver's noise.
         squash: ``"tanh"``, ``"clip"`` or ``"none"``, after the flow; the first two map [-1, 1] to the bounds.
         action_low, action_high: bounds of the action, floats or tensors ``[act]``; ignored for ``"none"``.
         normalizer: applied to the observation (one input key only).
@@ -68,6 +69,8 @@ class FlowSampler(TensorDictModuleBase):
         action_key: NestedKey = "action",
     ) -> None:
         super().__init__()
+        check_kinds("Euler(num_steps=10)", Solver, solver=solver)
+        check_kinds("ZeroNoise()", StartNoise, start_noise=start_noise)
         in_keys = [in_keys] if isinstance(in_keys, str) else [*in_keys]
         action_dim = action_dim if action_dim is not None else getattr(velocity_net, "action_dim", None)
         if action_dim is None:
@@ -99,7 +102,7 @@ class FlowSampler(TensorDictModuleBase):
                     f"{name} should be a number or have the shape [{action_dim}] of the action, got {list(bound.shape)}"
                 )
             # A plain clone of one number keeps the stride 0 of expand, which no checkpoint can hold.
-            bound = bound.to(torch.float32).expand(action_dim).clone(memory_format=torch.contiguous_format)
+            bound = bound.to(torch.get_default_dtype()).expand(action_dim).clone(memory_format=torch.contiguous_format)
             self.register_buffer(name, bound)
 
         self.in_keys = in_keys
@@ -149,6 +152,8 @@ class FlowSampler(TensorDictModuleBase):
     def for_inference(self, *, solver: Solver | None = None, start_noise: StartNoise | None = None) -> Self:
         """A view of this actor, on the same weights, that writes the action only; it may sample in another way."""
         actor = copy.copy(self)
+        for table in ("_modules", "_parameters", "_buffers"):  # a module set on the view is not the actor's
+            actor.__dict__[table] = dict(self.__dict__[table])
         actor.out_keys, actor.flow_keys = [self.action_key, self.flow_action_key], []
         actor.solver = solver if solver is not None else self.solver
         actor.start_noise = start_noise if start_noise is not None else self.start_noise
@@ -187,12 +192,18 @@ class FlowSampler(TensorDictModuleBase):
         batch = self._batch_shape(tensordict, observations)
         noise = start_noise.sample((*batch, self.action_dim), like=self.action_low)
         solver = self.solver if explores else self.solver.without_noise()
-        points = solver.points(self._field(observations), noise)
-        if points[-1].shape != noise.shape:
+        points, wrong = None, None
+        try:
+            points = solver.points(self._field(observations), noise)
+        except RuntimeError as error:
+            if observations[0].ndim <= noise.ndim:
+                raise
+            wrong = error
+        if points is None or points[-1].shape != noise.shape:
             raise ValueError(
-                f"one action was expected per entry of the batch {tuple(batch)}, but the observations have the leading "
-                f"dimensions {tuple(points[-1].shape[:-1])}: set the tensordict's batch_size to them"
-            )
+                f"one action was expected per entry of the batch {tuple(batch)}, but the observation has shape "
+                f"{tuple(observations[0].shape)}: set the tensordict's batch_size to its leading dimensions"
+            ) from wrong
         return points
 
     def _batch_shape(self, tensordict: TensorDictBase, observations: list[Tensor]) -> torch.Size:

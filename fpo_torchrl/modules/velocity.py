@@ -175,23 +175,36 @@ class VelocityMLP(nn.Module):
         """The velocity field ``(x_t, time) -> velocity`` of one observation, whose share is computed once.
 
         A solver calls the field many times for the same observation. A network without ``has_condition``, or with
-        forward hooks, is called in full each time.
+        forward hooks, is called in full each time; so is a first layer that is another module or has hooks.
         """
-        first, *hidden = self.layers
+        enter = self._first_layer(observation)
+
+        def field(x_t: Tensor, time: Tensor) -> Tensor:
+            with precision(self.autocast, x_t):
+                h = enter(x_t, self.time_embedding(time))
+                for layer in self.layers[1:]:
+                    h = layer(self.activation(h))
+            return h.to(x_t.dtype) * self.output_scale
+
+        return field
+
+    def _first_layer(self, observation: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """What the first layer makes of ``x_t`` and the embedded time beside ``observation``."""
+        first = self.layers[0]
+        if type(first) is not nn.Linear or first._forward_hooks or first._forward_pre_hooks:
+
+            def enter(x_t: Tensor, time: Tensor) -> Tensor:
+                inputs = (observation, x_t, time)
+                batch = torch.broadcast_shapes(*(tensor.shape[:-1] for tensor in inputs))
+                return first(torch.cat([tensor.expand(*batch, -1) for tensor in inputs], -1))
+
+            return enter
         sizes = [self.obs_dim, self.action_dim, self.time_embedding.num_features]
         of_observation, of_x_t, of_time = first.weight.split(sizes, dim=1)
         linear = nn.functional.linear
         with precision(self.autocast, observation):
             share = linear(observation, of_observation, first.bias)
-
-        def field(x_t: Tensor, time: Tensor) -> Tensor:
-            with precision(self.autocast, x_t):
-                h = linear(x_t, of_x_t) + (share + linear(self.time_embedding(time), of_time))
-                for layer in hidden:
-                    h = layer(self.activation(h))
-            return h.to(x_t.dtype) * self.output_scale
-
-        return field
+        return lambda x_t, time: linear(x_t, of_x_t) + (share + linear(time, of_time))
 
 
 class ValueMLP(nn.Module):

@@ -101,6 +101,11 @@ class CFMLoss(LossModule):
             )
         with self.actor_network_params.to_module(self.actor_network):
             actor = flow_policy(self.actor_network)
+            if action.shape[-1:] != (actor.action_dim,):
+                raise ValueError(
+                    f"{self.tensor_keys.action!r} should have shape [*batch, {actor.action_dim}], got "
+                    f"{tuple(action.shape)}; a missing last dimension (action.unsqueeze(-1)) is the usual cause"
+                )
             flow_action = actor.unsquash(action)
             shape = (*action.shape[:-1], self.num_mc_samples)
             noise = torch.randn((*shape, action.shape[-1]), device=action.device, dtype=action.dtype)

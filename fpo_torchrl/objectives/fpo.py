@@ -57,7 +57,8 @@ class FPOLoss(FlowPPOLoss):
 
     Args:
         actor_network: the :class:`FlowActor`, or a ``TensorDictSequential`` that ends with one, of which every
-            module is trained. The FlowActor holds CFM target and reduction, so that collection and update agree.
+            module is trained. The FlowActor holds CFM target and reduction, so that collection and update agree. Move
+            it to its device and precision before: as every ``LossModule``, the loss takes its weights and buffers over.
         critic_network: module that writes ``"state_value"``.
         clip_epsilon: radius of the clip on the ratio, or ``(low, high)`` radii.
         trust_region: an object in place of the clip, with its own radius: ``SPO(0.05)``, ``ASPO(0.05)``.

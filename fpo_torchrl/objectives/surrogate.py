@@ -15,6 +15,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives import PPOLoss
 
+from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.functional import effective_sample_size
 from fpo_torchrl.modules.chain import encode, flow_policy
 from fpo_torchrl.modules.sampler import FlowSampler
@@ -67,6 +68,7 @@ class FlowPPOLoss(PPOLoss):
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
+        check_kinds("SPO(0.05)", TrustRegion, trust_region=trust_region)
         if min_advantage is not None and not min_advantage < 0:
             raise ValueError(f"min_advantage must be negative or None, got {min_advantage}")
         if max_advantage is not None and not max_advantage > 0:

@@ -49,7 +49,7 @@ class Clip(TrustRegion):
     """
 
     def __init__(self, epsilon: float | tuple[float, float] = 0.05) -> None:
-        given = epsilon.tolist() if isinstance(epsilon, Tensor) else epsilon
+        given = epsilon.tolist() if hasattr(epsilon, "tolist") else epsilon  # of a tensor, or a number of numpy
         radii = (given, given) if isinstance(given, (int, float)) else tuple(given)
         if len(radii) != 2 or not all(isinstance(radius, (int, float)) for radius in radii):
             raise ValueError(f"epsilon must be a number or a pair of them (low, high), got {epsilon!r}")

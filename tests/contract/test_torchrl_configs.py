@@ -24,9 +24,9 @@ from torchrl.trainers.algorithms.configs import PPOTrainerConfig
 from torchrl.trainers.algorithms.ppo import PPOTrainer
 
 from fpo_torchrl import FlowActor, FPOLoss, Heun, VelocityMLP, make_env
-from fpo_torchrl.config import register_schemas
+from fpo_torchrl.config import register_schemas, registered_schemas
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.torchrl_configs import make_flow_actor, make_trainer, register
+from fpo_torchrl.torchrl_configs import STORED, make_flow_actor, make_trainer, register
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -52,6 +52,19 @@ def recipe(*overrides: str) -> DictConfig:
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_fpo_train_does_not_offer_them_and_leaves_them_where_they_were():
+    def there() -> set[str]:
+        return {f"{group}/{name}" for group, name in STORED if name in store.repo.get(group, {})}
+
+    store = ConfigStore.instance()
+    everything = there()
+    assert {"loss/fpo.yaml", "env/fpo_task.yaml", "solver/heun.yaml"} <= everything
+    with registered_schemas():
+        assert there() == set()
+        assert "solver" not in store.repo
+    assert there() == everything
 
 
 class Witness:

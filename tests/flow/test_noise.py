@@ -54,3 +54,12 @@ def test_shape_and_dtype_follow_the_request(noise, dtype):
     draw = noise.sample((4, 3, 2), like=torch.empty(0, dtype=dtype))
     assert draw.shape == (4, 3, 2)
     assert draw.dtype == dtype
+
+
+def test_fixed_noise_first_drawn_in_inference_mode_serves_gradients_later():
+    noise, like = FixedNoise(seed=987), torch.zeros(3)
+    with torch.inference_mode():
+        noise.sample((4, 3), like)
+    weight = torch.ones(3, requires_grad=True)
+    (noise.sample((4, 3), like) * weight).sum().backward()
+    assert weight.grad is not None

@@ -38,7 +38,7 @@ def test_logit_normal_has_its_quantiles_where_the_normal_has_them(mean, std):
     assert time.max() < 1
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(2.0, 1.0), (1.0, 1.0), (1.0, 3.0), (0.5, 0.5)])
+@pytest.mark.parametrize(("alpha", "beta"), [(2.0, 1.0), (1.0, 1.0), (1.0, 3.0), (0.5, 0.5), (600.0, 600.0)])
 def test_beta_has_the_moments_of_its_parameters(alpha, beta):
     time = BetaTime(alpha, beta).sample((DRAWS,), like=FLOAT64)
     total = alpha + beta

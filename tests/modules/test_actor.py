@@ -93,10 +93,11 @@ class TestKeysAndShapes:
             make_actor()(TensorDict(pixels=torch.zeros(4, 3), batch_size=4))
 
     def test_a_batch_size_that_does_not_cover_the_observation_is_refused(self, make_actor):
-        with pytest.raises(
-            ValueError, match=r"batch \(4,\).*leading dimensions \(4, 4\).*set the tensordict's batch_size"
-        ):
-            make_actor()(TensorDict(observation=torch.zeros(4, 4, 3), batch_size=4))
+        for steps in (4, 5):  # one that broadcasts against the batch, and one that does not
+            with pytest.raises(
+                ValueError, match=rf"batch \(4,\).*shape \(4, {steps}, 3\): set the tensordict's batch_size"
+            ):
+                make_actor()(TensorDict(observation=torch.zeros(4, steps, 3), batch_size=4))
 
     def test_the_log_prob_key_is_the_one_that_ppo_losses_look_for(self, make_actor):
         with set_composite_lp_aggregate(True):
@@ -170,6 +171,11 @@ class TestForInference:
         assert (repr(view.solver), repr(view.start_noise)) == ("RK4(num_steps=5)", "ZeroNoise()")
         assert (repr(actor.solver), actor.start_noise, actor.num_mc_samples) == ("Euler(num_steps=3)", None, 4)
         assert "flow_noise" in actor(observations(4))
+
+    def test_a_module_set_on_the_view_is_not_the_originals(self, make_actor):
+        actor = make_actor(normalizer=ObservationNormalizer(3))
+        actor.for_inference().normalizer = None
+        assert isinstance(actor.normalizer, ObservationNormalizer)
 
     def test_it_follows_the_weights_of_the_original(self, make_actor, move_weights):
         actor = make_actor(normalizer=ObservationNormalizer(3), start_noise=FixedNoise())
@@ -261,3 +267,29 @@ class TestArguments:
         text = repr(make_actor(solver=Heun(5), squash="clip", start_noise=FixedNoise(3)))
         for part in ("Heun(num_steps=5)", "FixedNoise(seed=3)", "squash='clip'", "NoiseTarget()", "num_mc_samples=4"):
             assert part in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"solver": Euler}, r"solver must be a Solver such as Euler\(num_steps=10\), got <class .*Euler'>"),
+        ({"solver": 10}, "solver must be a Solver"),
+        ({"start_noise": "zero"}, r"start_noise must be a StartNoise such as ZeroNoise\(\), got 'zero'"),
+        ({"target": "noise"}, r"target must be a RegressionTarget such as NoiseTarget\(\), got 'noise'"),
+        ({"num_mc_samples": 8.0}, "num_mc_samples must be an int such as 8, got 8.0"),
+        ({"pairs": "antithetic"}, "pairs must be a PairSampler"),
+    ],
+)
+def test_a_name_in_the_place_of_an_object_is_refused(settings, message):
+    with pytest.raises(TypeError, match=message):
+        FlowActor(VelocityMLP(3, 2), **settings)
+
+
+def test_it_is_built_in_the_default_precision():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        written = FlowActor(VelocityMLP(3, 2), Euler(2))(observations(4))
+    finally:
+        torch.set_default_dtype(before)
+    assert written["action"].dtype == written["cfm_loss"].dtype == torch.float64

@@ -146,3 +146,11 @@ def test_a_loss_sees_an_update_through_its_functional_parameters(make_actor, mak
     torch.testing.assert_close(after["loss_critic"], 0.25 * (value - batch["value_target"]).square().mean())
     assert after["cfm_loss_new"] != before["cfm_loss_new"]
     assert after["loss_critic"] != before["loss_critic"]
+
+
+def test_an_empty_batch_changes_nothing():
+    normalizer = ObservationNormalizer(3)
+    normalizer.update(torch.randn(10, 3))
+    before = {name: value.clone() for name, value in normalizer.state_dict().items()}
+    normalizer.update(torch.zeros(0, 3))
+    assert all(value.equal(before[name]) for name, value in normalizer.state_dict().items())

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from fpo_torchrl import ObservationNormalizer, ValueMLP, VelocityMLP
 from fpo_torchrl.modules import CosSinTimeEmbedding, FourierTimeEmbedding, IdentityTimeEmbedding
@@ -73,6 +74,32 @@ class TestVelocityMLP:
     def test_an_unknown_activation_is_refused(self):
         with pytest.raises(ValueError, match="activation must be one of silu, relu, tanh or a class, got 'swish'"):
             VelocityMLP(3, 2, activation="swish")
+
+    def test_a_first_layer_of_ones_own_is_called(self):
+        class Shifted(nn.Linear):
+            def forward(self, x):
+                return super().forward(x) + 1
+
+        net = VelocityMLP(3, 2, hidden_sizes=(16, 8), output_scale=1.0)
+        observation, x_t, time = torch.randn(5, 1, 3), torch.randn(5, 8, 2), torch.rand(5, 8, 1)
+        calls = []
+        handle = net.layers[0].register_forward_hook(lambda *call: calls.append(call))
+        hooked = net(observation, x_t, time)
+        handle.remove()
+        torch.testing.assert_close(hooked, net(observation, x_t, time))
+        assert len(calls) == 1
+        own = Shifted(net.layers[0].in_features, 16)
+        own.load_state_dict(net.layers[0].state_dict())
+        with torch.no_grad():
+            own.bias -= 1
+        net.layers[0] = own
+        torch.testing.assert_close(net(observation, x_t, time), hooked)
+
+    def test_a_first_layer_may_be_pruned(self):
+        net = VelocityMLP(3, 2, hidden_sizes=(16,))
+        prune.l1_unstructured(net.layers[0], "weight", amount=0.5)  # a hook computes the weight anew in each call
+        for _ in range(2):
+            net(torch.randn(5, 3), torch.randn(5, 2), torch.rand(5, 1)).sum().backward()
 
     def test_gradients_equal_those_of_the_concatenated_network(self):
         net = VelocityMLP(3, 2, hidden_sizes=(16,), output_scale=1.0)

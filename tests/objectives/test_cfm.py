@@ -110,6 +110,14 @@ def test_keys_may_be_renamed_and_passed_by_keyword(make_actor):
     torch.testing.assert_close(by_keyword, by_tensordict)
 
 
+def test_an_action_of_another_size_is_refused(make_actor):
+    loss = CFMLoss(make_actor())
+    for shape in ((5, 1), (5,)):
+        batch = TensorDict(observation=torch.zeros(5, 3), action=torch.zeros(shape), batch_size=5)
+        with pytest.raises(ValueError, match=r"'action' should have shape \[\*batch, 2\], got .*unsqueeze"):
+            loss(batch)
+
+
 def test_it_looks_for_the_action_where_the_actor_has_it(make_actor):
     data = TensorDict(observation=torch.randn(5, 3), agent=TensorDict(action=torch.rand(5, 2)), batch_size=5)
     assert CFMLoss(make_actor(action_key=("agent", "action")))(data)["loss_cfm"] > 0

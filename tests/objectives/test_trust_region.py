@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,3 +66,7 @@ def test_radii_that_are_no_pair_are_refused(epsilon):
 def test_repr_shows_the_radius():
     assert repr(ASPO(0.05)) == "ASPO(0.05)"
     assert repr(Clip((0.1, 0.3))) == "Clip((0.1, 0.3))"
+
+
+def test_a_radius_may_be_a_number_of_numpy():
+    assert repr(Clip(np.float64(0.25))) == "Clip(0.25)"

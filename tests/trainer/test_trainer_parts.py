@@ -1,0 +1,66 @@
+"""What a trainer takes for environment, loss and optimiser, and what it refuses before the first rollout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_trainer import BATCH, NUM_ENVS, trainer_on
+from torchrl.envs import GymEnv, ParallelEnv, SerialEnv, StepCounter, TransformedEnv
+
+from fpo_torchrl.envs.probe import ProbeEnv
+from fpo_torchrl.trainer import Trainer
+
+
+def pendulum():
+    return GymEnv("Pendulum-v1")
+
+
+BATCHES = {
+    "serial": lambda: SerialEnv(NUM_ENVS, pendulum),
+    "transformed": lambda: TransformedEnv(SerialEnv(NUM_ENVS, pendulum), StepCounter()),
+    "parallel": lambda: ParallelEnv(NUM_ENVS, pendulum),
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("started", [False, True])
+def test_torchrls_batches_of_environments_are_trained_on(kind, started):
+    env = BATCHES[kind]()
+    if started:
+        env.reset()
+    try:
+        trainer = trainer_on(env, total_frames=BATCH)
+        (metrics,) = trainer
+        assert metrics["frames"] == BATCH
+        assert not trainer.can_restore_env
+        assert set(trainer.state_dict()) == {"frames", "lr_scale", "tracker"}
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(
+    ("env", "shape"), [(pendulum, r"\[\]"), (lambda: SerialEnv(2, lambda: SerialEnv(2, pendulum)), r"\[2, 2\]")]
+)
+def test_environments_that_are_no_plain_batch_are_refused(env, shape):
+    with pytest.raises(ValueError, match=rf"batch size \[num_envs\], got {shape}: wrap a single one"):
+        trainer_on(env())
+
+
+def parts(**others):
+    """Another trainer's parts, some of them exchanged."""
+    trainer = trainer_on(ProbeEnv("both", num_envs=NUM_ENVS))
+    names = ("env", "actor", "loss", "advantage", "optimizer")
+    return {name: getattr(trainer, name) for name in names} | others
+
+
+def test_a_loss_that_is_not_reduced_is_refused():
+    own = parts()
+    own["loss"].reduction = "none"
+    with pytest.raises(ValueError, match='reduction="none" and would be summed'):
+        Trainer(**own, total_frames=BATCH, frames_per_batch=BATCH)
+
+
+def test_a_plain_optimizer_is_refused():
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(TypeError, match=r"AgentOptimizer\(actor.parameters.* got Adam"):
+        Trainer(**parts(optimizer=optimizer), total_frames=BATCH, frames_per_batch=BATCH)
