@@ -91,6 +91,8 @@ def main() -> None:
     with friendly_errors():
         for run_dir in arguments.runs:
             cfg = load_run_config(run_dir)
+            if cfg.seed in results[cfg.task]:
+                raise ConfigError(f"{run_dir}: there is a teacher of {cfg.task} with seed {cfg.seed} already")
             directory = arguments.work / cfg.task / str(cfg.label or "unlabelled") / f"seed{cfg.seed}"
             results[cfg.task][cfg.seed] = students_of(run_dir, directory, arguments.episodes)
         publish(results, arguments.out)

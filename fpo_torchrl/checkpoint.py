@@ -115,12 +115,15 @@ class Checkpointer:
                 + (f" (damaged: {damaged})" if damaged else "")
                 + ". Nothing can be resumed: start the run again in a new directory"
             )
-        if not source.exists():
-            raise CheckpointError(f"{source} does not exist. Give the path of a file below a run's checkpoints/")
+        if not source.is_file():
+            what = "is a directory" if source.is_dir() else "does not exist"
+            raise CheckpointError(f"{source} {what}. Give the path of a file below a run's checkpoints/")
         try:
             verify(source)
         except DamagedError as error:
-            raise DamagedError(f"{error}. Delete it to resume from the one before") from error
+            ours = source.parent == self.directory and source.name.startswith("checkpoint-")
+            advice = "Delete it to resume from the one before" if ours else "Give a file below a run's checkpoints/"
+            raise DamagedError(f"{error}. {advice}") from error
         targets = {name: target for name, target in self.components.items() if components is None or name in components}
         before = {name: copy.deepcopy(target.state_dict()) for name, target in targets.items()}
         try:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.health import examine
 from fpo_torchrl.report.runs import RunRecord, read_run, run_directories
 
@@ -17,7 +18,10 @@ def diagnose(run: RunRecord) -> tuple[str, list[str]]:
     if run.metrics:
         last = run.metrics[-1]
         state += f", return {last['return']:.4g}" if "return" in last else ", no episode over yet"
-    findings = [str(finding) for finding in examine(run.metrics)]
+    rows = list(run.metrics)
+    if rows and run.evaluation:  # of the policy at the end, unlike the return of training
+        rows[-1] = {**rows[-1], **{f"eval_{noise}": run.evaluation[noise]["mean"] for noise in ("zero", "random")}}
+    findings = [str(finding) for finding in examine(rows)]
     if run.status in ("diverged", "interrupted"):
         findings.insert(0, f"{run.status}: {run.provenance.get('error')}")
     return state, findings
@@ -33,7 +37,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIRS", help="directories with runs at any depth")
     sick = False
     with friendly_errors():
-        for directory in run_directories(parser.parse_args().runs):
+        given = parser.parse_args().runs
+        if not (directories := run_directories(given)):
+            raise ConfigError(f"there is no run in {', '.join(map(str, given))}: a run's directory has a config.yaml")
+        for directory in directories:
             state, findings = diagnose(read_run(directory))
             print("\n  ".join([state, *(findings or ["nothing found"])]))
             sick |= bool(findings)

@@ -14,6 +14,7 @@ from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluation import START_NOISES, evaluate, record
 from fpo_torchrl.flow import SOLVERS, Solver
 from fpo_torchrl.modules.chain import flow_policy, is_flow
+from fpo_torchrl.provenance import origin
 from fpo_torchrl.report.samplers import WRITERS, draw_samplers
 from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import load_policy, task_env
@@ -99,7 +100,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     own = getattr(flow_policy(actor), "solver", None)
     width = max(42, *(len(repr(solver if solver is not None else own)) for solver in solvers))
     latency = f"ms for {cfg.episodes} actions"
-    print(f"  {'solver':<{width}} {'noise':<7} {'return':>9}   {'95 % interval':<20} {latency:>18}")
+    print(f"  {'solver':<{width}} {'noise':<7} {'return':>9}   {'95 % interval':<20} {latency:>18} {'spread':>8}")
     rows = []
     for solver, noise in itertools.product(solvers, as_list(cfg.noise)):
         result = evaluate(actor, env, noise=noise, solver=solver, seed=cfg.seed + EVALUATION_SEED)
@@ -108,13 +109,15 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         rows.append({"solver": label, **sampler_columns(used), "noise": noise, **result.as_dict()})
         low, high = result.interval
         interval = f"[{low:.1f}, {high:.1f}]"
-        print(f"  {label:<{width}} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.policy_s * 1e3:>18.3f}")
+        line = f"  {label:<{width}} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.policy_s * 1e3:>18.3f}"
+        print(f"{line} {result.action_spread:>8.2g}")
         if render is not None and len(rows) == 1:
             one, seed = task_env(policy.cfg, 1, cfg.device), cfg.seed + EVALUATION_SEED
             recorded = record(actor, one, render, noise=noise, solver=solver, seed=seed)
             print(f"  recorded {recorded}" if recorded is not None else f"  {task} cannot draw itself")
+    about = {**origin(str(env.device)), "checkpoint": str(policy.checkpoint), "seed": cfg.seed}
     for path in tables:
-        WRITERS[path.suffix](path, rows)
+        WRITERS[path.suffix](path, rows, about)
         print(f"  {path}")
     if plot is not None:
         print(f"  {draw_samplers(rows, plot, title=task)}")

@@ -124,7 +124,8 @@ class ActionSpread:
             return
         with isolated_rng(step), set_exploration_type(self.exploration):
             first, second = (self.policy(tensordict.clone())["action"].double() for _ in range(2))
-        self.variances.append((first - second).square().flatten(0, -2).mean(0).cpu() / 2)
+        difference = first - second
+        self.variances.append(difference.square().reshape(-1, difference.shape[-1]).mean(0).cpu() / 2)
 
     def mean(self) -> float:
         """Standard deviation in one state, as a mean over the action's entries."""

@@ -114,12 +114,21 @@ def advantage_spread(rows: Rows) -> Finding | None:
 
 
 def noise_gap(rows: Rows) -> Finding | None:
-    """Zero start noise and random start noise that earn very different returns."""
-    both = [row for row in rows if "eval_zero" in row and math.isfinite(row.get("return", math.nan))]
-    if not both:
+    """Zero start noise and random start noise that earn very different returns, of the same policy.
+
+    Training episodes are of earlier policies too, so while there is no evaluation from random start noise
+    (``eval_random``), the gap counts where two evaluations found it and the training return did not move between them.
+    """
+    both = [row for row in rows if "eval_zero" in row and math.isfinite(row.get("return", math.nan))][-2:]
+    if "eval_random" in rows[-1]:
+        pairs = [(rows[-1]["eval_zero"], rows[-1]["eval_random"])]
+    elif len(both) == 2:
+        pairs = [(row["eval_zero"], row["return"]) for row in both]
+    else:
         return None
-    zero, random = both[-1]["eval_zero"], both[-1]["return"]
-    if abs(zero - random) <= 0.5 * max(abs(value) for row in both for value in (row["eval_zero"], row["return"])):
+    zero, random = pairs[-1]
+    scale = max(abs(value) for pair in pairs for value in pair)
+    if any(abs(one - other) <= 0.5 * scale for one, other in pairs) or abs(random - pairs[0][1]) > 0.1 * scale:
         return None
     meaning, advice = (
         ("The spread of the actions costs much of the return", "a longer run, or a smaller loss.prior_coeff")
@@ -128,29 +137,41 @@ def noise_gap(rows: Rows) -> Finding | None:
     )
     return Finding(
         "noise gap",
-        int(both[-1]["frames"]),
+        int(rows[-1]["frames"]),
         f"the return is {zero:.3g} from zero start noise and {random:.3g} from random start noise",
         meaning,
         advice,
     )
 
 
-def drop_from_peak(rows: Rows) -> Finding | None:
-    """A return more than 30 % below its peak; where returns are negative, 30 % of the gain up to there."""
+def training_returns(rows: Rows) -> list[float]:
+    """Means of the training return over :data:`WINDOW` iterations, once enough episodes are in it."""
     returns = series([row for row in rows if row.get("episodes", FULL) >= FULL], "return")
     if len(returns) < 2 * WINDOW:
+        return []
+    return [fmean(returns[i : i + WINDOW]) for i in range(len(returns) - WINDOW + 1)]
+
+
+def fallen(values: Sequence[float]) -> float | None:
+    """The peak from which the last of ``values`` is down by more than 30 %, or by 30 % of the gain if that is more."""
+    peak = max(values)
+    scale = max(peak, peak - min(values[: values.index(peak) + 1]))
+    return peak if scale > 0 and peak - values[-1] > 0.3 * scale else None
+
+
+def drop_from_peak(rows: Rows) -> Finding | None:
+    """A return, in training or from zero start noise, that is far below its peak."""
+    evaluations = series(rows, "eval_zero")
+    for name, values in {"return": training_returns(rows), "return from zero start noise": evaluations}.items():
+        if len(values) > 2 and (peak := fallen(values)) is not None:
+            seen = f"the {name} is {values[-1]:.4g}, after a peak of {peak:.4g}"
+            break
+    else:
         return None
-    means = [fmean(returns[i : i + WINDOW]) for i in range(len(returns) - WINDOW + 1)]
-    peak = max(means)
-    gained = peak - min(means[: means.index(peak) + 1])
-    scale = peak if min(means) >= 0 else gained
-    if scale == 0 or peak - means[-1] <= 0.3 * scale:
-        return None
-    seen = f"the return is {means[-1]:.4g}, after a peak of {peak:.4g}"
     meaning, advice = (
         "The policy forgets: the updates have become too large for it",
-        "trainer.anneal_lr=true, a smaller optim.lr or trust region; an older checkpoint if there is one "
-        "(keep_checkpoints keeps more)",
+        "trainer.anneal_lr=true, a smaller optim.lr or trust region; loss.min_advantage=-3, if it began with few "
+        "environments that failed; an older checkpoint if there is one (keep_checkpoints keeps more)",
     )
     spreads = series(rows, "eval_action_spread")
     if len(spreads) > 1 and spreads[-1] > 1.5 * spreads[0]:
@@ -161,17 +182,21 @@ def drop_from_peak(rows: Rows) -> Finding | None:
 
 
 def saturation(rows: Rows) -> Finding | None:
-    """More than half of the action's entries at their bounds."""
-    shares = series(rows, "action_saturation")[-WINDOW:]
-    if len(shares) < WINDOW or fmean(shares) <= 0.5:
+    """More than half of the action's entries at their bounds, and no more reward than at the start."""
+    shares, rewards = series(rows, "action_saturation")[-WINDOW:], series(rows, "reward")
+    if len(shares) < WINDOW or fmean(shares) <= 0.5 or len(rewards) < 2 * WINDOW:
+        return None
+    first, last = fmean(rewards[:WINDOW]), fmean(rewards[-WINDOW:])
+    if last - first > 0.1 * max(abs(first), abs(last)):
         return None
     return Finding(
         "saturation",
         int(rows[-1]["frames"]),
-        f"{fmean(shares):.0%} of the actions are at a bound",
-        "The flow points far outside of what the environment takes, where different actions are the same one. Some "
-        "tasks are solved so (bang-bang control), on others learning stops",
-        "a smaller actor.velocity_net.output_scale; loss.prior_coeff, which pulls actions back to the middle",
+        f"{fmean(shares):.0%} of the actions are at a bound, and the reward per step is {last:.2g}, after {first:.2g} "
+        "at the start",
+        "The policy points far outside of what the environment takes, where different actions are the same one",
+        "a narrower first policy (actor.velocity_net.output_scale; a Gaussian's actor.init_std); loss.prior_coeff, "
+        "which pulls a flow's actions back to the middle",
     )
 
 

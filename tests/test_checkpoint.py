@@ -169,6 +169,12 @@ class TestRefused:
         corrupt(saved.path, how)
         self.refused(Parts(tmp_path, seed=1), "damaged.*Delete it to resume from the one before", saved.path)
 
+    def test_a_path_that_is_no_checkpoint(self, saved, tmp_path):
+        """Without the advice to delete it, which is for a checkpoint of the run."""
+        self.refused(Parts(tmp_path, seed=1), "checkpoints is a directory. Give the path of a file", saved.path.parent)
+        (tmp_path / "config.yaml").write_text("seed: 0")
+        self.refused(Parts(tmp_path, seed=1), r"damaged.*\)\. Give a file below", tmp_path / "config.yaml")
+
     def test_another_format(self, saved, tmp_path):
         edit_manifest(saved.path, lambda manifest: manifest["metadata"].update(format=99, fpo_torchrl="7.0"))
         self.refused(

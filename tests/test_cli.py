@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from PIL import Image
 
 from fpo_torchrl import EulerMaruyama, FlowActor, VelocityMLP, evaluate, train
@@ -130,7 +131,10 @@ class TestFpoEval:
         settings = ("solvers=[euler,rk4]", "steps=[1,3]", "noise=[zero,fixed]", "episodes=2", f"output={output}")
         code, out, _ = run_command(evaluate.main, run_dir, *settings)
         assert code == 0
-        table = json.loads(output.read_text())
+        written = json.loads(output.read_text())
+        assert (Path(written["checkpoint"]).parents[1], written["seed"]) == (run_dir, 0)
+        assert written["versions"]["torch"] == torch.__version__
+        table = written["rows"]
         assert [(row["solver"], row["noise"]) for row in table] == [
             (f"{solver}(num_steps={steps})", noise)
             for solver in ("Euler", "RK4")
@@ -151,11 +155,12 @@ class TestFpoEval:
         assert [(row["name"], row["steps"], row["evaluations"]) for row in rows[::2]] == [
             *(("Euler", "1", "1"), ("Euler", "3", "3"), ("RK4", "1", "4"), ("RK4", "3", "12"))
         ]
-        returns = [row["returns"] for row in json.loads(paths[2].read_text())]
+        returns = [row["returns"] for row in json.loads(paths[2].read_text())["rows"]]
         assert [float(row["mean"]) for row in rows] == pytest.approx([sum(it) / 2 for it in returns])
         lines = paths[1].read_text().splitlines()
-        assert len(lines) == 2 + len(rows)
-        assert lines[2].startswith(f"| Euler | 1 | random | {float(rows[0]['mean']):.1f} | [")
+        assert "checkpoint-000000000128.torchrl, 2 episodes from seed 0, 20" in lines[0]
+        assert len(lines) == 4 + len(rows)
+        assert lines[4].startswith(f"| Euler | 1 | random | {float(rows[0]['mean']):.1f} | [")
         with Image.open(paths[3]) as picture:
             assert min(picture.size) > 300
 

@@ -7,6 +7,7 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
+from torchrl.envs import GymEnv
 
 from fpo_torchrl import Euler, FlowActor, Heun, VelocityMLP
 from fpo_torchrl.envs import make_env
@@ -142,6 +143,10 @@ class TestActionSpread:
     def test_it_is_that_of_the_policy_that_is_trained_whatever_noise_is_evaluated(self, actor):
         zero, random = (evaluate(actor, Stairs(20), noise=noise).action_spread for noise in ("zero", "random"))
         assert zero == random > 0
+
+    def test_an_environment_without_a_batch_has_one_too(self, actor):
+        actor = FlowActor(VelocityMLP(3, 1, hidden_sizes=(8,)), Euler(2))
+        assert 0 < evaluate(actor, GymEnv("Pendulum-v1"), max_steps=15).action_spread < 1
 
     def test_drawing_for_it_leaves_the_returns_as_they_are(self, actor, monkeypatch):
         env = make_env("CartpoleBalance", num_envs=3)

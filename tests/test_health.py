@@ -15,8 +15,10 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Unbounded
 
 from fpo_torchrl import doctor
+from fpo_torchrl.doctor import diagnose
 from fpo_torchrl.health import CHECKS, Watch, examine
 from fpo_torchrl.loggers import MetricsCSV, read_metrics
+from fpo_torchrl.report.runs import read_run
 from fpo_torchrl.start import start_run
 from fpo_torchrl.tracking import describe
 
@@ -27,6 +29,7 @@ def run_of(length: int = 40, **columns: Callable[[int], float]) -> list[dict[str
     """A healthy run that learns, but for the columns given as functions of the iteration."""
     healthy: dict[str, Callable[[int], float]] = {
         "return": lambda i: 10.0 + i,
+        "reward": lambda i: 0.1 + 0.01 * i,
         "first_ratio_error": lambda i: 1e-6,
         "cfm_loss_new": lambda i: 0.5 + 0.01 * i,
         "clip_fraction_positive": lambda i: 0.2,
@@ -54,7 +57,10 @@ SICK = {
         {"return": lambda i: 100.0 if i < 20 else 60.0, "eval_zero": lambda i: 60.0},
         "is 60, after a peak of 100",
     ),
-    "saturation": ({"action_saturation": lambda i: 0.8}, "80% of the actions are at a bound"),
+    "saturation": (
+        {"action_saturation": lambda i: 0.8, "reward": lambda i: 0.1 if i < 20 else 0.05},
+        "80% of the actions are at a bound, and the reward per step is 0.05, after 0.1",
+    ),
     "action spread": ({"action_std": lambda i: 0.5 if i < 20 else 0.02}, "deviation of 0.02, after 0.5"),
     "gradient norm": (
         {"grad_norm_critic": lambda i: 1.0 if i < 30 else 20.0},
@@ -110,10 +116,38 @@ class TestChecks:
     def test_a_run_that_never_learned_has_not_dropped(self):
         assert examine(run_of(**{"return": lambda i: -10.0 - i, "eval_zero": lambda i: -10.0 - i})) == []
 
+    def test_a_return_that_was_positive_and_is_negative_has_dropped(self):
+        falls = run_of(**{"return": lambda i: 5.0 if i < 30 else -500.0, "eval_zero": lambda i: -500.0})
+        assert [finding.check for finding in examine(falls)] == ["drop"]
+
+    def test_a_fall_between_evaluations_is_seen_while_training_returns_still_rise(self):
+        (finding,) = examine(run_of(eval_zero=lambda i: 40.0 if i < 39 else 20.0))
+        assert "return from zero start noise is 20, after a peak of 40" in finding.seen
+
+    def test_a_training_return_that_moves_is_no_noise_gap(self):
+        """It is of earlier policies, and behind what the present one earns."""
+        rows = run_of(**{"return": lambda i: 10.0 * i, "eval_zero": lambda i: 1000.0})
+        for i, row in enumerate(rows):
+            if i not in (19, 39):
+                del row["eval_zero"]
+        assert examine(rows) == []
+
     @pytest.mark.parametrize("path", sorted(RESULTS.glob("control/*/fpo/*/metrics.csv")), ids=lambda p: p.parts[-4])
     def test_recorded_runs_that_learned_show_nothing_serious(self, path):
         found = {finding.check for finding in examine(read_metrics(path))}
         assert found <= {"noise gap", "gradient norm", "drop"}
+
+    def test_the_recorded_late_collapse_is_a_drop(self):
+        run = read_run(RESULTS / "control_long/CartpoleBalance/fpo/seed3")
+        assert max(run.series("eval_zero")[1]) > 990
+        assert run.evaluation["random"]["mean"] < 300
+        assert any("drop at frame" in finding for finding in diagnose(run)[1])
+        assert not any("noise gap" in finding for finding in diagnose(run)[1])
+
+    def test_gridworlds_runs_are_well(self):
+        """Most of its actions are at a bound, and it is solved."""
+        for path in RESULTS.glob("gridworld/*/fpo/*/metrics.csv"):
+            assert examine(read_metrics(path)) == []
 
 
 class TestWatch:
@@ -201,7 +235,9 @@ class TestDoctor:
         assert "b: unfinished, 2560 of 2560 frames, return 60\n  drop at frame 2560: " in out
 
     def test_no_run(self, command, tmp_path):
-        assert command(tmp_path)[0] == 0
+        code, out, err = command(tmp_path)
+        assert (code, out) == (2, "")
+        assert f"there is no run in {tmp_path}" in err
         code, _, err = command(tmp_path / "none")
         assert code == 2
         assert "none is not a directory: expected one with runs" in err

@@ -82,6 +82,17 @@ class TestTable:
     def row(self, state: str, frames: int, left_s: float | None) -> Row:
         return Row(Entry("ab/seed3", "PointMass", "optim.lr=0.1", 3, 100, ()), state, frames, 1.23456, left_s)
 
+    def test_a_damaged_run_does_not_hide_the_others(self, tmp_path, capsys):
+        """``row_of`` reads its account of itself all the same."""
+        run_dir = tmp_path / "run"
+        run_dir.mkdir()
+        (run_dir / "provenance.json").write_text(json.dumps({"status": "running", "frames": 64}))
+        (run_dir / "metrics.csv").write_text("frames,return\n32,1.5\n64,??\n")
+        entry = Entry(run_dir.name, "PointMass", "", 0, 64, ())
+        row = row_of(Sweep(run_dir.parent), entry)
+        assert (row.state, row.frames, row.left_s) == ("waiting", 0, None)
+        assert "line 3 of" in capsys.readouterr().err
+
     def test_the_time_left_by_hand(self):
         rows = [
             self.row("done", 100, 0.0),

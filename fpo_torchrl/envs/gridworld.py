@@ -6,7 +6,7 @@ not: there an episode can start inside a wall and ``initial_cells`` has no effec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -205,7 +205,7 @@ class GridWorld(BatchedEnv):
         layout: str | Layout = "two_walls",
         *,
         num_envs: int = 1,
-        initial_cells: Iterable[tuple[int, int]] | None = None,
+        initial_cells: Iterable[Sequence[int]] | None = None,
         max_episode_steps: int = 100,
         device: torch.device | str = "cpu",
         seed: int = 0,
@@ -261,10 +261,10 @@ class GridWorld(BatchedEnv):
         return draw_gridworld(self.layout, (x, y), height, width)
 
 
-def _start_cells(layout: Layout, initial_cells: Iterable[tuple[int, int]] | None) -> Int[Tensor, "num_cells 2"]:
+def _start_cells(layout: Layout, initial_cells: Iterable[Sequence[int]] | None) -> Int[Tensor, "num_cells 2"]:
     if initial_cells is None:
         return layout.free.nonzero().flip(-1)
-    cells, size = sorted(set(initial_cells)), layout.free.shape[-1]
+    cells, size = sorted({(x, y) for x, y in initial_cells}), layout.free.shape[-1]
     bad = [(x, y) for x, y in cells if not (0 <= x < size and 0 <= y < size and layout.free[y, x])]
     if bad or not cells:
         raise ValueError(f"initial_cells must be free cells (x, y) of {layout.name}, at least one; got {bad or cells}")

@@ -19,8 +19,8 @@ how much actions differ in one state."""
 LINES = {"random": "-", "zero": "--", "fixed": ":"}
 
 
-def write_csv(path: Path, rows: Rows) -> None:
-    """One line for each sampler, without the returns of single episodes."""
+def write_csv(path: Path, rows: Rows, origin: Mapping[str, Any]) -> None:
+    """One line for each sampler, without the returns of single episodes, and without ``origin``."""
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
@@ -28,9 +28,16 @@ def write_csv(path: Path, rows: Rows) -> None:
     write_whole(path, text.getvalue())
 
 
-def write_markdown(path: Path, rows: Rows) -> None:
-    """The same as a table in Markdown, rounded."""
-    lines = ["| solver | steps | start noise | return | 95 % interval | ms for a call |", "|---|---|---|---|---|---|"]
+def write_markdown(path: Path, rows: Rows, origin: Mapping[str, Any]) -> None:
+    """The same as a table in Markdown, rounded, below a line on where it is from."""
+    where = origin["machine"]["gpu"] or origin["machine"]["cpu"]
+    lines = [
+        f"{origin['checkpoint']}, {len(rows[0]['returns'])} episodes from seed {origin['seed']}, {origin['date'][:10]} "
+        f"on {where}.",
+        "",
+        "| solver | steps | start noise | return | 95 % interval | ms for a call | spread in one state |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         interval = f"[{row['low']:.1f}, {row['high']:.1f}]"
         cells = (
@@ -40,17 +47,18 @@ def write_markdown(path: Path, rows: Rows) -> None:
             f"{row['mean']:.1f}",
             interval,
             f"{1e3 * row['policy_s']:.2f}",
+            f"{row['action_spread']:.2g}",
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     write_whole(path, "\n".join(lines) + "\n")
 
 
-WRITERS: dict[str, Callable[[Path, Rows], None]] = {
-    ".json": lambda path, rows: write_json(path, [*rows]),
+WRITERS: dict[str, Callable[[Path, Rows, Mapping[str, Any]], None]] = {
+    ".json": lambda path, rows, origin: write_json(path, {**origin, "rows": [*rows]}),
     ".csv": write_csv,
     ".md": write_markdown,
 }
-"""What writes a table, by the ending of its file."""
+"""What writes a table, by the ending of its file: of its rows, and of where they are from."""
 
 
 def draw_samplers(rows: Rows, path: str | Path, *, title: str) -> Path:

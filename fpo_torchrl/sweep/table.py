@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fpo_torchrl.auto_resume import final_return
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.sweep.manifest import Entry, Sweep
 from fpo_torchrl.sweep.workers import duration, state_of
@@ -42,12 +44,16 @@ def row_of(sweep: Sweep, entry: Entry) -> Row:
     """Read how far a run is from the files in its directory."""
     run_dir = sweep.run_dir(entry)
     state = state_of(run_dir, entry.total_frames)
-    metrics = read_metrics(run_dir / "metrics.csv") if (run_dir / "metrics.csv").is_file() else []
+    try:
+        metrics = read_metrics(run_dir / "metrics.csv") if (run_dir / "metrics.csv").is_file() else []
+    except ConfigError as error:  # the other runs are still worth a table
+        print(f"warning: {error}", file=sys.stderr)
+        metrics = []
     frames = int(metrics[-1]["frames"]) if metrics else 0
     mean_return = metrics[-1].get("return") if metrics else None
     if state == "done":
         mean_return = final_return(run_dir)
-    spent = sum(row["collect_s"] + row["update_s"] for row in metrics)
+    spent = sum(row.get("collect_s", 0.0) + row.get("update_s", 0.0) for row in metrics)
     left = spent / frames * max(0, entry.total_frames - frames) if frames else None
     return Row(entry, state, frames, mean_return, left)
 

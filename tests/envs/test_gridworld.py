@@ -189,9 +189,10 @@ def test_starts_are_uniform_over_the_free_cells(layout):
 
 
 def test_initial_cells_are_the_only_starts():
-    env = GridWorld("cshape", num_envs=200, initial_cells=[(20, 12), (22, 10)])
-    env.reset()
-    assert {tuple(cell) for cell in env.position.tolist()} == {(20, 12), (22, 10)}
+    for cells in ([(20, 12), (22, 10)], [[20, 12], [22, 10]]):  # YAML has lists alone
+        env = GridWorld("cshape", num_envs=200, initial_cells=cells)
+        env.reset()
+        assert {tuple(cell) for cell in env.position.tolist()} == {(20, 12), (22, 10)}
 
 
 @pytest.mark.parametrize("bad", [[], [(12, 12)], [(25, 0)], [(17, 12)], [(0, 0), (-1, 3)]])

@@ -161,6 +161,10 @@ def test_what_makes_no_library_is_refused(tmp_path):
         MotionLibrary([stroll(), stroll()], HUMANOID)
     with pytest.raises(MotionError, match="there is no motion walk; there are fast"):
         MotionLibrary.load(tmp_path, HUMANOID, clips=["walk"])
+    (tmp_path / "more").mkdir()
+    write_npz(tmp_path / "more" / "fast.npz")
+    with pytest.raises(MotionError, match="two motions are called fast: rename one of the files"):
+        MotionLibrary.load(tmp_path, HUMANOID, clips=["fast"])
     with pytest.raises(MotionError, match="give at least one"):
         MotionLibrary([], HUMANOID)
     with pytest.raises(ValueError, match="cycles must be at least 1"):
