@@ -24,13 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from suites import SUITES
 
 from fpo_torchrl.cli import EXIT_INTERRUPTED, EXIT_PREEMPTED, friendly_errors
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import locked, write_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.command import report
 from fpo_torchrl.run_directory import LOCK
+from fpo_torchrl.sweep.manifest import composer
 from fpo_torchrl.sweep.workers import Workers, claim_of, log_of, quoted
 
 STORED = ("config.yaml", "metrics.csv", "evaluation.json", "provenance.json", "measures.json")
@@ -97,6 +100,25 @@ class Benchmark:
             if status is not None and code not in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
                 store(directory, self.out / job.path)
         return status if status in ENDED else f"failed with exit code {code}: {log_of(directory)}"
+
+
+def check_stored(jobs: list[Job], out: Path, common: list[str]) -> None:
+    """Refuse jobs of which a run of another length is stored.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    with composer() as composed:
+        for job in jobs:
+            path = out / job.path / "config.yaml"
+            if not path.is_file():
+                continue
+            stored, asked = OmegaConf.load(path)["total_frames"], composed([*job.overrides(), *common]).total_frames
+            if stored != asked:
+                raise ConfigError(
+                    f"{out / job.path} is stored with total_frames={stored}, and {asked} are asked for: give --frames "
+                    f"{stored}, or other directories with --work and --out"
+                )
 
 
 def store(directory: Path, target: Path) -> None:
@@ -181,6 +203,7 @@ def main() -> None:
     waiting = [job for job in jobs if not benchmark.is_stored(job)]
     print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them are stored already", flush=True)
     with friendly_errors():
+        check_stored(jobs, arguments.out, common)
         statuses = workers.run_all(waiting, benchmark.run)
         for name in dict.fromkeys(job.suite for job in jobs):
             report_suite(name, arguments.out)

@@ -116,6 +116,15 @@ class TestKilled:
         assert "2 runs, 2 of them are stored already" in (story[1] / "log").read_text()
         assert self.stored(story[1], "fpo").stat().st_mtime_ns == before
 
+    def test_a_stored_run_of_another_length_is_not_taken_for_this_one(self, story):
+        longer = tiny.start(run_benchmark, story[1], None, "--frames", "999")
+        longer.join(100)
+        assert longer.exitcode == 2
+        assert (
+            "is stored with total_frames=384, and 999 are asked for: give --frames 384"
+            in (story[1] / "log").read_text()
+        )
+
 
 class TestOneJob:
     JOB = learning.Job("tiny", "gridworld/two_walls", "fpo", 3)
