@@ -142,6 +142,7 @@ def evaluate(
     seed: int = 0,
     on_step: Callable[[int], None] | None = None,
     max_steps: int | None = None,
+    with_spread: bool = True,
 ) -> Evaluation:
     """Return of one episode in each copy of ``env``.
 
@@ -154,6 +155,8 @@ def evaluate(
         seed (int): of the environment and of the policy's noise.
         on_step: called with the number of steps taken, at the start and after each step, for recording.
         max_steps (int): stop after so many steps even if episodes go on; their returns are then incomplete.
+        with_spread (bool): measure ``action_spread`` too, with two more calls of the policy in every tenth step; it is
+            NaN without.
     """
     policy, exploration = evaluation_policy(actor, noise, solver)
     env.set_seed(seed)
@@ -166,7 +169,8 @@ def evaluate(
         if on_step is not None:
             on_step(0)
         while running.any() and step != max_steps:
-            spread.add(tensordict, step)
+            if with_spread:
+                spread.add(tensordict, step)
             started = time.perf_counter()
             tensordict = policy(tensordict)
             if tensordict["action"].is_cuda:
@@ -212,6 +216,7 @@ def record(
         if step % interval == 0:
             pictures.append(render(env, 0))
 
-    evaluate(actor, env, noise=noise, solver=solver, seed=seed, on_step=draw, max_steps=interval * (max_frames - 1))
+    length = {"max_steps": interval * (max_frames - 1), "with_spread": False}
+    evaluate(actor, env, noise=noise, solver=solver, seed=seed, on_step=draw, **length)
     write_video(pictures, path, duration_s=interval * step_s)
     return Path(path)

@@ -47,7 +47,8 @@ def shoot(title: str, actor: TensorDictModule, env: HumanoidEnv, motion: int, *,
             take.is_lost = bool(env.lost[motion])
             is_over = take.is_lost or bool(env.out_of_time()[motion])
 
-    evaluate(actor, env, noise=noise, on_step=draw, max_steps=int(env.motion_library.num_frames[motion]) - 2)
+    length = int(env.motion_library.num_frames[motion]) - 2
+    evaluate(actor, env, noise=noise, on_step=draw, max_steps=length, with_spread=False)
     return take
 
 

@@ -132,7 +132,7 @@ def evaluate_tracking(
             f"random_start=False, num_envs of at least {num_motions} and max_episode_steps of at least {longest}"
         )
     recorder = TrackingRecorder(env)
-    evaluate(actor, env, noise=noise, solver=solver, seed=seed, on_step=recorder)
+    evaluate(actor, env, noise=noise, solver=solver, seed=seed, on_step=recorder, with_spread=False)
     scores = recorder.by_copy()
     rows = {
         name: {key: values[recorder.clip == number].mean().item() for key, values in scores.items()}
