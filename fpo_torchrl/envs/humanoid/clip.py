@@ -208,9 +208,15 @@ def _may_be_motion(path: Path) -> bool:
 def select_clips(clips: Sequence[MotionClip], names: Sequence[str]) -> list[MotionClip]:
     """The clips of these names, in this order; ``MotionError`` for one that is not there."""
     by_name = {clip.name: clip for clip in clips}
-    if twice := sorted(name for name in names if sum(clip.name == name for clip in clips) > 1):
-        raise MotionError(f"two motions are called {', '.join(twice)}: rename one of the files")
+    check_names([clip.name for clip in clips if clip.name in names])
     unknown = [name for name in names if name not in by_name]
     if unknown:
         raise MotionError(f"there is no motion {', '.join(unknown)}; there are {', '.join(sorted(by_name))}")
     return [by_name[name] for name in names]
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse motions of one name: ``MotionError`` with those that occur twice."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise MotionError(f"two motions are called {', '.join(twice)}: rename one of the files")

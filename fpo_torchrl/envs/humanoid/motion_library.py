@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fpo_torchrl.envs.humanoid.clip import MotionClip, MotionError, find_clips, load_clip, select_clips
+from fpo_torchrl.envs.humanoid.clip import MotionClip, MotionError, check_names, find_clips, load_clip, select_clips
 from fpo_torchrl.envs.humanoid.kinematics import BodyStates, Kinematics
 from fpo_torchrl.envs.humanoid.motion import aligned, joint_positions, joint_velocities, mirrored, repeated, resample
 from fpo_torchrl.envs.humanoid.skeleton import Skeleton
@@ -105,10 +105,7 @@ class MotionLibrary:
 def _check(clips: Sequence[MotionClip], fps: float) -> None:
     if not clips:
         raise MotionError("there is no motion: give at least one")
-    names = [clip.name for clip in clips]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise MotionError(f"two motions are called {', '.join(twice)}: rename one of the files")
+    check_names([clip.name for clip in clips])
     for clip in clips:
         if clip.num_frames < _MIN_FRAMES:
             raise MotionError(
