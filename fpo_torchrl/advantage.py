@@ -20,10 +20,11 @@ class GAE:
     follow in the batch.
 
     Keys: reads the critic's inputs, also under ``"next"``, and ``("next", "reward" | "done" | "terminated")``;
-    writes ``"advantage"``, ``"value_target"`` and ``"state_value"``, each ``[*batch, time, 1]``.
+    writes ``"advantage"``, ``"value_target"`` and ``"state_value"``, each ``[*batch, time, 1]``, or what
+    :meth:`set_keys` calls them.
 
     Args:
-        critic: module that writes ``"state_value"``.
+        critic: module that writes the value.
         gamma (float): discount per step, in [0, 1].
         lmbda (float): GAE's lambda, in [0, 1].
         reward_scale (float): factor on the reward, positive (the paper's Table A.2: 10).
@@ -42,25 +43,37 @@ class GAE:
             raise ValueError(f"reward_scale must be positive, got {reward_scale}")
         self.critic = critic
         self.gamma, self.lmbda, self.reward_scale = gamma, lmbda, reward_scale
+        self.set_keys()
+
+    def set_keys(
+        self,
+        *,
+        advantage: NestedKey = "advantage",
+        value_target: NestedKey = "value_target",
+        value: NestedKey = "state_value",
+    ) -> None:
+        """Choose the names of what is written, and of the critic's output, as the loss's ``set_keys`` does."""
+        self.advantage_key, self.value_target_key, self.value_key = advantage, value_target, value
 
     @torch.no_grad()
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         """Add the advantage to ``batch`` ``[*batch, time]``, in place."""
         value, next_value = self._values(batch)
         advantage, value_target = self._estimate(batch["next"], value, next_value)
-        return batch.update({"advantage": advantage, "value_target": value_target, "state_value": value})
+        batch.set(self.advantage_key, advantage).set(self.value_target_key, value_target)
+        return batch.set(self.value_key, value)
 
     def _values(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Value of each state and of its successor."""
         observations = batch.select(*self.critic.in_keys)
-        value = self.critic(observations)["state_value"]
+        value = self.critic(observations)[self.value_key]
         does_not_follow = batch["next", "done"].squeeze(-1).clone()
         does_not_follow[..., -1] = True
         next_value = torch.empty_like(value)
         next_value[..., :-1, :] = value[..., 1:, :]
         last = does_not_follow.nonzero(as_tuple=True)
         successors = batch["next"].select(*self.critic.in_keys)[last]
-        next_value[last] = self.critic(successors)["state_value"]
+        next_value[last] = self.critic(successors)[self.value_key]
         return value, next_value
 
     def _estimate(self, step: TensorDictBase, value: Tensor, next_value: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,10 +96,10 @@ class BraxGAE(GAE):
 
     def _values(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Value of each state, and of the last one's successor: the others are not used."""
-        value = self.critic(batch.select(*self.critic.in_keys))["state_value"]
+        value = self.critic(batch.select(*self.critic.in_keys))[self.value_key]
         last = batch["next"].select(*self.critic.in_keys)[..., -1:]
         next_value = torch.zeros_like(value)
-        next_value[..., -1:, :] = self.critic(last)["state_value"]
+        next_value[..., -1:, :] = self.critic(last)[self.value_key]
         return value, next_value
 
     def _estimate(self, step: TensorDictBase, value: Tensor, next_value: Tensor) -> tuple[Tensor, Tensor]:

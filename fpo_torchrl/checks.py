@@ -30,13 +30,21 @@ def check_kinds(example: str, kind: type, **values: Any) -> None:
             raise TypeError(f"{name} must be {article} {kind.__name__} such as {example}, got {value!r}")
 
 
-def check_parts(env: Any, loss: Any, optimizer: Any) -> None:
+def check_parts(env: Any, loss: Any, advantage: Any, optimizer: Any) -> None:
     """Refuse what a trainer cannot train with.
 
     Raises:
-        ValueError: for environments without one batch dimension, or a loss that is not reduced. TypeError: for an
-            optimiser that is not an ``AgentOptimizer``.
+        ValueError: for environments without one batch dimension, a loss that is not reduced, or one that looks for
+            advantages elsewhere. TypeError: for an optimiser that is not an ``AgentOptimizer``.
     """
+    for name in ("advantage", "value_target", "value"):
+        wanted = getattr(loss.tensor_keys, name)
+        written = getattr(advantage, f"{name}_key", wanted)
+        if written != wanted:
+            raise ValueError(
+                f"the loss looks for the {name} under {wanted!r}, and {type(advantage).__name__} writes it under "
+                f"{written!r}: call its set_keys({name}={wanted!r})"
+            )
     if len(env.batch_size) != 1:
         raise ValueError(
             f"the environment must have the batch size [num_envs], got {list(env.batch_size)}: wrap a single one in "

@@ -15,7 +15,7 @@ class AgentOptimizer(torch.optim.Adam):
     The norms are limited apart, because the critic's gradient would drown the actor's in a joint norm.
 
     Args:
-        actor_parameters, critic_parameters: what to train.
+        actor_parameters, critic_parameters: what to train; what they share counts as the actor's.
         lr (float): step size of the actor, positive (the paper's Table A.2: 3e-4).
         critic_lr (float): step size of the critic; default the actor's.
         betas, eps: as in ``torch.optim.Adam``.
@@ -44,6 +44,9 @@ class AgentOptimizer(torch.optim.Adam):
                 raise ValueError(f"{name} must be positive, got {value}")
         if len(betas) != 2:
             raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
+        actor_parameters = [*actor_parameters]
+        of_actor = {id(parameter) for parameter in actor_parameters}
+        critic_parameters = [parameter for parameter in critic_parameters if id(parameter) not in of_actor]
         step_sizes = [(actor_parameters, lr), (critic_parameters, critic_lr if critic_lr is not None else lr)]
         groups = [{"params": [p for p in of if p.requires_grad], "lr": step_size} for of, step_size in step_sizes]
         super().__init__(groups, betas=tuple(betas), eps=eps, fused=True)
@@ -55,6 +58,11 @@ class AgentOptimizer(torch.optim.Adam):
         super().load_state_dict(state_dict)
         for group, own in zip(self.param_groups, settings, strict=True):
             group.update(own)
+
+    @torch.no_grad()
+    def largest_weight(self) -> Tensor:
+        """The largest absolute weight, a scalar; NaN if one is NaN."""
+        return nn.utils.get_total_norm([p for group in self.param_groups for p in group["params"]], torch.inf)
 
     def backward(self, loss: Tensor) -> None:
         """Replace the gradients by those of a scalar."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -222,9 +223,14 @@ class Run:
             self.logger.log(metrics)
 
     def evaluate(self, noise: str, num_episodes: int) -> Evaluation:
-        """Evaluate the current policy on fresh episodes."""
+        """Evaluate the current policy on fresh episodes; ``NonFiniteError`` if their returns are no numbers."""
         env = self._make_env(num_episodes, 0, spread_episodes=False)
-        return evaluate(self.agent.actor, env, noise=noise, seed=self.cfg.seed + EVALUATION_SEED)
+        evaluation = evaluate(self.agent.actor, env, noise=noise, seed=self.cfg.seed + EVALUATION_SEED)
+        if not math.isfinite(evaluation.mean):
+            raise NonFiniteError(
+                f"{self.cfg.task}: an evaluation's return is {evaluation.mean}. Look for a reward that is not finite"
+            )
+        return evaluation
 
     def finish(self) -> dict[str, Evaluation]:
         """Final evaluation, learning curve and rollout; prints what came out and where it is."""

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object, instantiate
 from tensordict import TensorDict
-from torchrl.collectors import BaseCollector
+from torchrl.collectors import BaseCollector, Collector
 from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer
 
@@ -92,14 +92,21 @@ def make_trainer(*, collector: Any, loss_module: LossModule, **settings: Any) ->
     builds it (``_partial_: true``), else its weights, before the first batch.
 
     Raises:
-        ConfigError: for a loss whose actor has no weights of its own (``functional: true``).
+        ConfigError: for a loss whose actor has no weights of its own (``functional: true``), or a collector that cannot
+            say to the policy when a rollout begins.
     """
     if getattr(loss_module, "functional", False):
         raise ConfigError("trainer fpo shares the loss's actor with the collector, which needs loss.functional=false")
     actor: Any = loss_module.actor_network
     if isinstance(collector, BaseCollector):
         collector.update_policy_weights_(TensorDict.from_module(actor))
-        for name, hook in rollout_hooks(getattr(collector, "policy", None)).items():
+        hooks = rollout_hooks(getattr(collector, "policy", None))
+        if hooks and not isinstance(collector, Collector):
+            raise ConfigError(
+                f"a number of steps for each rollout needs TorchRL's Collector, in this process; got "
+                f"{type(collector).__name__}. The solver random_steps draws for each call in any collector"
+            )
+        for name, hook in hooks.items():
             setattr(collector, name, hook)
     else:
         collector = functools.partial(collector, policy=actor, **rollout_hooks(actor))

@@ -70,8 +70,12 @@ METRIC_NAMES = {"ratio_mean": "ratio", "mean_ratio": "ratio", "max_ratio": "rati
 """Names in the metrics of entries that our loss and TorchRL's call differently."""
 
 
-def summarize(history: list[TensorDictBase]) -> dict[str, float]:
-    """Means over an iteration's minibatches, extremes of the ratio, and how far the first ratio was from 1."""
+def summarize(history: list[TensorDictBase], **beside: Tensor) -> dict[str, float]:
+    """Means over an iteration's minibatches, extremes of the ratio, and how far the first ratio was from 1.
+
+    Args:
+        history: what each minibatch reported. beside: further scalars, which are then read from the device with these.
+    """
     stacked: dict[str, Tensor] = TensorDict.stack(history).to_dict()
     stacked = {METRIC_NAMES.get(name, name): values.float() for name, values in stacked.items()}
     summary = {name: values.mean() for name, values in stacked.items()}
@@ -83,6 +87,7 @@ def summarize(history: list[TensorDictBase]) -> dict[str, float]:
         summary["first_ratio_error"] = torch.stack([(stacked[name][0] - 1).abs() for name in present]).amax()
     if "clip_fraction" in stacked:
         summary["first_clip_fraction"] = stacked["clip_fraction"][0]
+    summary |= {name: value.float() for name, value in beside.items()}
     values = torch.stack(list(summary.values())).tolist()
     return dict(zip(summary, values, strict=True))
 

@@ -94,7 +94,7 @@ class Trainer:
         processes: Processes | None = None,
         workers: RemoteWorkers | None = None,
     ) -> None:
-        check_parts(env, loss, optimizer)
+        check_parts(env, loss, advantage, optimizer)
         processes = processes if processes is not None else Processes()
         num_envs = env.batch_size.numel() * processes.size
         check_counts(total_frames=total_frames, num_epochs=num_epochs, minibatch_size=minibatch_size)
@@ -207,7 +207,7 @@ class Trainer:
                 if self.warms_up_critic:  # the actor's weights that the critic shares wait as well
                     self.optimizer.keep_actor()
                 history.append(losses.update(self.optimizer.limited_step(self.processes.average)))
-        metrics = self.processes.reduce(summarize(history))
+        metrics = self.processes.reduce(summarize(history, weight_max=self.optimizer.largest_weight()))
         if not all(map(math.isfinite, metrics.values())):
             names = [name for name, value in metrics.items() if not math.isfinite(value)]
             raise NonFiniteError(

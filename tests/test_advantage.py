@@ -68,6 +68,14 @@ class TestGAE:
         # each delta grows by 9
         assert batch["advantage"][0].flatten().tolist() == [1.125 + 9 * (1 + 1 / 4 + 1 / 16), 0.5 + 9 * 1.25, 9.0]
 
+    def test_other_keys(self, batch):
+        critic = TensorDictModule(nn.Identity(), in_keys=["observation"], out_keys=["v"])
+        gae, usual = GAE(critic, gamma=0.5, lmbda=0.5), batch.clone()
+        gae.set_keys(advantage="adv", value_target=("nested", "target"), value="v")
+        found = gae(batch.exclude("advantage", "value_target", "state_value"))
+        for here, there in {"adv": "advantage", ("nested", "target"): "value_target", "v": "state_value"}.items():
+            assert torch.equal(found[here], usual[there])
+
     def test_no_gradient_reaches_the_critic(self):
         critic = TensorDictModule(nn.Linear(1, 1), in_keys=["observation"], out_keys=["state_value"])
         assert not GAE(critic)(rollouts())["value_target"].requires_grad

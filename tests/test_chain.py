@@ -244,3 +244,16 @@ def test_commands_and_configs_know_it_for_a_flow():
     policy, _ = chained()
     assert fixed_settings(policy)["entropy_bonus"] is False
     assert repr(solver_of(policy, "heun", None)) == f"Heun(num_steps={flow_policy(policy).solver.num_steps})"
+
+
+@pytest.mark.parametrize("inplace", [False, "empty"])
+def test_an_encoder_that_writes_into_a_tensordict_of_its_own_trains_alike(inplace):
+    policy, _ = chained()
+    first, head = policy.module
+    apart = TensorDictSequential(
+        TensorDictModule(first.module, in_keys=["observation"], out_keys=["features"], inplace=inplace), head
+    )
+    batch = policy(TensorDict(observation=torch.randn(6, 3), batch_size=6)).detach()
+    batch["advantage"] = torch.randn(6, 1)
+    found, expected = (FPOLoss(it, functional=False)(batch)["loss_objective"] for it in (apart, policy))
+    assert torch.equal(found, expected)

@@ -57,3 +57,11 @@ def test_an_unknown_storage_is_refused(make_actor):
 def test_without_pairs_there_is_no_seed(make_actor):
     td = make_actor(noise_storage="seed").for_inference()(TensorDict(observation=torch.zeros(2, 3), batch_size=2))
     assert "flow_seed" not in td
+
+
+def test_the_view_for_inference_scores_actions_as_the_actor_does(make_actor, collect):
+    actor = make_actor(noise_storage="seed")
+    batch = collect(actor)
+    scores = [policy.get_dist(batch).log_prob(batch["action"]) for policy in (actor, actor.for_inference())]
+    assert scores[0].isfinite().all()
+    assert torch.equal(*scores)

@@ -125,3 +125,19 @@ def test_without_a_gradient_the_actor_stays_and_its_norm_is_0():
     assert critic[0].item() == pytest.approx(2.9)
     assert norms["grad_norm_actor"] == 0
     assert norms["grad_norm_actor"].dtype == actor[0].dtype
+
+
+def test_what_actor_and_critic_share_is_the_actors():
+    trunk, head, value = (nn.Linear(2, 2) for _ in range(3))
+    optimizer = AgentOptimizer(
+        [*trunk.parameters(), *head.parameters()], [*trunk.parameters(), *value.parameters()], lr=0.1
+    )
+    of_actor, of_critic = ([id(p) for p in group["params"]] for group in optimizer.param_groups)
+    assert of_actor == [id(p) for module in (trunk, head) for p in module.parameters()]
+    assert of_critic == [id(p) for p in value.parameters()]
+
+
+@pytest.mark.parametrize(("weight", "largest"), [(-7.0, "7.0"), (float("nan"), "nan"), (float("-inf"), "inf")])
+def test_the_largest_weight_is_of_actor_and_critic_and_its_sign_does_not_count(weight, largest):
+    actor, critic = [nn.Parameter(torch.tensor([1.0, 2.0]))], [nn.Parameter(torch.tensor([3.0, weight]))]
+    assert str(AgentOptimizer(actor, critic).largest_weight().item()) == largest

@@ -35,12 +35,13 @@ def make_gym_env(
     Args:
         env_id (str): such as "Pendulum-v1", or "my_package:MyEnv-v0" to import a package first.
         num_envs, device, seed, spread_episodes: as in :class:`BatchedEnv`; the simulator stays on the CPU.
-        max_episode_steps (int): steps after which an episode is truncated; by default the id's own limit.
+        max_episode_steps (int): steps after which an episode is truncated; by default the id's own limit. Evaluations
+            play whole episodes, so there has to be one.
         kwargs: handed to ``gymnasium.make``.
 
     Raises:
-        ValueError: if the id is unknown, or its actions are not a bounded ``Box``, or its observations
-            cannot be flattened.
+        ValueError: if the id is unknown, has no limit on the length of an episode and none is given, or its
+            actions are not a bounded ``Box``, or its observations cannot be flattened.
         ImportError: if the environment needs a package that is not installed.
 
     >>> make_gym_env("Pendulum-v1", num_envs=2).reset()["observation"].shape
@@ -50,6 +51,11 @@ def make_gym_env(
     vector_env = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
     spec = vector_env.envs[0].spec
     limit = max_episode_steps if spec is None else spec.max_episode_steps
+    if limit is None:
+        raise ValueError(
+            f"{env_id} sets no limit on the length of an episode, and evaluations play whole ones: give "
+            "max_episode_steps, a large one if every episode ends by itself"
+        )
     return GymnasiumEnv(vector_env, device=device, seed=seed, max_episode_steps=limit, spread_episodes=spread_episodes)
 
 

@@ -64,4 +64,4 @@ def _draw(seed: int, size: int, device: torch.device, dtype: torch.dtype) -> Ten
 @functools.cache
 def _drawn(seed: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # it serves calls with gradients too
-        return torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+        return torch.randn(size, generator=torch.Generator("cpu").manual_seed(seed), device="cpu").to(device, dtype)

@@ -16,8 +16,8 @@ VelocityField = Callable[[Tensor, Tensor], Tensor]
 class Solver(ABC):
     """Base class of fixed-step solvers of ``dx/dt = velocity(x, t)`` from time 0 to time 1.
 
-    A subclass defines :meth:`step`. ``order`` is the order of convergence in the step size,
-    ``stages`` the number of velocity evaluations in a step.
+    A subclass defines :meth:`step`, or :meth:`points` if its steps are not equal ones. ``order`` is the order of
+    convergence in the step size, ``stages`` the number of velocity evaluations in a step.
 
     Args:
         num_steps (int): number of equal steps, at least 1.
@@ -127,8 +127,9 @@ class RandomSteps(Euler):
 class RandomStepsPerRollout(RandomSteps):
     """Random steps of which a draw serves all calls of a rollout; outside of rollouts, as in an evaluation, one call.
 
-    A collector has to say when a rollout begins and ends, as the trainer's does:
-    ``Collector(..., pre_collect_hook=solver.begin_rollout, post_collect_hook=solver.end_rollout)``.
+    A collector in the same process has to say when a rollout begins and ends, as the trainer's does:
+    ``Collector(..., pre_collect_hook=solver.begin_rollout, post_collect_hook=solver.end_rollout)``. Collectors with
+    processes of their own send them a copy of the solver, which these hooks do not reach: there every call draws.
     """
 
     def __init__(self, num_steps: int = 20, min_steps: int = 1) -> None:

@@ -92,7 +92,7 @@ class BetaTime(TimeSampler):
         # Torch has no inverse of the beta distribution. Of the logit z the density t^alpha (1 - t)^beta is smooth
         # and falls off exponentially for any alpha and beta, so a table of its integral serves.
         bound = 20 / min(alpha, beta, 1.0)
-        logit = torch.linspace(-bound, bound, self._NODES, dtype=torch.float64)
+        logit = torch.linspace(-bound, bound, self._NODES, dtype=torch.float64, device="cpu")
         log_sigmoid = torch.nn.functional.logsigmoid
         log_density = alpha * log_sigmoid(logit) + beta * log_sigmoid(-logit)
         density = (log_density - log_density.max()).exp()  # of its largest value, which may be as small as 0

@@ -37,26 +37,19 @@ class FlowActor(FlowSampler):
     (FPO Alg. 1). :meth:`get_dist` scores the stored action at the stored pairs, so TorchRL's own
     ``ClipPPOLoss`` computes the FPO objective with a FlowActor.
 
-    Keys: reads ``in_keys``; writes ``"action"`` ``[*batch, act]``, ``"flow_action"`` (before squashing,
-    the CFM target) ``[*batch, act]``, ``"flow_noise"`` ``[*batch, mc, act]``, ``"flow_time"``
+    Keys: as :class:`FlowSampler`; it also writes ``"flow_noise"`` ``[*batch, mc, act]``, ``"flow_time"``
     ``[*batch, mc, 1]``, ``"cfm_loss"`` ``[*batch, mc]`` and ``"action_log_prob"``, minus its mean, ``[*batch]``.
-    They stand beside ``action_key``; if that does not end in "action" but in, say, "high", their names begin with it:
-    ``"high_flow_action"``, so that several actors can share a TensorDict.
 
     Args:
-        velocity_net: module called as ``velocity_net(*observations, x_t=..., time=...)``; leading
-            dimensions of its inputs broadcast. Needs ``action_dim``, or pass it here.
-        solver: from noise to action; any :class:`~fpo_torchrl.flow.Solver`.
+        velocity_net, solver: as in :class:`FlowSampler`, and so are the further keywords.
         num_mc_samples (int): (noise, time) pairs stored with each action; 0 stores none.
-        start_noise: where the flow starts. Default: TorchRL's exploration type decides, random noise for
-            RANDOM and where none is set, zero noise for the others, which also leave out a stochastic solver's noise.
         action_noise_std (float): Gaussian noise added to ``flow_action`` under RANDOM exploration.
-        squash: ``"tanh"``, ``"clip"`` or ``"none"``, after the flow; the first two map [-1, 1] to the bounds.
-        action_low, action_high: bounds of the action, floats or tensors ``[act]``; ignored for ``"none"``.
-        normalizer: applied to the observation (one input key only).
-        target, action_reduction, time_sampler, path: the CFM loss: what is regressed, how the squared error is
-            reduced over action dimensions (``"mean"``, ``"sum"``, ``"sqrt"``), and where on the path.
-        pairs: how the pairs of an action are drawn: independent, or antithetic, which costs the same and varies less.
+        target: what the CFM loss regresses; default :class:`~fpo_torchrl.flow.NoiseTarget`, the paper's choice.
+        action_reduction: of the squared error over action dimensions: ``"mean"``, ``"sum"`` or ``"sqrt"``.
+        time_sampler: where on the path; default ``GridTime(10)``, whatever the solver's number of steps.
+        pairs: how the pairs of an action are drawn; default :class:`~fpo_torchrl.flow.IndependentPairs`.
+            :class:`~fpo_torchrl.flow.AntitheticPairs` cost the same and vary less.
+        path: from noise to action.
         noise_storage: ``"stored"`` keeps noise and time; ``"seed"`` keeps in their place ``"flow_seed"`` ``[*batch]``,
             8 bytes an action, and computes the same pairs from it whenever they are needed.
 
@@ -126,7 +119,7 @@ class FlowActor(FlowSampler):
         if self.action_noise_std and explored():
             flow_action = flow_action + self.action_noise_std * torch.randn_like(flow_action)
         self._write(tensordict, flow_action)
-        if self.num_mc_samples:
+        if self.flow_keys:
             self._write_pairs(tensordict, observations, flow_action)
         return tensordict
 
@@ -218,7 +211,6 @@ class FlowActor(FlowSampler):
     def for_inference(self, *, solver: Solver | None = None, start_noise: StartNoise | None = None) -> Self:
         """A view of this actor, on the same weights, without pairs and action noise; it may sample in another way."""
         actor = super().for_inference(solver=solver, start_noise=start_noise)
-        actor.num_mc_samples = 0
         actor.action_noise_std = 0.0
         return actor
 

@@ -35,11 +35,12 @@ def recurrent_modules(net: nn.Module) -> list[nn.Module]:
 
 
 def encode(policy: Any, tensordict: TensorDictBase) -> TensorDictBase:
-    """``tensordict`` after every module of ``policy`` before its flow, each of which writes into it."""
+    """``tensordict`` with what every module of ``policy`` before its flow writes, in place."""
     if isinstance(policy, TensorDictSequential):
         *encoders, last = links(policy)
         for encoder in encoders:
-            tensordict = encoder(tensordict)
+            if (written := encoder(tensordict)) is not tensordict:
+                tensordict.update(written)
         return encode(last, tensordict)
     return tensordict
 

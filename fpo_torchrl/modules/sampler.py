@@ -90,8 +90,8 @@ class FlowSampler(TensorDictModuleBase):
         self.start_noise = start_noise
         self.squash = squash
         self.action_dim = action_dim
-        low, high = torch.as_tensor(action_low), torch.as_tensor(action_high)
-        if squash != "none" and not (torch.isfinite(low).all() and torch.isfinite(high).all() and (low < high).all()):
+        low, high = (torch.as_tensor(bound).to(torch.get_default_dtype()) for bound in (action_low, action_high))
+        if squash != "none" and not (is_bound(low) and is_bound(high) and (low < high).all()):
             raise ValueError(
                 f"squash={squash!r} needs finite bounds with low < high, got action_low={low.tolist()} and "
                 f'action_high={high.tolist()}; use squash="none" for an unbounded action'
@@ -102,7 +102,7 @@ class FlowSampler(TensorDictModuleBase):
                     f"{name} should be a number or have the shape [{action_dim}] of the action, got {list(bound.shape)}"
                 )
             # A plain clone of one number keeps the stride 0 of expand, which no checkpoint can hold.
-            bound = bound.to(torch.get_default_dtype()).expand(action_dim).clone(memory_format=torch.contiguous_format)
+            bound = bound.expand(action_dim).clone(memory_format=torch.contiguous_format)
             self.register_buffer(name, bound)
 
         self.in_keys = in_keys
@@ -173,7 +173,7 @@ class FlowSampler(TensorDictModuleBase):
 
         ``observations`` are those under ``in_keys``, before normalisation, with the same ``*batch``.
         """
-        return self._squashed(self.solver(self._field(self._normalized(observations)), noise))
+        return self._squashed(self.solver.points(self._field(self._normalized(observations)), noise)[-1])
 
     def unsquash(self, action: Tensor) -> Tensor:
         """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
@@ -192,18 +192,18 @@ class FlowSampler(TensorDictModuleBase):
         batch = self._batch_shape(tensordict, observations)
         noise = start_noise.sample((*batch, self.action_dim), like=self.action_low)
         solver = self.solver if explores else self.solver.without_noise()
-        points, wrong = None, None
+        expected = (
+            f"one action was expected per entry of the batch {tuple(batch)}, but the observation has shape "
+            f"{tuple(observations[0].shape)}: set the tensordict's batch_size to its leading dimensions"
+        )
         try:
             points = solver.points(self._field(observations), noise)
         except RuntimeError as error:
-            if observations[0].ndim <= noise.ndim:
-                raise
-            wrong = error
-        if points is None or points[-1].shape != noise.shape:
-            raise ValueError(
-                f"one action was expected per entry of the batch {tuple(batch)}, but the observation has shape "
-                f"{tuple(observations[0].shape)}: set the tensordict's batch_size to its leading dimensions"
-            ) from wrong
+            if observations[0].ndim > noise.ndim:
+                error.add_note(f"Unless velocity_net has a fault of its own: {expected}")
+            raise
+        if points[-1].shape != noise.shape:
+            raise ValueError(expected)
         return points
 
     def _batch_shape(self, tensordict: TensorDictBase, observations: list[Tensor]) -> torch.Size:
@@ -221,8 +221,20 @@ class FlowSampler(TensorDictModuleBase):
         net = self.velocity_net
         # Asked of the class, so that a wrapper which passes attributes on is called as a whole; so is a hooked network.
         if getattr(type(net), "has_condition", False) and not (net._forward_hooks or net._forward_pre_hooks):
-            return net.condition(*observations)
-        return lambda x_t, time: net(*observations, x_t=x_t, time=time)
+            velocity_at = net.condition(*observations)
+        else:
+            velocity_at = lambda x_t, time: net(*observations, x_t=x_t, time=time)  # noqa: E731
+
+        def field(x_t: Tensor, time: Tensor) -> Tensor:
+            velocity = velocity_at(x_t, time)
+            if velocity.shape[-1] != self.action_dim:  # of size 1 it would broadcast
+                raise ValueError(
+                    f"velocity_net should return one number for each of the {self.action_dim} entries of the action, "
+                    f"got {tuple(velocity.shape)}"
+                )
+            return velocity
+
+        return field
 
     def _write(self, tensordict: TensorDictBase, flow_action: Tensor) -> TensorDictBase:
         """Write the action, and what it was before squashing."""
@@ -251,6 +263,11 @@ class FlowSampler(TensorDictModuleBase):
     def extra_repr(self) -> str:
         """Arguments shown by ``repr``."""
         return f"solver={self.solver}, start_noise={self.start_noise}, squash={self.squash!r}"
+
+
+def is_bound(value: Tensor) -> bool:
+    """Whether all of ``value`` are bounds: finite, and not the largest numbers, which TorchRL takes for no bound."""
+    return bool((value.abs() < torch.finfo(value.dtype).max / 2).all())
 
 
 def explored() -> bool:

@@ -171,12 +171,17 @@ class VelocityMLP(nn.Module):
         """
         return self.condition(observation)(x_t, time)
 
-    def condition(self, observation: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def condition(self, observation: Tensor, *others: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The velocity field ``(x_t, time) -> velocity`` of one observation, whose share is computed once.
 
         A solver calls the field many times for the same observation. A network without ``has_condition``, or with
         forward hooks, is called in full each time; so is a first layer that is another module or has hooks.
         """
+        if others:
+            raise ValueError(
+                f"{type(self).__name__} takes one observation, got {1 + len(others)}: concatenate them, as TorchRL's "
+                "transform CatTensors does, and give its key as in_keys"
+            )
         enter = self._first_layer(observation)
 
         def field(x_t: Tensor, time: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from tensordict.nn import TensorDictParams, TensorDictSequential, dispatch
 from tensordict.utils import NestedKey
 from torchrl.objectives import LossModule
 
-from fpo_torchrl.checks import check_counts
+from fpo_torchrl.checks import check_counts, check_kinds
 from fpo_torchrl.flow import RegressionTarget, TimeSampler, UniformTime, VelocityTarget
 from fpo_torchrl.functional import ACTION_REDUCTIONS
 from fpo_torchrl.modules.actor import FlowActor
@@ -31,8 +31,8 @@ class CFMLoss(LossModule):
         reduction: over the batch, as in any LossModule: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Raises:
-        TypeError: without a FlowActor. ValueError: if ``num_mc_samples`` is below 1 or ``action_reduction`` is
-            unknown. KeyError: in a batch without the action.
+        TypeError: without a FlowActor, or for a part of another kind. ValueError: if ``num_mc_samples`` is below 1 or
+            ``action_reduction`` is unknown. KeyError: in a batch without the action.
 
     >>> from fpo_torchrl import VelocityMLP
     >>> loss = CFMLoss(FlowActor(VelocityMLP(3, 2)))
@@ -64,6 +64,8 @@ class CFMLoss(LossModule):
         reduction: str = "mean",
     ) -> None:
         check_counts(num_mc_samples=num_mc_samples)
+        check_kinds("VelocityTarget()", RegressionTarget, target=target)
+        check_kinds("UniformTime()", TimeSampler, time_sampler=time_sampler)
         if action_reduction not in ACTION_REDUCTIONS:
             raise ValueError(
                 f"action_reduction must be one of {', '.join(ACTION_REDUCTIONS)}, got {action_reduction!r}"

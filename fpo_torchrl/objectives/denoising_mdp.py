@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fpo_torchrl.modules.chain import flow_policy
 from fpo_torchrl.modules.denoising import DenoisingActor
-from fpo_torchrl.objectives.surrogate import FlowPPOLoss, stored
+from fpo_torchrl.objectives.surrogate import FlowPPOLoss, by_either_name, stored
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
 
@@ -31,6 +31,7 @@ class DenoisingMDPLoss(FlowPPOLoss):
         clip_epsilon: radius of the clip on each step's ratio, or ``(low, high)`` radii; 0.2 is what the FPO
             paper found best for DPPO.
         trust_region: an object in place of the clip.
+        actor, critic: other names of the first two, as TorchRL's losses have them.
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in :class:`FlowPPOLoss`.
 
     Raises:
@@ -48,8 +49,11 @@ class DenoisingMDPLoss(FlowPPOLoss):
         clip_epsilon: float | tuple[float, float] = 0.2,
         *,
         trust_region: TrustRegion | None = None,
+        actor: DenoisingActor | TensorDictSequential | None = None,
+        critic: TensorDictModule | None = None,
         **ppo_settings: Any,
     ) -> None:
+        actor_network, critic_network = by_either_name(actor_network, critic_network, actor, critic)
         if actor_network is None or not hasattr(flow_policy(actor_network), "denoising_log_prob_key"):
             raise TypeError(
                 "DenoisingMDPLoss needs a DenoisingActor as actor_network, alone or at the end of a "

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor
 
+from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.functional import fpo_log_ratio, straight_through_clamp
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.chain import flow_policy
-from fpo_torchrl.objectives.surrogate import FlowPPOLoss, stored
+from fpo_torchrl.objectives.surrogate import FlowPPOLoss, by_either_name, stored
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
 
@@ -46,14 +46,9 @@ class FPOLoss(FlowPPOLoss):
     """PPO for flow policies: the likelihood ratio is ``exp(L_old - L_new)`` (FPO, arXiv 2507.21053, Eq. 5 to 8).
 
     ``L`` is the CFM loss of the executed action at the (noise, time) pairs stored by :class:`FlowActor`.
-    The critic loss, value estimators, keys and advantage normalisation are those of TorchRL's ``PPOLoss``.
 
-    Keys: reads the actor's and critic's inputs, the actor's flow keys, and ``"advantage"`` ``[*batch, 1]``
-    and ``"value_target"`` (computed by the value estimator where absent). Returns ``"loss_objective"`` and
-    ``"loss_critic"``, and without gradient ``"ratio_mean"``, ``"ratio_min"``, ``"ratio_max"``, ``"ESS"`` (share
-    of the batch), ``"clip_fraction"`` and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"``
-    by the sign of the advantage, ``"cfm_loss_old"`` and ``"cfm_loss_new"`` before any clamp, and
-    ``"explained_variance"``; with their coefficients also ``"loss_cfm"`` and ``"loss_prior"``.
+    Keys: as :class:`~fpo_torchrl.objectives.surrogate.FlowPPOLoss`; it also returns ``"cfm_loss_old"`` and
+    ``"cfm_loss_new"``, the means before any clamp, and with their coefficients ``"loss_cfm"`` and ``"loss_prior"``.
 
     Args:
         actor_network: the :class:`FlowActor`, or a ``TensorDictSequential`` that ends with one, of which every
@@ -69,8 +64,8 @@ class FPOLoss(FlowPPOLoss):
             gradient zero over the policy's own actions, so a baseline in the advantage costs nothing; the CFM loss
             has that only where the velocity is the mean velocity of those actions' paths. This term keeps it there.
         prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm). It stands in
-            for the entropy bonus that a flow does not have. A buffer, which a schedule may lower to 0; a loss that was
-            built with 0 is without the term for good.
+            for the entropy bonus that a flow does not have. A schedule may assign to both coefficients, which are
+            buffers; a loss that was built with 0 is without the term for good.
         actor, critic: other names of the first two, as TorchRL's losses have them.
         min_advantage, max_advantage and further keywords: as in
             :class:`~fpo_torchrl.objectives.surrogate.FlowPPOLoss`.
@@ -83,6 +78,8 @@ class FPOLoss(FlowPPOLoss):
     >>> critic = TensorDictModule(ValueMLP(3), in_keys=["observation"], out_keys=["state_value"])
     >>> loss = FPOLoss(FlowActor(VelocityMLP(3, 2)), critic, clip_epsilon=0.05)
     """
+
+    _schedulable_buffers = frozenset({"cfm_coeff", "prior_coeff"})
 
     def __init__(
         self,
@@ -100,10 +97,8 @@ class FPOLoss(FlowPPOLoss):
         critic: TensorDictModule | None = None,
         **ppo_settings: Any,
     ) -> None:
-        for name, (network, short) in {"actor": (actor_network, actor), "critic": (critic_network, critic)}.items():
-            if network is not None and short is not None:
-                raise ValueError(f"{name} and {name}_network are two names of one argument: give one of them")
-        actor_network = actor if actor is not None else actor_network
+        actor_network, critic_network = by_either_name(actor_network, critic_network, actor, critic)
+        check_kinds("Clamp(high=3)", Clamp, cfm_loss_clamp=cfm_loss_clamp, log_ratio_clamp=log_ratio_clamp)
         flow_actor = flow_policy(actor_network)
         if actor_network is None or not hasattr(flow_actor, "cfm_loss_key"):
             raise TypeError(
@@ -112,8 +107,11 @@ class FPOLoss(FlowPPOLoss):
             )
         num_pairs = flow_actor.num_mc_samples
         groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio) if isinstance(ratio, str) else ratio
-        if num_pairs < 1:
-            raise ValueError("FPOLoss needs an actor that stores pairs: num_mc_samples must be at least 1, got 0")
+        if not flow_actor.flow_keys:
+            raise ValueError(
+                "FPOLoss needs an actor that stores pairs, with num_mc_samples of at least 1, and not what its "
+                "for_inference() returns"
+            )
         if not isinstance(groups, int) or groups < 1 or num_pairs % groups:
             raise ValueError(
                 'ratio must be "per_action", "per_sample" or a number of groups that divides the actor\'s '
@@ -124,18 +122,19 @@ class FPOLoss(FlowPPOLoss):
                 raise ValueError(f"{name} must not be negative, got {coefficient}")
         super().__init__(
             actor_network,
-            critic if critic is not None else critic_network,
+            critic_network,
             clip_or(trust_region, clip_epsilon, default=0.05),
             **ppo_settings,
         )
         self.num_ratio_groups = groups
         self.cfm_loss_clamp = cfm_loss_clamp
         self.log_ratio_clamp = log_ratio_clamp
-        self.cfm_coeff = cfm_coeff
         device = next((weight.device for weight in self.parameters()), None)
-        self.register_buffer("prior_coeff", torch.tensor(float(prior_coeff), device=device), persistent=False)
-        pulls = {"loss_cfm": cfm_coeff, "loss_prior": prior_coeff}
-        self.beside_ratio = ("cfm_loss_old", "cfm_loss_new", *(name for name, coeff in pulls.items() if coeff))
+        pulls = {"cfm": cfm_coeff, "prior": prior_coeff}
+        for name, coefficient in pulls.items():
+            self.register_coeff_buffer(f"{name}_coeff", float(coefficient), device=device)
+        self.pulls = tuple(name for name, coefficient in pulls.items() if coefficient)
+        self.beside_ratio = ("cfm_loss_old", "cfm_loss_new", *(f"loss_{name}" for name in self.pulls))
 
     def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
         """``L_old - L_new`` per group of pairs ``[*batch, groups]``; the two pulls, and the mean of both losses."""
@@ -147,10 +146,10 @@ class FPOLoss(FlowPPOLoss):
                 f"the loss groups the actor's num_mc_samples={actor.num_mc_samples} pairs of an action, "
                 f"the batch has {new.shape[-1]}: collect and train with the same number"
             )
-        beside = {"cfm_loss_old": old.mean(), "cfm_loss_new": new.detach().mean()}
-        if self.cfm_coeff:
+        beside = {"cfm_loss_old": old.mean(-1), "cfm_loss_new": new.detach().mean(-1)}
+        if "cfm" in self.pulls:
             beside["loss_cfm"] = self.cfm_coeff * new.mean(-1, keepdim=True)
-        if "loss_prior" in self.beside_ratio:
+        if "prior" in self.pulls:
             beside["loss_prior"] = self.prior_coeff * actor.prior_loss(tensordict).unsqueeze(-1)
         if self.cfm_loss_clamp is not None:
             old, new = self.cfm_loss_clamp(old), self.cfm_loss_clamp(new)

@@ -75,8 +75,8 @@ class FlowPPOLoss(PPOLoss):
             raise ValueError(f"max_advantage must be positive or None, got {max_advantage}")
         if entropy_coeff := kwargs.pop("entropy_coeff", None):
             warnings.warn(
-                f"entropy_coeff={entropy_coeff} has no effect: a flow has no entropy in closed form. FPOLoss has "
-                "prior_coeff as a pull toward randomness",
+                f"entropy_coeff={entropy_coeff} has no effect on {name}: a flow has no entropy in closed form. FPOLoss "
+                "has prior_coeff as a pull toward randomness",
                 stacklevel=2,
             )
         if entropy_bonus:
@@ -102,8 +102,9 @@ class FlowPPOLoss(PPOLoss):
     def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Logarithms of the ratios ``[*batch, ratios]`` under the current weights, and what else comes of them.
 
-        ``tensordict`` holds the outputs of the modules before the flow, under the current weights too. What
-        else comes is further losses ``[*batch, 1]``, whose names begin with "loss_", and diagnostics without gradient.
+        ``tensordict`` holds the outputs of the modules before the flow, under the current weights too. What else comes
+        is further losses ``[*batch, 1]``, whose names begin with "loss_", and diagnostics ``[*batch]``, whose mean is
+        reported.
         """
 
     @property
@@ -127,7 +128,10 @@ class FlowPPOLoss(PPOLoss):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """Every key that the loss reads, the flow keys included."""
+        """What the loss reads, flow keys included, but for advantage and value target.
+
+        Called by keyword, as ``dispatch`` allows, it therefore estimates both itself.
+        """
         if self._in_keys is None:
             self._set_in_keys()
         unread = [self.tensor_keys.action, self.tensor_keys.sample_log_prob]
@@ -179,18 +183,27 @@ class FlowPPOLoss(PPOLoss):
         with weights if weights is not None else contextlib.nullcontext():
             tensordict = encode(self.actor_network, tensordict)
             log_ratio, beside = self.log_ratio(tensordict)
-        batch = log_ratio.shape[:-1]
+        batch, valid = log_ratio.shape[:-1], self._valid(tensordict, log_ratio[..., :1])
         _check_advantage(advantage, batch)
+        if (of_advantage := self._valid(tensordict, advantage)) is not None:
+            advantage = advantage.where(of_advantage, 0.0)
+            tensordict.set("shifted_valid", of_advantage)  # the only mark that TorchRL's normalisation looks at
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)
         if self.min_advantage is not None or self.max_advantage is not None:
             advantage = advantage.clamp(self.min_advantage, self.max_advantage)
         advantage = _of_each_action(advantage, batch)
-        objective = self.trust_region(log_ratio.exp(), advantage).mean(-1, keepdim=True)
-
-        losses = {"loss_objective": -objective}
+        objective = self.trust_region(log_ratio.exp(), advantage)
+        if objective.shape != log_ratio.shape:
+            raise ValueError(
+                f"{self.trust_region} should return an objective for each ratio, shape {tuple(log_ratio.shape)}, got "
+                f"{tuple(objective.shape)}"
+            )
+        losses = {"loss_objective": -objective.mean(-1, keepdim=True)}
         losses.update({name: value for name, value in beside.items() if name.startswith("loss_")})
-        diagnostics = self._diagnose(log_ratio.detach(), advantage)
-        diagnostics.update({name: value for name, value in beside.items() if name not in losses})
+        counted = slice(None) if valid is None else valid.squeeze(-1)
+        diagnostics = self._diagnose(log_ratio.detach()[counted], advantage[counted])
+        also = {name: value for name, value in beside.items() if name not in losses}
+        diagnostics.update({name: value.detach()[counted].mean() for name, value in also.items()})
         if self._has_critic:
             loss_critic, value_clip_fraction, explained_variance = self.loss_critic(tensordict)
             losses["loss_critic"] = loss_critic
@@ -201,6 +214,12 @@ class FlowPPOLoss(PPOLoss):
         losses = {key: self._reduce_loss(value, tensordict) for key, value in losses.items()}
         losses = {key: value.squeeze(-1) if value.ndim else value for key, value in losses.items()}  # vmap needs the if
         return TensorDict({**losses, **diagnostics})
+
+    def _valid(self, tensordict: TensorDictBase, like: Tensor) -> Tensor | None:
+        """Which entries are not padding, of the shape of ``like``; None if nothing marks any."""
+        masks = [tensordict.get(key, None) for key in self._loss_mask_keys()]
+        found = [self._expand_loss_mask(mask, like).expand_as(like) for mask in masks if mask is not None]
+        return torch.stack(found).all(0) if found else None
 
     @torch.no_grad()
     def _diagnose(self, log_ratio: Tensor, advantage: Tensor) -> dict[str, Tensor]:
@@ -220,6 +239,14 @@ class FlowPPOLoss(PPOLoss):
             "clip_fraction_positive": share(positive),
             "clip_fraction_negative": share(1 - positive),
         }
+
+
+def by_either_name(actor_network: Any, critic_network: Any, actor: Any, critic: Any) -> tuple[Any, Any]:
+    """Actor and critic, each of which may be given by the long or the short name that TorchRL's losses know."""
+    for name, (network, short) in {"actor": (actor_network, actor), "critic": (critic_network, critic)}.items():
+        if network is not None and short is not None:
+            raise ValueError(f"{name} and {name}_network are two names of one argument: give one of them")
+    return actor if actor is not None else actor_network, critic if critic is not None else critic_network
 
 
 def stored(tensordict: TensorDictBase, key: NestedKey, like: Tensor, meaning: str) -> Tensor:

@@ -12,8 +12,8 @@ from fpo_torchrl.functional import aspo_objective, ppo_objective, spo_objective
 class TrustRegion(ABC):
     """Base class: an objective of ratio and advantage, to be maximised, around a band of ratios.
 
-    A subclass defines :meth:`__call__`. ``low`` and ``high`` bound the band ``[1 - low, 1 + high]``;
-    ratios outside it count as clipped in the diagnostics.
+    A subclass defines :meth:`__call__`, and calls ``super().__init__(low, high)`` in an ``__init__`` of its own.
+    ``low`` and ``high`` bound the band ``[1 - low, 1 + high]``; ratios outside it count as clipped in the diagnostics.
     """
 
     def __init__(self, low: float, high: float) -> None:

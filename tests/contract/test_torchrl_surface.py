@@ -48,8 +48,10 @@ def test_the_base_of_our_losses_uses_only_these_internals_of_ppo_loss():
     private = {name for name in used if name.startswith("_") and name not in vars(FlowPPOLoss)}
     assert private == {
         "_cached_critic_network_params_detached",
+        "_expand_loss_mask",
         "_has_critic",
         "_in_keys",
+        "_loss_mask_keys",
         "_maybe_normalize_advantage",
         "_out_keys",
         "_reduce_loss",
@@ -109,11 +111,31 @@ class TestInternalsOfPPOLoss:
         assert not PPOLoss(make_actor(), make_critic(), critic_coeff=0.0, **settings)._has_critic
         assert not PPOLoss(make_actor(), **settings)._has_critic
 
+    def test_padding_is_marked_under_two_keys_and_a_mask_takes_the_shape_of_what_it_masks(self, ppo):
+        assert ppo._loss_mask_keys() == (("collector", "mask"), "shifted_valid")
+        mask = torch.tensor([True, False, True])
+        assert ppo._expand_loss_mask(mask, torch.zeros(3, 2, 1))[:, :, 0].tolist() == [[it, it] for it in mask.tolist()]
+        assert torch.equal(ppo._expand_loss_mask(mask.unsqueeze(-1), torch.zeros(3)), mask)
+
+    def test_normalisation_leaves_out_what_is_not_shifted_valid(self, ppo):
+        ppo.normalize_advantage = True
+        marked = TensorDict(shifted_valid=torch.tensor([[True], [True], [False]]), batch_size=3)
+        advantage = torch.tensor([[1.0], [3.0], [100.0]])
+        normalised = ppo._maybe_normalize_advantage(advantage, marked, update_norm=False)
+        assert normalised[:2].flatten().tolist() == [-1.0, 1.0]
+
     def test_loss_critic_returns_loss_clip_fraction_and_explained_variance(self, ppo, make_actor, collect):
         loss_critic, clip_fraction, explained_variance = ppo.loss_critic(collect(make_actor()))
         assert loss_critic.shape == (6, 1)
         assert clip_fraction is None
         assert explained_variance.numel() == 1
+
+
+def test_a_collector_keeps_what_it_goes_on_from_under_carrier():
+    """Seeds that are trained together take it over, and step their environments themselves."""
+    env = ProbeEnv("constant", num_envs=2)
+    collector = Collector(env, frames_per_batch=4, total_frames=4, auto_register_policy_transforms=False)
+    assert collector._carrier["observation"].shape == env.observation_spec["observation"].shape
 
 
 class TestExplorationType:

@@ -144,3 +144,12 @@ def test_tensors_live_on_cuda():
     check_env_specs(env)
     rollout = env.rollout(6, break_when_any_done=False)
     assert rollout["next", "observation"].device.type == "cuda"
+
+
+def test_an_episode_without_a_limit_is_refused_unless_one_is_given(monkeypatch):
+    monkeypatch.setattr(gymnasium.registry["FpoStub-v0"], "max_episode_steps", None)
+    with pytest.raises(
+        ValueError, match=r"FpoStub-v0 sets no limit on the length of an episode.*give max_episode_steps"
+    ):
+        make_gym_env("FpoStub-v0", num_envs=2)
+    assert make_gym_env("FpoStub-v0", num_envs=2, max_episode_steps=7).max_episode_steps == 7

@@ -63,3 +63,10 @@ def test_fixed_noise_first_drawn_in_inference_mode_serves_gradients_later():
     weight = torch.ones(3, requires_grad=True)
     (noise.sample((4, 3), like) * weight).sum().backward()
     assert weight.grad is not None
+
+
+def test_fixed_noise_is_drawn_on_the_cpu_whatever_torchs_default_device_is():
+    like = torch.zeros(1)
+    with torch.device("meta"):
+        drawn = FixedNoise(seed=20_201).sample((3,), like=like)
+    assert torch.equal(drawn, torch.randn(3, generator=torch.Generator().manual_seed(20_201)))

@@ -85,3 +85,9 @@ def test_times_are_drawn_on_the_device_of_the_request(sampler):
 def test_a_parameter_out_of_range_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_beta_is_tabulated_on_the_cpu_whatever_torchs_default_device_is():
+    with torch.device("meta"):
+        sampler = BetaTime(2, 1)
+    assert sampler.sample((5,), like=torch.zeros(1)).device.type == "cpu"

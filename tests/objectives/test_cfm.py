@@ -156,3 +156,9 @@ def test_building_it_warns_of_nothing(make_actor):
 def test_a_setting_out_of_range_is_refused(make_actor, kwargs, message):
     with pytest.raises(ValueError, match=message):
         CFMLoss(make_actor(), **kwargs)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("target", "velocity"), ("time_sampler", "uniform")])
+def test_names_in_the_place_of_parts_are_refused(make_actor, name, wrong):
+    with pytest.raises(TypeError, match=rf"{name} must be a .* got '{wrong}'"):
+        CFMLoss(make_actor(), **{name: wrong})

@@ -152,3 +152,12 @@ def test_an_actor_of_another_kind_is_refused(make_actor, make_denoiser):
 def test_a_radius_beside_a_trust_region_is_refused(make_denoiser):
     with pytest.raises(ValueError, match="give the radius to the trust region"):
         DenoisingMDPLoss(make_denoiser(), clip_epsilon=0.1, trust_region=SPO(0.1))
+
+
+def test_actor_and_critic_have_short_names_as_in_torchrl(make_critic):
+    actor, critic = DenoisingActor(VelocityMLP(3, 2)), make_critic()
+    loss = DenoisingMDPLoss(actor=actor, critic=critic)
+    ours = {id(p) for p in loss.parameters()}
+    assert ours == {id(p) for module in (actor, critic) for p in module.parameters()}
+    with pytest.raises(ValueError, match="actor and actor_network are two names of one argument"):
+        DenoisingMDPLoss(actor, actor=actor)

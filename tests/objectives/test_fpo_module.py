@@ -249,9 +249,10 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"divides the actor's num_mc_samples=4, got {ratio!r}"):
             FPOLoss(make_actor(), ratio=ratio)
 
-    def test_an_actor_that_stores_no_pairs(self, make_actor):
-        with pytest.raises(ValueError, match="num_mc_samples must be at least 1, got 0"):
-            FPOLoss(make_actor().for_inference())
+    @pytest.mark.parametrize("stores_none", [lambda make: make(num_mc_samples=0), lambda make: make().for_inference()])
+    def test_an_actor_that_stores_no_pairs(self, make_actor, stores_none):
+        with pytest.raises(ValueError, match=r"with num_mc_samples of at least 1, and not what its for_inference\(\)"):
+            FPOLoss(stores_none(make_actor))
 
     def test_an_entropy_coefficient_is_left_out_with_a_warning(self, make_actor):
         with pytest.warns(UserWarning, match=r"entropy_coeff=0.01 has no effect"):

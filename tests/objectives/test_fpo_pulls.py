@@ -64,6 +64,19 @@ class TestPullOfTheCFMLoss:
         assert push(0.0) < -0.3  # more of the mean velocity raises the objective
         assert push(2.0) > 0.3
 
+    @pytest.mark.parametrize("name", ["cfm", "prior"])
+    def test_a_schedule_may_assign_a_coefficient(self, make_actor, collect, name):
+        actor = make_actor()
+        loss, batch = FPOLoss(actor, **{f"{name}_coeff": 0.4}), collect(actor)
+        torch.manual_seed(0)  # of the prior's draws
+        before = loss(batch)[f"loss_{name}"]
+        setattr(loss, f"{name}_coeff", 0.1)
+        torch.manual_seed(0)
+        torch.testing.assert_close(loss(batch)[f"loss_{name}"], before / 4)
+        again = FPOLoss(make_actor(), **{f"{name}_coeff": 0.4})
+        again.load_state_dict(loss.state_dict())
+        assert getattr(again, f"{name}_coeff").item() == pytest.approx(0.1)
+
     @pytest.mark.parametrize("name", ["cfm_coeff", "prior_coeff"])
     def test_a_negative_coefficient_is_refused(self, make_actor, name):
         with pytest.raises(ValueError, match=rf"{name} must not be negative, got -0\.1"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fpo_torchrl import ASPO, SPO, Clip
+from fpo_torchrl import ASPO, SPO, Clip, FPOLoss
 
 RATIO = torch.tensor([[0.8], [0.96], [1.0], [1.04], [1.3]], dtype=torch.float64)
 
@@ -70,3 +70,22 @@ def test_repr_shows_the_radius():
 
 def test_a_radius_may_be_a_number_of_numpy():
     assert repr(Clip(np.float64(0.25))) == "Clip(0.25)"
+
+
+def test_an_objective_that_is_not_one_of_each_ratio_is_refused(make_actor, collect):
+    class Mean(Clip):
+        def __call__(self, ratio, advantage):
+            return super().__call__(ratio, advantage).mean(-1)
+
+    actor = make_actor()
+    with pytest.raises(
+        ValueError, match=r"Mean\(0.1\) should return an objective for each ratio, shape \(6, 1\), got \(6,\)"
+    ):
+        FPOLoss(actor, trust_region=Mean(0.1))(collect(actor))
+
+
+@pytest.mark.parametrize("name", ["cfm_loss_clamp", "log_ratio_clamp"])
+@pytest.mark.parametrize("wrong", [3.0, (0, 5)])
+def test_a_clamp_that_is_none_is_refused(make_actor, name, wrong):
+    with pytest.raises(TypeError, match=rf"{name} must be a Clamp such as Clamp\(high=3\), got"):
+        FPOLoss(make_actor(), **{name: wrong})

@@ -64,3 +64,15 @@ def test_a_plain_optimizer_is_refused():
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     with pytest.raises(TypeError, match=r"AgentOptimizer\(actor.parameters.* got Adam"):
         Trainer(**parts(optimizer=optimizer), total_frames=BATCH, frames_per_batch=BATCH)
+
+
+def test_advantages_under_another_key_than_the_loss_reads_are_refused():
+    own = parts()
+    own["loss"].set_keys(advantage="adv")
+    with pytest.raises(
+        ValueError, match=r"advantage under 'adv', and GAE writes it under 'advantage': call its set_keys"
+    ):
+        Trainer(**own, total_frames=BATCH, frames_per_batch=BATCH)
+    own["advantage"].set_keys(advantage="adv")
+    (metrics,) = Trainer(**own, total_frames=BATCH, frames_per_batch=BATCH)
+    assert metrics["frames"] == BATCH

@@ -257,5 +257,10 @@ class TestNumbersThatAreNotFinite:
                 return self.weight.sqrt() + 0 * x_t + 0 * observation
 
         trainer = trainer_on(probe, actor=FlowActor(Sqrt(), num_mc_samples=2), num_epochs=1)
-        with pytest.raises(NonFiniteError, match="grad_norm_actor became NaN or infinite"):
+        with pytest.raises(NonFiniteError, match="grad_norm_actor, weight_max became NaN or infinite"):
+            next(iter(trainer))
+
+    def test_weights_that_the_last_step_of_an_iteration_loses(self, probe):
+        trainer = trainer_on(probe, num_epochs=1, lr=1e39)  # infinite in single precision
+        with pytest.raises(NonFiniteError, match=r"^weight_max became NaN or infinite in the update after frame 0"):
             next(iter(trainer))

@@ -1,0 +1,50 @@
+"""Steps that a collector or sampler marks as padding count for nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fpo_torchrl import FPOLoss
+
+NUM_STEPS, PADDING = 4, 2
+
+
+@pytest.fixture
+def padded(make_actor, collect):
+    """Actor, a batch of four steps, and the same one with two of garbage behind them."""
+    actor = make_actor()
+    batch = collect(actor, NUM_STEPS + PADDING)
+    whole = batch[:NUM_STEPS].clone()
+    for key in ("advantage", "value_target", actor.cfm_loss_key):
+        batch[key][NUM_STEPS:] = 1e6
+    batch["collector", "mask"] = torch.tensor([True] * NUM_STEPS + [False] * PADDING)
+    return actor, whole, batch
+
+
+def test_losses_and_diagnostics_are_those_of_the_other_steps(padded, make_critic, move_weights):
+    actor, whole, batch = padded
+    loss = FPOLoss(actor, make_critic(), normalize_advantage=False)
+    move_weights(actor)
+    expected, found = loss(whole), loss(batch)
+    names = {*loss.out_keys} - {"explained_variance"}  # TorchRL's, which knows no mask
+    assert {"loss_objective", "loss_critic", "ratio_max", "ESS", "clip_fraction", "cfm_loss_old"} <= names
+    for name in names:
+        torch.testing.assert_close(found[name], expected[name])
+
+
+def test_advantages_are_normalised_over_the_other_steps(padded, make_critic):
+    actor, whole, batch = padded
+    raw = whole["advantage"].double()
+    spread = (raw - raw.mean()).square().mean().sqrt()
+    whole["advantage"] = ((raw - raw.mean()) / spread).float()
+    expected = FPOLoss(actor, make_critic(), normalize_advantage=False, clip_epsilon=0.5)(whole)
+    found = FPOLoss(actor, make_critic(), clip_epsilon=0.5)(batch)
+    torch.testing.assert_close(found["loss_objective"], expected["loss_objective"])
+    torch.testing.assert_close(found["clip_fraction_positive"], expected["clip_fraction_positive"])
+
+
+def test_infinite_padding_is_left_out_of_the_mean_advantage(padded, make_critic):
+    actor, _, batch = padded
+    batch["advantage"][NUM_STEPS:] = float("nan")
+    assert FPOLoss(actor, make_critic())(batch)["loss_objective"].isfinite()
