@@ -39,8 +39,8 @@ class GAE:
         for name, value in {"gamma": gamma, "lmbda": lmbda}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
-        if reward_scale <= 0:
-            raise ValueError(f"reward_scale must be positive, got {reward_scale}")
+        if not 0 < reward_scale < float("inf"):
+            raise ValueError(f"reward_scale must be positive and finite, got {reward_scale}")
         self.critic = critic
         self.gamma, self.lmbda, self.reward_scale = gamma, lmbda, reward_scale
         self.set_keys()

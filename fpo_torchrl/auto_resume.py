@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.config import BOOKKEEPING
 from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.files import read_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held
@@ -74,10 +74,16 @@ def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
         words = ", ".join(f"{key}={old} (not {new})" for key, (old, new) in different.items())
         raise ConfigError(
             f"run_dir={run_dir} holds a run with other settings: {words}. Choose another directory; "
-            f"resume={run_dir} with a changed value continues the run with it"
+            f"resume={of_all_seeds(run_dir)} with a changed value continues what is there with it"
         )
     saved.collector = None  # lest the settings of another one stay
     return OmegaConf.merge(saved, {key: cfg[key] for key in BOOKKEEPING})  # pyright: ignore[reportReturnType]
+
+
+def of_all_seeds(run_dir: Path) -> Path:
+    """The directory of ``num_seeds`` that a run is one of, else its own."""
+    seeds = [config.parent for config in run_dir.parent.glob("seed*/config.yaml")]
+    return run_dir.parent if run_dir in seeds and len(seeds) > 1 else run_dir
 
 
 def other_settings(saved: DictConfig, cfg: DictConfig) -> dict[str, tuple[Any, Any]]:
@@ -88,7 +94,7 @@ def other_settings(saved: DictConfig, cfg: DictConfig) -> dict[str, tuple[Any, A
 
 def final_return(run_dir: Path) -> float:
     """The mean return of a finished run's final evaluation, under random start noise."""
-    return json.loads((run_dir / "evaluation.json").read_text())["random"]["mean"]
+    return read_json(run_dir / "evaluation.json")["random"]["mean"]
 
 
 def is_finished(run_dir: Path, total_frames: int) -> bool:

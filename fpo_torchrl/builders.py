@@ -145,9 +145,9 @@ def check_critic_settings(loss: LossModule) -> None:
         ConfigError: for an unknown critic loss, or a critic that would not be trained.
     """
     coeff: Any = loss.critic_coeff
-    if coeff is None or coeff <= 0:
+    if coeff is None or coeff <= 0:  # TorchRL makes None of 0
         raise ConfigError(
-            f"loss.critic_coeff must be positive, got {coeff}: the advantage needs a critic that is trained"
+            f"loss.critic_coeff must be positive, got {coeff or 0}: the advantage needs a critic that is trained"
         )
     try:
         distance_loss(torch.zeros(1), torch.zeros(1), loss.loss_critic_type)

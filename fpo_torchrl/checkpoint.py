@@ -113,7 +113,7 @@ class Checkpointer:
             raise CheckpointError(
                 f"no whole checkpoint in {self.directory}"
                 + (f" (damaged: {damaged})" if damaged else "")
-                + ". Nothing can be resumed: start the run again in a new directory"
+                + ": there is nothing to load. A run without one starts again in a new directory"
             )
         if not source.is_file():
             what = "is a directory" if source.is_dir() else "does not exist"

@@ -11,18 +11,19 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.errors import ConfigError, NonFiniteError
-from fpo_torchrl.files import InUseError, NoLocksError
+from fpo_torchrl.files import InUseError, NoLocksError, make_directory
 from fpo_torchrl.preemption import Preempted, ending_process
 from fpo_torchrl.remote import WorkerLostError, WorkersNotStartedError
 from fpo_torchrl.video import WRITERS, load_encoder
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 """The errors of a file system that is full or cannot be written to."""
+GOES_ON = "A run that has a checkpoint goes on from it with fpo-train resume=RUN_DIRECTORY"
 EXIT_CONFIG, EXIT_CHECKPOINT, EXIT_DIVERGED, EXIT_IN_USE, EXIT_WORKER_LOST, EXIT_NO_WORKERS = 2, 3, 4, 5, 6, 7
 EXIT_PREEMPTED, EXIT_INTERRUPTED = 75, 130
 """Exit codes; 75 is EX_TEMPFAIL of sysexits.h, try again."""
@@ -36,6 +37,8 @@ def friendly_errors() -> Iterator[None]:
     A run that stopped on a signal exits with 75, on Ctrl-C with 130: nothing is wrong, and it can go on.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets Hydra's own errors reach this place
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where users have modules of their own; last, so that none hides an installed one
     try:
         with ending_process():
             yield
@@ -62,7 +65,7 @@ def friendly_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        fail(f"could not write: {error}. The last checkpoint is intact; make room, then resume", EXIT_CHECKPOINT)
+        fail(f"could not write: {error}. Make room or give write access. {GOES_ON}", EXIT_CHECKPOINT)
     except Preempted as stopped:
         print(
             f"{stopped}: stopped, and nothing is lost; the same command goes on (fpo-train: with resume=auto)",
@@ -70,7 +73,7 @@ def friendly_errors() -> Iterator[None]:
         )
         sys.exit(EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else EXIT_PREEMPTED)
     except KeyboardInterrupt:
-        fail("interrupted; resume=<run directory> continues from its last checkpoint", EXIT_INTERRUPTED)
+        fail(f"interrupted. {GOES_ON}", EXIT_INTERRUPTED)
 
 
 def fail(message: str, code: int) -> None:
@@ -93,7 +96,7 @@ def output_file(setting: str, path: str | Path, endings: Collection[str]) -> Pat
         raise ConfigError(f"{setting}={path} is a directory; name a file in it that ends in {' or '.join(endings)}")
     if path.suffix not in endings:
         raise ConfigError(f"{setting}={path} must end in {' or '.join(endings)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     return path
 
 
@@ -107,6 +110,11 @@ def video_file(setting: str, path: str | Path) -> Path:
 
 def describe(error: Exception) -> str:
     """What Hydra or OmegaConf objected to, with the settings that would have been accepted."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override} cannot be read as setting=value. Text with commas, '=', brackets or "
+            "letters beyond ASCII needs quotes of its own inside the shell's: \"run_dir='/my=runs/a'\""
+        )
     causes = []
     current: BaseException | None = error
     while current is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -83,6 +84,9 @@ BOOKKEEPING = (
 )
 """Settings that leave the results of a run as they are, but for the random numbers of remote workers; those for a NaN
 let one go on that has none."""
+
+LARGEST_SEED = 2**62
+"""Of a run, whose evaluations and other parts have seeds that are derived from it."""
 
 COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "actor": {
@@ -177,18 +181,18 @@ def schema(target: Callable[..., Any], supplied: Collection[str] = ()) -> type:
     return make_dataclass(f"{target.__name__}Config", fields)
 
 
-def collector_named(option: Any) -> DictConfig | None:
-    """What an option of the group ``collector`` puts into a config.
+def option_named(group: Literal["collector", "logger"], option: Any) -> DictConfig | None:
+    """What an option of one of the groups that may change when a run is resumed puts into a config.
 
     Raises:
         ConfigError: for another name.
     """
-    options = COMPONENTS["collector"]
-    if option == "local":
-        return None
+    collectors = {name: schema(target, SUPPLIED["collector"]) for name, target in COMPONENTS["collector"].items()}
+    loggers = {"none": LoggerConfig()} | {kind: LoggerConfig(kind=kind) for kind in LOGGERS}
+    options: dict[str, Any] = {"collector": {"local": None, **collectors}, "logger": loggers}[group]
     if not isinstance(option, str) or option not in options:
-        raise ConfigError(f"collector={option}: expected {', '.join(options)} or local")
-    return OmegaConf.structured(schema(options[option], SUPPLIED["collector"]))
+        raise ConfigError(f"{group}={option}: expected {', '.join(options)}")
+    return None if options[option] is None else OmegaConf.structured(options[option])
 
 
 def register_schemas() -> None:
@@ -252,8 +256,12 @@ def check_run(cfg: RunConfig) -> None:
         raise ConfigError(f"logger.kind={cfg.logger.kind} is unknown: it must be null, {' or '.join(LOGGERS)}")
     if cfg.vmap is not None and cfg.num_seeds == 1:
         raise ConfigError(f"vmap={cfg.vmap} is a setting of several seeds in one process: give num_seeds as well")
-    if cfg.seed < 0:
-        raise ConfigError(f"seed={cfg.seed} is out of range: it must be 0 or more")
+    if not 0 <= cfg.seed <= LARGEST_SEED:
+        raise ConfigError(f"seed={cfg.seed} is out of range: it must be from 0 to {LARGEST_SEED}")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", cfg.device):
+        raise ConfigError(f"device={cfg.device}: expected cpu or cuda, perhaps with a number as in cuda:1")
+    if cfg.run_dir is not None and not cfg.run_dir.strip():
+        raise ConfigError(f"run_dir={cfg.run_dir!r} is empty: give a directory")
 
 
 def check_components(cfg: DictConfig) -> None:

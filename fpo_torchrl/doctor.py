@@ -27,12 +27,22 @@ def diagnose(run: RunRecord) -> tuple[str, list[str]]:
     return state, findings
 
 
+def diagnose_in(directory: Path) -> tuple[str, list[str]]:
+    """As :func:`diagnose` of the run in a directory; a damaged file is what is wrong with it, not an error."""
+    try:
+        return diagnose(read_run(directory))
+    except Exception as error:  # a parser's, or whatever comes of a column or setting that is not there
+        seen = " ".join(f"{type(error).__name__}: {error}".split())
+        advice = "a copy of that file from before, or the others without this directory"
+        return f"{directory}: unreadable", [f"damaged file: {seen}. Try: {advice}."]
+
+
 def main() -> None:
     """Examine the runs that the command line names; exits with 1 if something is wrong with one of them."""
     parser = argparse.ArgumentParser(
         prog="fpo-doctor",
         description="Check runs, finished or not: first ratio, CFM loss, clipping, advantages, start noise, "
-        "forgetting, saturation, gradients. Exits with 1 if something is wrong.",
+        "forgetting, saturation, gradients, damaged files. Exits with 1 if something is wrong.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIRS", help="directories with runs at any depth")
     sick = False
@@ -41,7 +51,7 @@ def main() -> None:
         if not (directories := run_directories(given)):
             raise ConfigError(f"there is no run in {', '.join(map(str, given))}: a run's directory has a config.yaml")
         for directory in directories:
-            state, findings = diagnose(read_run(directory))
+            state, findings = diagnose_in(directory)
             print("\n  ".join([state, *(findings or ["nothing found"])]))
             sick |= bool(findings)
     sys.exit(1 if sick else 0)

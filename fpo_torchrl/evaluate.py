@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from fpo_torchrl.cli import friendly_errors, output_file, video_file
 from fpo_torchrl.errors import ConfigError
@@ -15,7 +18,7 @@ from fpo_torchrl.evaluation import START_NOISES, evaluate, record
 from fpo_torchrl.flow import SOLVERS, Solver
 from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.provenance import origin
-from fpo_torchrl.report.samplers import WRITERS, draw_samplers
+from fpo_torchrl.report.samplers import WRITERS, draw_samplers, show_return
 from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import load_policy, task_env
 
@@ -32,11 +35,20 @@ USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of
   output=[T.csv,T.md]    also write the numbers to files, as {", ".join(WRITERS)}
   plot=PATH.png          also draw return and latency over the steps of a flow policy
 """
+RUN_FILES = (
+    *("config.yaml", "provenance.json", "metrics.csv", "learning_curve.png", "evaluation.json", "rollout.gif"),
+    "measures.json",
+)
+"""What other commands read or show of a run, which no evaluation may replace."""
 
 
 @dataclass
 class EvalConfig:
-    """Settings of ``fpo-eval``; lists may be given as single values."""
+    """Settings of ``fpo-eval``; lists may be given as single values.
+
+    Raises:
+        ConfigError: for a value of another kind or out of range, an empty list, or a file of a run to write to.
+    """
 
     solvers: Any = None
     steps: Any = None
@@ -46,13 +58,51 @@ class EvalConfig:
     device: str | None = None
     checkpoint: str | None = None
     render: str | None = None
-    output: Any = field(default_factory=list)
+    output: Any = None
     plot: str | None = None
 
+    def __post_init__(self) -> None:
+        names, noises = (f"any of {', '.join(known)}" for known in (SOLVERS, START_NOISES))
+        self.solvers = as_list("solvers", self.solvers, names, lambda it: it in (None, *SOLVERS))
+        self.steps = as_list("steps", self.steps, "whole numbers from 1 on", is_steps)
+        self.noise = as_list("noise", self.noise, noises, lambda it: it in (*START_NOISES,))
+        self.output = as_list("output", self.output, "names of files", lambda it: isinstance(it, str | None))
+        for name, least in {"episodes": 1, "seed": 0}.items():
+            if (value := getattr(self, name)) < least:
+                raise ConfigError(f"{name}={value} is out of range: it must be at least {least}")
+        for name, path in [*(("output", path) for path in self.output), ("plot", self.plot), ("render", self.render)]:
+            if path is not None and is_of_a_run(Path(path)):
+                raise ConfigError(f"{name}={path} would replace a file of the run there: choose another name")
 
-def as_list(value: Any) -> list[Any]:
-    """A single value, or a list of them, as a list."""
-    return list(value) if OmegaConf.is_list(value) or isinstance(value, list) else [value]
+
+def as_list(name: str, value: Any, expected: str, is_valid: Callable[[Any], bool]) -> list[Any]:
+    """The one or more values of a setting as a list.
+
+    Args:
+        name: of the setting. value: one or a list of them. expected: what they should be, in words. is_valid: one is.
+
+    Raises:
+        ConfigError: if there is none, or one is not valid.
+    """
+    values = value if isinstance(value, list) else [value]
+    wrong = [it for it in values if not is_valid(it)]
+    if wrong or not values:
+        raise ConfigError(f"{name}: expected {expected}, got {wrong[0] if wrong else values!r}")
+    return values
+
+
+def is_steps(value: Any) -> bool:
+    """Whether this is a number of solver steps, or None for those of the training.
+
+    >>> [is_steps(value) for value in (3, None, 0, 1.5, True, "abc")]
+    [True, True, False, False, False, False]
+    """
+    return value is None or (type(value) is int and value >= 1)
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Whether this is a name that belongs to the run in its directory."""
+    return path.name in RUN_FILES and (path.parent / "config.yaml").is_file()
 
 
 def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | None:
@@ -67,7 +117,7 @@ def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | N
     solver = SOLVERS[name]() if name is not None else own
     try:
         return solver.with_steps(num_steps if num_steps is not None else own.num_steps)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"steps: {error}") from error
 
 
@@ -81,19 +131,14 @@ def sampler_columns(solver: Solver | None) -> dict[str, Any]:
 
 def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     """Evaluate every combination of solver, steps and noise; prints a table and returns its rows."""
-    for noise in as_list(cfg.noise):
-        if noise not in START_NOISES:
-            raise ConfigError(f"noise: unknown start noise {noise!r}, known are {', '.join(START_NOISES)}")
-    if cfg.episodes < 1:
-        raise ConfigError(f"episodes={cfg.episodes} is out of range: it must be at least 1")
-    tables = [output_file("output", path, WRITERS) for path in as_list(cfg.output)]
+    tables = [output_file("output", path, WRITERS) for path in cfg.output if path is not None]
     plot = output_file("plot", cfg.plot, [".png"]) if cfg.plot is not None else None
     render = video_file("render", cfg.render) if cfg.render is not None else None
     policy = load_policy(run_dir, num_envs=cfg.episodes, device=cfg.device, checkpoint=cfg.checkpoint)
     actor, env, task = policy.actor, policy.env, policy.cfg.task
     if plot is not None and not is_flow(actor):
         raise ConfigError("plot draws the samplers of a flow policy; this run trained a Gaussian")
-    pairs = itertools.product(as_list(cfg.solvers), as_list(cfg.steps))
+    pairs = itertools.product(cfg.solvers, cfg.steps)
     # random_steps with a number of steps is euler: each sampler is a row once
     solvers = {repr(solver): solver for solver in (solver_of(actor, *pair) for pair in pairs)}.values()
     print(f"{task}, {policy.checkpoint}")
@@ -102,14 +147,13 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     latency = f"ms for {cfg.episodes} actions"
     print(f"  {'solver':<{width}} {'noise':<7} {'return':>9}   {'95 % interval':<20} {latency:>18} {'spread':>8}")
     rows = []
-    for solver, noise in itertools.product(solvers, as_list(cfg.noise)):
+    for solver, noise in itertools.product(solvers, cfg.noise):
         result = evaluate(actor, env, noise=noise, solver=solver, seed=cfg.seed + EVALUATION_SEED)
         used = solver if solver is not None else own
         label = repr(used) if used is not None else "Gaussian"
         rows.append({"solver": label, **sampler_columns(used), "noise": noise, **result.as_dict()})
-        low, high = result.interval
-        interval = f"[{low:.1f}, {high:.1f}]"
-        line = f"  {label:<{width}} {noise:<7} {result.mean:>9.1f}   {interval:<20} {result.policy_s * 1e3:>18.3f}"
+        mean, interval = show_return(rows[-1])
+        line = f"  {label:<{width}} {noise:<7} {mean:>9}   {interval:<20} {result.policy_s * 1e3:>18.3f}"
         print(f"{line} {result.action_spread:>8.2g}")
         if render is not None and len(rows) == 1:
             one, seed = task_env(policy.cfg, 1, cfg.device), cfg.seed + EVALUATION_SEED
@@ -124,6 +168,25 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     return rows
 
 
+def parsed(settings: Sequence[str]) -> EvalConfig:
+    """The settings of a command line, ``name=value`` each.
+
+    Raises:
+        ConfigError: for a value that is no YAML, or as :class:`EvalConfig`. OmegaConfBaseException: for a name that is
+            no setting, or a value of another type.
+    """
+    cfg = OmegaConf.structured(EvalConfig)
+    for setting in settings:
+        try:
+            cfg.merge_with_dotlist([setting])
+        except YAMLError as error:
+            raise ConfigError(
+                f"{setting} cannot be read: expected a single value or a list such as [1,5], with other text in quotes"
+            ) from error
+    found: Any = OmegaConf.to_object(cfg)
+    return found
+
+
 def main() -> None:
     """Evaluate as the command line says."""
     arguments = sys.argv[1:]
@@ -134,8 +197,7 @@ def main() -> None:
         run_dir, *settings = arguments
         if "=" in run_dir or not all("=" in setting for setting in settings):
             raise ConfigError("usage: fpo-eval RUN_DIRECTORY [setting=value ...]; fpo-eval --help lists the settings")
-        cfg: Any = OmegaConf.merge(OmegaConf.structured(EvalConfig), OmegaConf.from_dotlist(settings))
-        evaluate_run(run_dir, cfg)
+        evaluate_run(run_dir, parsed(settings))
 
 
 if __name__ == "__main__":

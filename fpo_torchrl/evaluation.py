@@ -78,7 +78,7 @@ def evaluation_table(evaluations: dict[str, Evaluation], task: str, counted: str
     ]
     for noise, evaluation in evaluations.items():
         low, high = evaluation.interval
-        interval = f"[{low:.{decimals}f}, {high:.{decimals}f}]"
+        interval = f"[{low:.{decimals}f}, {high:.{decimals}f}]" if len(evaluation.returns) > 1 else "-"
         lines.append(f"  {noise:<12} {evaluation.mean:>12.{decimals}f}   {interval:<26} {len(evaluation.returns)}")
     return "\n".join(lines)
 

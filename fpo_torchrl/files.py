@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from fpo_torchrl.errors import ConfigError
+
 PARTIAL = ".partial"
 """How the name ends of what is not yet whole."""
 
@@ -79,6 +81,45 @@ def is_held(path: Path) -> bool:
         return False
     with path.open() as file:
         return not take(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory that may be there already, with those above it.
+
+    Raises:
+        ConfigError: if something else is in its place, or it cannot be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if (taken := next((it for it in (path, *path.parents) if it.is_file()), None)) is not None:
+            raise ConfigError(f"{path}: a directory is needed, {taken} is a file") from error
+        raise ConfigError(f"{path} cannot be made: {error.strerror}. Choose another directory") from error
+
+
+@contextmanager
+def intact(path: Path, remedy: str = "restore it, or remove it") -> Iterator[None]:
+    """Say which file is damaged, and what to do, where reading it fails.
+
+    Raises:
+        ConfigError: for what JSON, or its content, is not as it was written.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}): {remedy}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ConfigError: if it is missing or damaged.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing")
+    with intact(path):
+        return json.loads(path.read_text())
 
 
 def write_json(path: Path, content: Any) -> None:

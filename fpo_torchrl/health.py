@@ -119,12 +119,9 @@ def noise_gap(rows: Rows) -> Finding | None:
     Training episodes are of earlier policies too, so while there is no evaluation from random start noise
     (``eval_random``), the gap counts where two evaluations found it and the training return did not move between them.
     """
-    both = [row for row in rows if "eval_zero" in row and math.isfinite(row.get("return", math.nan))][-2:]
-    if "eval_random" in rows[-1]:
-        pairs = [(rows[-1]["eval_zero"], rows[-1]["eval_random"])]
-    elif len(both) == 2:
-        pairs = [(row["eval_zero"], row["return"]) for row in both]
-    else:
+    other, needed = ("eval_random", 1) if "eval_random" in rows[-1] else ("return", 2)
+    pairs = [(row["eval_zero"], row[other]) for row in rows if "eval_zero" in row and other in row][-needed:]
+    if len(pairs) < needed or not all(math.isfinite(value) for pair in pairs for value in pair):
         return None
     zero, random = pairs[-1]
     scale = max(abs(value) for pair in pairs for value in pair)

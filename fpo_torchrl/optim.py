@@ -40,8 +40,8 @@ class AgentOptimizer(torch.optim.Adam):
     ) -> None:
         positive = {"lr": lr, "critic_lr": critic_lr, "max_grad_norm": max_grad_norm}
         for name, value in {**positive, "critic_max_grad_norm": critic_max_grad_norm}.items():
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
         if len(betas) != 2:
             raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
         actor_parameters = [*actor_parameters]

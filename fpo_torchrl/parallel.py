@@ -14,6 +14,8 @@ from torch import Tensor
 from fpo_torchrl.errors import ConfigError, NonFiniteError
 
 Result = TypeVar("Result")
+TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What ``torchrun`` puts into the environment of a process, and it needs to find the others."""
 
 
 class Processes:
@@ -131,10 +133,18 @@ def joined() -> Iterator[Processes]:
 
     For ``device=cuda`` each takes the GPU of its number, counted round. Where GPUs are fewer than processes, gloo
     carries the messages; every node needs the same number of both.
+
+    Raises:
+        ConfigError: if the environment has a part of what ``torchrun`` sets.
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE") == "1":
         yield Processes()
         return
+    if missing := [name for name in TORCHRUN if name not in os.environ]:
+        raise ConfigError(
+            f"RANK={os.environ['RANK']} is in the environment without {', '.join(missing)}: torchrun sets "
+            f"{', '.join(TORCHRUN)}. Start several processes with torchrun; unset RANK to train in this one alone"
+        )
     num_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if num_gpus:

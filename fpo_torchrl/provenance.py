@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from fpo_torchrl.errors import NonFiniteError
-from fpo_torchrl.files import write_json
+from fpo_torchrl.files import read_json, write_json
 
 FILE = "provenance.json"
 PACKAGES = (
@@ -68,7 +67,7 @@ def recorded(
 def read_provenance(run_dir: Path) -> dict[str, Any]:
     """The content of a run's ``provenance.json``; empty if it has none, as runs of version 0.1."""
     path = run_dir / FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def origin(device: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import build
 from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.config import check_components, check_run
-from fpo_torchrl.errors import NonFiniteError
+from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.follow import States, lead
@@ -114,6 +114,12 @@ class Run:
             self.checkpointer.load(path, components={"states"})
         goes_on = self.states.go_on(self.trainer, self.cfg.seed)
         self.checkpointer.load(path, components={"rng"})
+        too_many = self.trainer.frames - self.cfg.total_frames
+        if too_many >= self.trainer.frames_per_batch:
+            raise ConfigError(
+                f"total_frames={self.cfg.total_frames} is less than the {self.trainer.frames} frames that "
+                f"{self.run_dir} has trained on: give as many or more"
+            )
         print(f"resuming from {path} at frame {self.trainer.frames}")
         if not goes_on:
             print(f"{self._what_is_new()} start afresh; the rest is exact")

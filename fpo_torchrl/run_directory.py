@@ -13,8 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import PARTIAL, InUseError, NoLocksError, locked
+from fpo_torchrl.files import PARTIAL, InUseError, NoLocksError, locked, make_directory
 
 LOCK = ".lock"
 """The file in its directory that a run holds while it trains."""
@@ -31,10 +30,7 @@ def held(run_dir: Path) -> Iterator[ExitStack]:
         ConfigError: if it cannot be a directory. InUseError: if another process trains in it.
     """
     made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"run_dir={run_dir}: a directory is needed, {error.filename} is a file") from error
+    make_directory(run_dir)
     fresh = not (run_dir / LOCK).exists()
     with ExitStack() as hold:
         try:

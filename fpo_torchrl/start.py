@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Sweep
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.config import collector_named
+from fpo_torchrl.config import option_named
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held, new_run_dir
@@ -28,16 +31,19 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
     """
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
-        raise CheckpointError(f"{run_dir} is not the directory of a run: it has no config.yaml")
-    cfg = OmegaConf.merge(RUN_DEFAULTS, OmegaConf.load(path))
+        seeds = sorted(config.parent for config in Path(run_dir).glob("seed*/config.yaml"))
+        advice = f"; it holds those of several seeds, give one, such as {seeds[0]}" if seeds else ""
+        raise CheckpointError(f"{run_dir} is not the directory of a run: it has no config.yaml{advice}")
+    try:
+        cfg = OmegaConf.merge(RUN_DEFAULTS, OmegaConf.load(path))
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
     assert isinstance(cfg, DictConfig)
     return cfg
 
 
 def start_run(cfg: DictConfig) -> Run:
     """A new run of ``cfg``, in the directory it names or in a new one, which it holds until it has trained."""
-    if cfg.run_dir is not None and not cfg.run_dir.strip():
-        raise ConfigError(f"run_dir={cfg.run_dir!r} is empty: give a directory")
     if cfg.run_dir is None:
         with new_run_dir(cfg) as new, held(new) as hold:
             return Run(cfg, new, hold=hold)
@@ -65,6 +71,8 @@ def resume_run(overrides: Sequence[str]) -> Run:
 def resumed(overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
     """The directory that ``resume=RUN_DIRECTORY`` names among ``overrides``, and the other settings."""
     changes = {parsed.key_or_group: parsed.value() for parsed in OverridesParser.create().parse_overrides([*overrides])}
+    if several := [key for key, value in changes.items() if isinstance(value, Sweep)]:
+        raise ConfigError(f"{several[0]} has several values, and a run that is resumed goes on with one: give one")
     run_dir = str(changes.pop("resume") or "")
     if not run_dir.strip():
         raise ConfigError(f"resume={run_dir!r} is empty: give a directory")
@@ -81,16 +89,19 @@ def resume_in(run_dir: Path, changes: Mapping[str, Any]) -> Run:
 def changed_config(run_dir: Path, changes: Mapping[str, Any]) -> DictConfig:
     """The config of the run in ``run_dir`` with ``changes``; raises as :func:`resume_run`."""
     saved, changes = load_run_config(run_dir), dict(changes)
-    if "collector" in changes:
-        saved.collector = collector_named(changes.pop("collector"))
+    for group in ("collector", "logger"):
+        if group in changes:
+            saved[group] = option_named(group, changes.pop(group))
     for key, value in changes.items():
         if key in FIXED_ON_RESUME:
+            if OmegaConf.select(saved, key) == value is not None:
+                continue
             raise ConfigError(f"{key}={value} cannot change when a run is resumed: start a new run for that")
         before = OmegaConf.select(saved, key, default=MISSING)
         if OmegaConf.is_config(before) or "/" in key:
             raise ConfigError(
-                f"{key}={value}: a resumed run keeps its components, but for the collector; only single values can "
-                "change"
+                f"{key}={value}: a resumed run keeps its components, but for collector and logger; only single values "
+                "can change"
             )
         if before == MISSING:
             raise ConfigError(f"{key} is not a setting of {run_dir}; its config.yaml lists them")

@@ -51,8 +51,8 @@ def main() -> None:
 
 
 def _start(arguments: list[str]) -> None:
-    resumes = any(a.startswith("resume=") and a != f"resume={AUTO}" for a in arguments)
-    if resumes and not any(argument.startswith("-") for argument in arguments):
+    resumes = [argument for argument in arguments if argument.startswith("resume=")][-1:]
+    if resumes not in ([], [f"resume={AUTO}"]) and not any(argument.startswith("-") for argument in arguments):
         resume(arguments).train()  # of the run's own config: nothing to compose
     else:
         _train()

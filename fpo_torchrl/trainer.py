@@ -212,7 +212,7 @@ class Trainer:
             names = [name for name, value in metrics.items() if not math.isfinite(value)]
             raise NonFiniteError(
                 f"{', '.join(names)} became NaN or infinite in the update after frame {self.frames}. The weights are "
-                "lost, the last checkpoint is not: resume from it with a smaller optim.lr or a tighter trust region"
+                "lost, a checkpoint is not: resume from the last one with a smaller optim.lr or a tighter trust region"
             )
         if self.normalizer is not None and not self.normalizer.as_released:
             self.normalizer.update(self.processes.gather(batch["observation"]))

@@ -104,7 +104,7 @@ class TestKilled:
     def test_the_report_is_beside_them(self, story):
         table = (story[1] / "benchmarks/results/tiny/table.md").read_text()
         assert table.startswith("| task | fpo | diverging |")
-        assert "0.0 (1, 1 diverged) |" in table.splitlines()[2]
+        assert "0.00 (1, 1 diverged) |" in table.splitlines()[2]
         report = (story[1] / "benchmarks/results/tiny/report.md").read_text()
         assert "| gridworld/two_walls | fpo | answer | 42 |" in report
 

@@ -97,9 +97,17 @@ class TestRunSettings:
         with pytest.raises(ConfigError, match=f"^{name}=0 is out of range: it must be at least 1"):
             check_run(self.run_config(**{name: 0}))
 
-    def test_the_seed_is_not_negative(self):
-        with pytest.raises(ConfigError, match=r"^seed=-1 is out of range: it must be 0 or more"):
-            check_run(self.run_config(seed=-1))
+    @pytest.mark.parametrize("seed", [-1, 2**64 - 6])
+    def test_the_seed_leaves_room_for_those_derived_from_it(self, seed):
+        with pytest.raises(
+            ConfigError, match=rf"^seed={seed} is out of range: it must be from 0 to 4611686018427387904"
+        ):
+            check_run(self.run_config(seed=seed))
+
+    @pytest.mark.parametrize("device", ["mps", "gpu", "cuda:", "meta"])
+    def test_the_device_is_one_that_everything_runs_on(self, device):
+        with pytest.raises(ConfigError, match=rf"^device={device}: expected cpu or cuda, perhaps with a number as in"):
+            check_run(self.run_config(device=device))
 
     def test_the_logger_is_known(self):
         with pytest.raises(ConfigError, match=r"^logger.kind=mlflow is unknown: .* tensorboard or wandb"):
@@ -133,15 +141,15 @@ def test_a_wrong_command_line_exits_with_2_and_says_what_is_allowed(override, tm
 
 
 OUT_OF_RANGE = {
-    "optim.lr=-1": r"optim: lr must be positive, got -1",
+    "optim.lr=-1": r"optim: lr must be positive and finite, got -1",
     "actor.solver.num_steps=0": r"actor.solver: num_steps .* at least 1, got 0",
     "actor.squash=sin": r"actor: squash must be one of tanh, clip, none, got 'sin'",
     "task=gym/CartPole-v1": r"env: .*Discrete\(2\).* needs continuous bounded actions",
-    "device=gpu": r"device must be a torch device such as 'cpu' or 'cuda:0', got 'gpu'",
+    "device=gpu": r"device=gpu: expected cpu or cuda",
     "loss.trust_region.epsilon=2": r"loss.trust_region: .* 0 < low < 1 .*low=2.0",
     "num_envs=100": r"trainer: frames_per_batch must be a multiple of num_envs=100, got 4096; for example 4100",
     "env.max_episode_steps=0": r"env: max_episode_steps must be at least 1, got 0",
-    "seed=-1": r"seed=-1 is out of range: it must be 0 or more",
+    "seed=-1": r"seed=-1 is out of range: it must be from 0 to",
     "actor=gaussian": r"loss: FPOLoss needs a FlowActor as actor_network, .*, got ProbabilisticActor; .*ClipPPOLoss",
     "logger=wandb": r"logger=wandb needs .* pip install fpo-torchrl\[wandb\]",
     "vmap=true": r"vmap=True is a setting of several seeds in one process: give num_seeds as well",

@@ -6,10 +6,21 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from fpo_torchrl.files import InUseError, is_held, locked, replacing, write_whole
+from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.files import (
+    InUseError,
+    is_held,
+    locked,
+    make_directory,
+    read_json,
+    replacing,
+    write_json,
+    write_whole,
+)
 
 
 class TestLocked:
@@ -83,3 +94,36 @@ class TestReplacing:
             raise OSError("full")
         assert path.read_text() == "before"
         assert [*tmp_path.iterdir()] == [path]
+
+
+class TestReadJson:
+    def test_what_was_written(self, tmp_path):
+        write_json(tmp_path / "x.json", {"a": [1, None]})
+        assert read_json(tmp_path / "x.json") == {"a": [1, None]}
+
+    @pytest.mark.parametrize("content", ["", '{"a": 1', "\0"])
+    def test_a_damaged_file_is_named(self, tmp_path, content):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"x.json is damaged .*: restore it, or remove it"):
+            read_json(tmp_path / "x.json")
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"x.json is missing"):
+            read_json(tmp_path / "x.json")
+
+
+class TestMakeDirectory:
+    def test_with_those_above_it_and_again(self, tmp_path):
+        for _ in range(2):
+            make_directory(tmp_path / "a" / "b")
+        assert (tmp_path / "a" / "b").is_dir()
+
+    @pytest.mark.parametrize("below", [".", "a", "a/b"])
+    def test_the_file_in_its_place_or_above_it_is_named(self, tmp_path, below):
+        (tmp_path / "file").touch()
+        with pytest.raises(ConfigError, match=rf"a directory is needed, {tmp_path}/file is a file"):
+            make_directory(tmp_path / "file" / below)
+
+    def test_where_nothing_can_be_made(self):
+        with pytest.raises(ConfigError, match=r"/proc/runs cannot be made: .*Choose another directory"):
+            make_directory(Path("/proc/runs"))

@@ -89,6 +89,11 @@ class TestChecks:
     def test_rows_that_lack_the_columns_are_no_finding(self):
         assert examine([{"frames": 64.0 * i, "return": math.nan} for i in range(1, 40)]) == []
 
+    @pytest.mark.parametrize("name", sorted({*run_of(1)[0], "eval_random"} - {"frames", "return"}))
+    def test_nan_is_one_sickness_and_a_sign_of_no_other(self, name):
+        (finding,) = examine(run_of(**{name: lambda i: math.nan}))
+        assert finding.seen == f"{name} is NaN or infinite"
+
     def test_falling_from_a_negative_peak(self):
         def falling_to(last: float) -> list[str]:
             rows = run_of(**{"return": lambda i: (-1000.0, -200.0, last, last)[i // 10], "eval_zero": lambda i: last})
@@ -233,6 +238,28 @@ class TestDoctor:
         assert code == 1
         assert "a: diverged, 192 of 2560 frames, return 12\n  diverged: NonFiniteError: loss_critic became NaN" in out
         assert "b: unfinished, 2560 of 2560 frames, return 60\n  drop at frame 2560: " in out
+
+    @pytest.mark.parametrize(
+        ("name", "content", "words"),
+        [
+            ("config.yaml", "task: [X", "ParserError"),
+            ("config.yaml", "task: X\nseed: 0\nloss: {_target_: FPOLoss}\n", "KeyError: 'total_frames'"),
+            ("config.yaml", "task: ${X\n", "Error: "),
+            ("metrics.csv", "frames,return\n64,x\n", "metrics.csv is damaged: could not convert"),
+            ("provenance.json", "[]", "Error: "),
+        ],
+    )
+    def test_a_damaged_run_does_not_hide_the_others(self, command, tmp_path, name, content, words):
+        damaged = self.run(tmp_path / "a", run_of())
+        (damaged / name).write_text(content)
+        sick = self.run(tmp_path / "b", run_of(**SICK["drop"][0]))
+        code, out, _ = command(tmp_path)
+        state, finding, other, drop = out.splitlines()
+        assert (code, state) == (1, f"{damaged}: unreadable")
+        assert finding.startswith("  damaged file: ")
+        assert words in finding
+        assert other.startswith(f"{sick}: unfinished")
+        assert drop.startswith("  drop at frame 2560")
 
     def test_no_run(self, command, tmp_path):
         code, out, err = command(tmp_path)

@@ -52,6 +52,12 @@ class TestGrid:
         with pytest.raises(ConfigError, match="there is no such file"):
             command.points_of([], tmp_path / "none")
 
+    def test_a_line_with_an_open_quote_is_named(self, tmp_path):
+        file = tmp_path / "list"
+        file.write_text("optim.lr=1e-3\n\nlabel='half\n")
+        with pytest.raises(ConfigError, match=r"--list .*/list, line 3: No closing quotation in \"label='half\""):
+            command.points_of([], file)
+
 
 class TestManifest:
     BASE = ("experiment=bandit", "total_frames=64")
@@ -116,6 +122,53 @@ class TestManifest:
         old = self.of_an_older_version(tmp_path, made, ["trainer.anneal_lr"])  # true in the preset, false by default
         assert self.add(tmp_path, "seed=0") == [made]
         assert Sweep(tmp_path).entries() == [old, made]
+
+    def test_a_run_of_a_version_with_fewer_settings_takes_over_the_bookkeeping(self, tmp_path):
+        (made,) = self.add(tmp_path, "seed=0", "trainer.redraw_pairs=false")
+        old = self.of_an_older_version(tmp_path, made, ["trainer.redraw_pairs"])
+        (again,) = self.add(tmp_path, "seed=0", "trainer.redraw_pairs=false", "nan_rollbacks=3")
+        assert (again.path, again.nan_rollbacks) == (old.path, 3)
+        assert Sweep(tmp_path).entries() == [again]
+
+    def test_the_bookkeeping_is_that_of_the_last_call(self, tmp_path):
+        """As ``fpo-train`` would read it from the manifest; a label stays until another one is given."""
+        first = self.add(tmp_path, "optim.lr=1e-3,1e-4", "seed=0")
+        changes = ("keep_checkpoints=7", "nan_rollbacks=3", "progress=false")
+        (again,) = self.add(tmp_path, "optim.lr=1e-3", "seed=0", *changes)
+        assert (again.path, again.label) == (first[0].path, "optim.lr=0.001")
+        assert Sweep(tmp_path).entries() == [again, first[1]]
+        with composer() as composed:
+            cfg = composed(Sweep(tmp_path).entries()[0].overrides)
+        assert (cfg.keep_checkpoints, cfg.nan_rollbacks, cfg.label) == (7, 3, "optim.lr=0.001")
+        (named,) = self.add(tmp_path, "optim.lr=1e-3", "seed=0", 'label="it\'s"')
+        (kept,) = self.add(tmp_path, "optim.lr=1e-3", "seed=0")
+        with composer() as composed:
+            assert [named.label, kept.label, composed(kept.overrides).label] == ["it's"] * 3
+
+    def test_bookkeeping_is_no_part_of_a_label(self, tmp_path):
+        points = [[*self.BASE, "optim.lr=1e-3", "keep_checkpoints=1"], [*self.BASE, "optim.lr=1e-4"]]
+        assert [entry.label for entry in Sweep(tmp_path).add(points)] == ["optim.lr=1e-3", "optim.lr=1e-4"]
+
+    @pytest.mark.parametrize("content", ['{"runs": [{"path"', '{"runs": [{"path": "ab/seed0"}]}', "[]"])
+    def test_a_damaged_manifest_is_named_and_kept(self, tmp_path, content):
+        path = tmp_path / FILE
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=rf"{path} is damaged \(.*\): remove it and give the settings"):
+            Sweep(tmp_path).entries()
+        with pytest.raises(ConfigError, match="is damaged"):
+            self.add(tmp_path)
+        assert path.read_text() == content
+
+    def test_runs_are_found_without_the_manifest(self, tmp_path):
+        before = self.add(tmp_path, "optim.lr=1e-3,1e-4", "seed=0,1")
+        (tmp_path / FILE).unlink()
+        assert self.add(tmp_path, "optim.lr=1e-3,1e-4", "seed=0,1") == before
+
+    @pytest.mark.parametrize("override", ["run_dir=elsewhere", "resume=auto", "resume=elsewhere", "num_seeds=2"])
+    def test_what_is_the_sweeps_own_is_refused(self, tmp_path, override):
+        with pytest.raises(ConfigError, match=f"{override}: (a|the runs of a) sweep "):
+            self.add(tmp_path / "sweep", "seed=0,1", override)
+        assert not (tmp_path / "sweep").exists()
 
     def of_an_older_version(self, directory: Path, entry: Entry, without: Sequence[str]) -> Entry:
         """Make the manifest and the run's config those of a version that did not have some settings."""

@@ -102,10 +102,10 @@ def test_restoring_keeps_moments_and_takes_the_new_settings():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"lr": 0.0}, "lr must be positive, got 0.0"),
-        ({"critic_lr": -1.0}, "critic_lr must be positive, got -1.0"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm must be positive, got 0.0"),
-        ({"critic_max_grad_norm": -2.0}, "critic_max_grad_norm must be positive, got -2.0"),
+        ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
+        ({"critic_lr": -1.0}, "critic_lr must be positive and finite, got -1.0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be positive and finite, got 0.0"),
+        ({"critic_max_grad_norm": -2.0}, "critic_max_grad_norm must be positive and finite, got -2.0"),
         ({"betas": (0.9,)}, "betas must be two numbers"),
         ({"betas": (1.0, 0.9)}, "Invalid beta parameter"),
     ],

@@ -185,12 +185,27 @@ class TestARun:
         assert "holds the finished run already" in (directory / "0.log").read_text()
 
 
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize("given", [["RANK"], ["RANK", "MASTER_ADDR"], ["RANK", "WORLD_SIZE", "MASTER_ADDR"]])
+def test_a_part_of_what_torchrun_sets_is_refused(given, monkeypatch):
+    for name, value in TORCHRUN.items():
+        monkeypatch.delenv(name, raising=False)
+        if name in given:
+            monkeypatch.setenv(name, value)
+    missing = ", ".join(name for name in TORCHRUN if name not in given)
+    said = f"RANK=1 is in the environment without {missing}: torchrun sets RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT"
+    with pytest.raises(ConfigError, match=said), joined():
+        pass
+
+
 @pytest.mark.parametrize(
     ("num_gpus", "backend", "taken"), [(2, "cpu:gloo,cuda:nccl", [1]), (1, "gloo", [0]), (0, "gloo", [])]
 )
 def test_each_takes_a_gpu_where_there_is_one_for_each(num_gpus, backend, taken, monkeypatch):
     begun, devices = [], []
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+    for name, value in {**TORCHRUN, "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)

@@ -187,6 +187,10 @@ class TestResumingWithOtherValues:
         run.train()
         assert [row["frames"] for row in read_metrics(finished / "metrics.csv")] == [64, 128, 192, 256, 320]
 
+    def test_what_is_repeated_unchanged_is_no_change_and_the_logger_can_change(self, finished):
+        run = self.resume(finished, "task=gridworld/two_walls", "seed=0", "logger=tensorboard", "total_frames=320")
+        assert (run.cfg.logger.kind, run.cfg.logger.offline) == ("tensorboard", True)
+
     def test_a_change_from_one_kind_of_workers_to_another(self, finished):
         """The settings of the one before do not stay: RPC has no cpus_per_worker."""
         saved = OmegaConf.load(finished / "config.yaml")
@@ -215,8 +219,11 @@ class TestResumingWithOtherValues:
             ("init_from=runs/other", "init_from=runs/other cannot change"),
             ("experiment=bandit", "experiment=bandit cannot change"),
             ("actor=gaussian", "a resumed run keeps its components"),
-            ("collector=dask", "collector=dask: expected ray, rpc or local"),
-            ("collector=[ray]", "expected ray, rpc or local"),
+            ("collector=dask", "collector=dask: expected local, ray, rpc"),
+            ("collector=[ray]", "expected local, ray, rpc"),
+            ("logger=mlflow", "logger=mlflow: expected none, tensorboard, wandb"),
+            ("optim.lr=1e-3,1e-4", "optim.lr has several values, and a run that is resumed goes on with one"),
+            ("total_frames=128", "total_frames=128 is less than the 256 frames that .* has trained on"),
             ("collector.num_workers=3", "collector.num_workers is not a setting of"),
             ("loss/trust_region=spo", "a resumed run keeps its components"),
             ("optim.learning_rate=1", r"optim.learning_rate is not a setting of .*config.yaml lists them"),
@@ -257,8 +264,18 @@ class TestResumingWithOtherValues:
         with pytest.raises(CheckpointError, match=r"is not the directory of a run: it has no config.yaml"):
             resume_run([f"resume={tmp_path}"])
 
+    def test_a_config_that_is_damaged(self, finished):
+        (finished / "config.yaml").write_text("task: [gridworld")
+        with pytest.raises(CheckpointError, match=r"config.yaml is damaged: while parsing"):
+            self.resume(finished)
+
+    def test_a_record_that_is_damaged(self, finished):
+        (finished / "provenance.json").write_text("")
+        with pytest.raises(ConfigError, match=r"provenance.json is damaged .*: restore it, or remove it"):
+            unfinished_run(tiny.compose(*tiny.GRIDWORLD), finished)
+
     def test_a_run_without_a_checkpoint(self, finished):
         for path in (finished / "checkpoints").iterdir():
             path.unlink()
-        with pytest.raises(CheckpointError, match=r"no whole checkpoint in .*start the run again"):
+        with pytest.raises(CheckpointError, match=r"no whole checkpoint in .*starts again in a new directory"):
             self.resume(finished)

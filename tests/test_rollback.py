@@ -9,6 +9,7 @@ import torch
 from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.config import check_run
 from fpo_torchrl.errors import ConfigError, NonFiniteError
+from fpo_torchrl.evaluation import Evaluation
 from fpo_torchrl.loggers import LoggedOnce, read_metrics
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.provenance import read_provenance
@@ -180,3 +181,30 @@ def test_a_logger_that_cannot_forget_gets_no_iteration_twice():
     for frames in (128, 192, 256):
         resumed.log({"frames": frames})
     assert [step for _, _, step in after.got] == [256]
+
+
+def test_weights_that_the_last_gradient_step_loses_are_in_no_checkpoint(tmp_path):
+    run = start_run(
+        config(tmp_path, "trainer.num_epochs=1", "trainer.minibatch_size=64", "checkpoint_interval_frames=64")
+    )
+    step, steps = run.agent.optimizer.step, []
+
+    def lose(*args, **kwargs):
+        step(*args, **kwargs)
+        steps.append(None)
+        if len(steps) == 2:
+            run.agent.optimizer.param_groups[0]["params"][0].data[0] = torch.inf
+
+    run.agent.optimizer.step = lose
+    with pytest.raises(NonFiniteError, match=r"^weight_max became NaN or infinite in the update after frame 64\."):
+        run.train()
+    state = tiny.read_checkpoint(tmp_path)
+    assert state["trainer.frames"] == 64
+    assert all(torch.isfinite(leaf).all() for leaf in state.values() if isinstance(leaf, torch.Tensor))
+
+
+def test_an_evaluation_without_a_number_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("fpo_torchrl.run.evaluate", lambda *args, **kwargs: Evaluation([1.0, float("nan")], 0.0, 0.0))
+    with pytest.raises(NonFiniteError, match=r"an evaluation's return is nan. Look for a reward that is not finite"):
+        start_run(config(tmp_path)).train()
+    assert read_provenance(tmp_path)["status"] == "diverged"

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
-import re
 import signal
 import sys
 import time
@@ -18,16 +16,14 @@ import tiny
 
 optuna = pytest.importorskip("optuna")
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from hydra.errors import HydraException
 from optuna.trial import TrialState
 
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.preemption import SIGNALS, Preempted
 from fpo_torchrl.sweep import command, workers
-from fpo_torchrl.sweep import progress as progress_module
-from fpo_torchrl.sweep.progress import Progress, intermediate_values
-from fpo_torchrl.sweep.search import Search, SearchSpace, distribution
+from fpo_torchrl.sweep.search import Search
+from fpo_torchrl.sweep.space import SearchSpace
 
 SPACE = SearchSpace(("experiment=bandit", "total_frames=1000", "optim.lr=choice(0.1,0.2,0.3)"), (0, 1))
 
@@ -68,29 +64,6 @@ def child(monkeypatch):
 def read_trials(directory: Path) -> list[dict[str, str]]:
     with (directory / "trials.csv").open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def test_what_there_is_to_choose_from():
-    expected = {
-        "a=choice(x,y)": CategoricalDistribution(["x", "y"]),
-        "a=1,[2,3]": CategoricalDistribution(["1", "[2,3]"]),
-        "a=range(1,10,4)": IntDistribution(1, 9, step=4),
-        "a=range(1,9,4)": IntDistribution(1, 5, step=4),
-        "a=range(0,1,0.5)": CategoricalDistribution(["0.0", "0.5"]),
-        "a=range(4,0,-2)": CategoricalDistribution(["4", "2"]),
-        "a=interval(0.5,2)": FloatDistribution(0.5, 2.0),
-        "a=int(interval(2,8))": IntDistribution(2, 8),
-        "a=tag(log,interval(1e-5,1e-2))": FloatDistribution(1e-5, 1e-2, log=True),
-    }
-    parser = OverridesParser.create()
-    assert {text: distribution(parser.parse_override(text)) for text in expected} == expected
-
-
-@pytest.mark.parametrize("values", ["interval(2,1)", "range(5,1)", "tag(log,interval(0,1))", "glob(*)"])
-def test_from_nothing_there_is_no_choice(values):
-    override = OverridesParser.create().parse_override(f"optim.lr={values}")
-    with pytest.raises(ConfigError, match=re.escape(f"optim.lr={values}: ")):
-        distribution(override)
 
 
 def test_a_trial_is_worth_the_mean_over_seeds(tmp_path):
@@ -134,6 +107,41 @@ def test_another_question_is_refused(tmp_path):
     Search(tmp_path, SPACE)
     with pytest.raises(ConfigError, match=r"over the seeds \(0, 1\): choose another directory"):
         Search(tmp_path, SearchSpace(SPACE.overrides, (0, 1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("optim.learning_rate=choice(1,2)", "learning_rate"),
+        ("num_envs=interval(-2,-1)", "num_envs"),
+        ("run_dir=choice(a,b)", "run_dir=a: a sweep gives each of its runs a directory"),
+    ],
+)
+def test_a_search_of_which_nothing_is_right_leaves_nothing(tmp_path, wrong, words):
+    directory = tmp_path / "search"
+    with pytest.raises((ConfigError, HydraException), match=words):
+        Search(directory, SearchSpace((*SPACE.overrides, wrong), (0,)))
+    assert not directory.exists()
+    Search(directory, SPACE).run(1)  # the corrected command
+    assert [row["state"] for row in read_trials(directory)] == ["COMPLETE"]
+
+
+@pytest.mark.parametrize("storage", ["foo://x", "nonsense", "sqlite:////nowhere/at/all.db", "redis://x"])
+def test_a_database_that_cannot_be_opened_leaves_nothing(tmp_path, storage, run_command):
+    directory = tmp_path / "search"
+    arguments = ("search", directory, *SPACE.overrides, "--storage", storage)
+    code, _, err = run_command(command.main, *arguments)
+    assert code == 2
+    assert err.startswith(f"error: --storage {storage}: ")
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("content", ['{"overrides": ["a', "{}", '{"overrides": 3, "seeds": [0]}'])
+def test_a_damaged_search_is_named(tmp_path, content):
+    Search(tmp_path, SPACE)
+    (tmp_path / "search.json").write_text(content)
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/search.json is damaged \(.*\): put a copy of it back"):
+        Search(tmp_path)
 
 
 def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
@@ -240,12 +248,6 @@ def test_two_processes_share_a_study(tmp_path):
     assert any("3 trials: 3 complete" in (tmp_path / f"{i}.log").read_text() for i in range(2))
 
 
-def test_the_seeds_are_no_setting_to_choose():
-    for override in ("seed=0,1", "seed=7"):
-        with pytest.raises(ConfigError, match=f"{override}: every trial of a search has a run for each of its seeds"):
-            SearchSpace((*SPACE.overrides, override), (0, 1))
-
-
 def test_other_seeds_than_before_are_refused(tmp_path, monkeypatch, capsys):
     Search(tmp_path, SPACE)
     monkeypatch.setattr(sys, "argv", ["fpo-sweep", "search", str(tmp_path), "--seeds", "5"])
@@ -255,18 +257,6 @@ def test_other_seeds_than_before_are_refused(tmp_path, monkeypatch, capsys):
     assert "holds a search over the seeds (0, 1)" in err
 
 
-def test_intermediate_values_by_hand(tmp_path):
-    for name, last in (("a", 8), ("b", 5)):
-        (tmp_path / name).mkdir()
-        rows = [f"{100 * i},{'' if i < 3 else i}\n" for i in range(1, last + 1)]
-        (tmp_path / name / "metrics.csv").write_text("frames,return\n" + "".join(rows))
-    runs = [tmp_path / "a", tmp_path / "b"]
-    # at 100 and 200 no episode is over: the first value after them counts
-    assert intermediate_values(runs, 1000) == {100: 3.0, 200: 3.0, 300: 3.0, 400: 4.0, 500: 5.0}
-    assert intermediate_values([*runs, tmp_path / "absent"], 1000) == {}
-    assert all(math.isfinite(value) for value in intermediate_values(runs, 1000).values())
-
-
 def test_a_search_keeps_the_name_of_its_study(tmp_path):
     """Two of the same directory name may share a database; one that was moved finds its own again."""
     storage = f"sqlite:///{tmp_path}/studies.db"
@@ -274,21 +264,6 @@ def test_a_search_keeps_the_name_of_its_study(tmp_path):
     assert names[0] != names[1]
     (tmp_path / "a/search").rename(tmp_path / "moved")
     assert Search(tmp_path / "moved", storage=storage).study.study_name == names[0]
-
-
-def test_progress_is_told_once_and_only_files_that_grew_are_read(tmp_path, monkeypatch):
-    path, reads = tmp_path / "metrics.csv", []
-    read = progress_module.read_metrics
-    monkeypatch.setattr(progress_module, "read_metrics", lambda path: reads.append(path) or read(path))
-    progress = Progress([tmp_path], 100)
-    assert progress.new() == {}
-    path.write_text("frames,return\n10,1\n20,2\n")
-    assert progress.new() == {10: 1.0, 20: 2.0}
-    assert progress.new() == progress.new() == {}
-    assert len(reads) == 1
-    with path.open("a") as file:
-        file.write("30,3\n")
-    assert progress.new() == {30: 3.0}
 
 
 @pytest.mark.parametrize("option", ["--trials", "--seeds"])

@@ -265,35 +265,3 @@ class TestSubmitit:
             assert len(starts(run)) == 2
             assert_as_undisturbed(run, start_alone(tmp_path, *RUN, f"seed={run.name}"), tmp_path)
             shutil.rmtree(tmp_path / "alone")
-
-
-class TestScript:
-    """What can be seen without SLURM."""
-
-    def test_its_header(self, tmp_path):
-        options = ["--partition=gpu", "--gres=gpu:1"]
-        text = slurm.script(Sweep(tmp_path / "my sweep"), [0, 3], options=options, time_limit="4:00:00", signal_s=90)
-        lines = text.splitlines()
-        assert lines[0] == "#!/bin/bash"
-        for option in ("--array=0,3", "--requeue", "--signal=B:USR1@90", "--time=4:00:00", *options):
-            assert f"#SBATCH {option}" in lines
-        assert lines[-1] == (
-            f"exec {sys.executable} -P {Path(slurm.__file__).with_name('task.py')} '{tmp_path}/my sweep' "
-            '"$SLURM_ARRAY_TASK_ID"'
-        )
-        assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
-
-    def test_a_dry_run_submits_nothing(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(slurm, "slurm", None)
-        slurm.submit([str(tmp_path / "sweep"), "experiment=bandit", "seed=0,1", "--dry-run"])
-        assert "2 runs in" in (out := capsys.readouterr().out)
-        assert out.splitlines()[-1] == str(tmp_path / "sweep/job.sh")
-        assert "#SBATCH --array=0,1\n" in (tmp_path / "sweep/job.sh").read_text()
-
-    def test_without_slurm_it_says_so(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setenv("PATH", "")
-        monkeypatch.setattr(sys, "argv", ["fpo-sbatch", str(tmp_path), "experiment=bandit"])
-        with pytest.raises(SystemExit) as stopped:
-            slurm.main()
-        assert stopped.value.code == 2
-        assert "squeue is not there: run this on a machine that submits to SLURM" in capsys.readouterr().err

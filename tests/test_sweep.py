@@ -13,13 +13,12 @@ import pytest
 import tiny
 
 from fpo_torchrl.files import locked
-from fpo_torchrl.loggers import MetricsCSV, read_metrics
+from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep import command, workers
 from fpo_torchrl.sweep.manifest import Entry, Sweep
-from fpo_torchrl.sweep.table import Row, row_of, status_table
 from fpo_torchrl.sweep.workers import Workers, claim_of, in_directory, log_of, state_of
 
 TIMES = ("collect_s", "update_s", "frames_per_s")
@@ -63,6 +62,21 @@ class TestState:
         (run_dir / "provenance.json").write_text(json.dumps(found))
         assert state_of(run_dir, 64) == state
 
+    def test_whose_account_is_damaged(self, run_dir):
+        (run_dir / "provenance.json").write_text('{"status": "fini')
+        assert state_of(run_dir, 64) == "failed"
+        assert command.needs_work(Sweep(run_dir.parent), Entry(run_dir.name, "PointMass", "", 0, 64, ()))
+
+    @pytest.mark.parametrize(("had", "has", "needs"), [(0, 0, False), (0, 3, True), (3, 3, False), (None, 1, True)])
+    def test_a_diverged_run_is_tried_again_with_more_rollbacks(self, run_dir, had, has, needs):
+        """``had`` None: its config is of a version without them."""
+        (run_dir / "provenance.json").write_text(json.dumps({"status": "diverged", "frames": 32}))
+        (run_dir / "config.yaml").write_text(
+            "task: PointMass\n" + (f"nan_rollbacks: {had}\n" if had is not None else "")
+        )
+        entry = Entry(run_dir.name, "PointMass", "", 0, 64, (), has)
+        assert command.needs_work(Sweep(run_dir.parent), entry) == needs
+
     def test_before_it_began(self, run_dir):
         assert state_of(run_dir / "absent", 64) == state_of(run_dir, 64) == "waiting"
         log_of(run_dir).write_text("SLURM job 3, its output is elsewhere\n")  # killed while it imported
@@ -76,46 +90,6 @@ class TestState:
             with locked(path):
                 assert state_of(run_dir, 64) == "running"
             assert state_of(run_dir, 64) == "waiting"
-
-
-class TestTable:
-    def row(self, state: str, frames: int, left_s: float | None) -> Row:
-        return Row(Entry("ab/seed3", "PointMass", "optim.lr=0.1", 3, 100, ()), state, frames, 1.23456, left_s)
-
-    def test_a_damaged_run_does_not_hide_the_others(self, tmp_path, capsys):
-        """``row_of`` reads its account of itself all the same."""
-        run_dir = tmp_path / "run"
-        run_dir.mkdir()
-        (run_dir / "provenance.json").write_text(json.dumps({"status": "running", "frames": 64}))
-        (run_dir / "metrics.csv").write_text("frames,return\n32,1.5\n64,??\n")
-        entry = Entry(run_dir.name, "PointMass", "", 0, 64, ())
-        row = row_of(Sweep(run_dir.parent), entry)
-        assert (row.state, row.frames, row.left_s) == ("waiting", 0, None)
-        assert "line 3 of" in capsys.readouterr().err
-
-    def test_the_time_left_by_hand(self):
-        rows = [
-            self.row("done", 100, 0.0),
-            self.row("running", 50, 100.0),  # 2 s a frame
-            self.row("running", 75, 100.0),  # 4 s a frame
-            self.row("waiting", 0, None),
-        ]
-        assert status_table(rows).endswith("4 runs: 1 done, 2 running, 1 waiting, 0 failed; about 00:04:22 left")
-        # 50 + 25 + 100 frames at 3 s, two at a time: 262 s
-
-    def test_the_columns(self):
-        lines = status_table([self.row("running", 50, 3661.0)]).splitlines()
-        assert lines[0].split() == ["run", "seed", "state", "frames", "return", "left"]
-        assert lines[1].split() == ["ab", "PointMass", "optim.lr=0.1", "3", "running", "50/100", "1.235", "01:01:01"]
-
-    def test_a_row_from_files(self, tmp_path):
-        sweep, entry = Sweep(tmp_path), self.row("", 0, None).entry
-        assert row_of(sweep, entry) == Row(entry, "waiting", 0, None, None)
-        (tmp_path / entry.path).mkdir(parents=True)
-        metrics = MetricsCSV(tmp_path / entry.path / "metrics.csv")
-        for frames in (10, 20):
-            metrics.log({"frames": frames, "return": frames / 5, "collect_s": 1.0, "update_s": 2.0})
-        assert row_of(sweep, entry) == Row(entry, "waiting", 20, 4.0, 24.0)  # 6 s for 20 of 100
 
 
 class TestWorkers:
@@ -249,6 +223,18 @@ class TestCommand:
             assert "ended with exit code 2, see " in out
             assert "0 done, 0 running, 0 waiting, 1 failed" in out
 
+    def test_a_diverged_run_goes_on_with_the_same_command_and_rollbacks(self, tmp_path, monkeypatch, capsys):
+        """A real one, whose environment meets a NaN each time."""
+        monkeypatch.setattr(workers, "Popen", tiny.Child)
+        run = ("run", str(tmp_path), *RUN, "env._target_=tiny.breaking_env")
+        trained = []
+        for more in ((), (), ("nan_rollbacks=1",), ("nan_rollbacks=1",)):
+            _, out, _ = self.call(monkeypatch, capsys, *run, *more)
+            trained.append("1 of them to be trained" in out)
+        assert trained == [True, False, True, False]
+        (config,) = tmp_path.glob("*/seed0/config.yaml")
+        assert "nan_rollbacks: 1\n" in config.read_text()
+
     def test_a_run_of_another_process_is_left_to_it(self, tmp_path, monkeypatch, capsys):
         (entry,) = Sweep(tmp_path).add([["experiment=bandit"]])
         run_dir = tmp_path / entry.path
@@ -266,6 +252,7 @@ class TestCommand:
             (["walk"], 2, "the commands are run, status, search"),
             (["status", "nowhere"], 2, "nowhere holds no sweep"),
             (["run", "nowhere", "seed=0", "--jobs", "0"], 2, "--jobs 0 is out of range"),
+            (["run", "nowhere", "experiment=bandit", "resume=auto"], 2, "the runs of a sweep go on by themselves"),
             (["--help"], 0, ""),
         ],
     )

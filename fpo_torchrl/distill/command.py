@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -68,10 +69,11 @@ def distill_run(
         ConfigError: for wrong settings, a run of another policy, or students that are there already.
         CheckpointError: if the run cannot be read.
     """
-    for name, value in {"steps": min(steps), "updates": updates, "episodes": episodes}.items():
-        if value < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {value}")
+    for name, value in {"steps": min(steps), "updates": updates, "episodes": episodes, "seed": seed}.items():
+        if value < (least := 0 if name == "seed" else 1):
+            raise ConfigError(f"--{name} must be at least {least}, got {value}")
     out = out if out is not None else run_dir / "distilled"
+    check_writable(out)
     directories = {number: out / f"steps{number}" for number in dict.fromkeys(steps)}
     if taken := [path for path in directories.values() if path.exists()]:
         raise ConfigError(f"{taken[0]} is there already: remove it, or choose another --out")
@@ -99,6 +101,17 @@ def distill_run(
     for ending in ("json", "md", "png"):
         print(f"  {out / f'distillation.{ending}'}")
     return rows
+
+
+def check_writable(out: Path) -> None:
+    """Refuse a directory that cannot be made or written to, before students are trained for it.
+
+    Raises:
+        ConfigError: naming what is in the way.
+    """
+    place = next(path for path in (out, *out.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out}: expected a directory to write to, and {place} is none; choose another")
 
 
 @torch.no_grad()

@@ -127,7 +127,7 @@ def _make(env_id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) ->
             f"Gymnasium cannot find {env_id!r}: {error} "
             + (f"Close ids: {', '.join(close)}. " if close else "")
             + "Ids look like 'Pendulum-v1' or 'package:MyEnv-v0', and the package that registers one must be "
-            "installed, e.g. pip install 'gymnasium[mujoco]'."
+            "installed, or a module in the directory of the command or on PYTHONPATH."
         ) from error
     except gymnasium.error.DependencyNotInstalled as error:
         raise ImportError(f"Gymnasium's {env_id!r} needs a package that is not installed: {error}") from error

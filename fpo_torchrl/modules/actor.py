@@ -186,7 +186,9 @@ class FlowActor(FlowSampler):
         """CFM loss ``[*batch, mc]`` of any ``flow_action`` at any pairs, given :meth:`observations`."""
         action = flow_action.unsqueeze(-2)
         x_t = self.path.interpolate(noise, action, time)
-        velocity = self._field([observation.unsqueeze(flow_action.ndim - 1) for observation in observations])(x_t, time)
+        velocity = self._checked_field([observation.unsqueeze(flow_action.ndim - 1) for observation in observations])(
+            x_t, time
+        )
         weight, reduction = (target or self.target).weight(time), action_reduction or self.action_reduction
         return cfm_error(velocity, self.path.velocity(noise, action), weight, reduction)
 

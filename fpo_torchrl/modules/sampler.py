@@ -197,7 +197,7 @@ class FlowSampler(TensorDictModuleBase):
             f"{tuple(observations[0].shape)}: set the tensordict's batch_size to its leading dimensions"
         )
         try:
-            points = solver.points(self._field(observations), noise)
+            points = solver.points(self._checked_field(observations), noise)
         except RuntimeError as error:
             if observations[0].ndim > noise.ndim:
                 error.add_note(f"Unless velocity_net has a fault of its own: {expected}")
@@ -221,20 +221,23 @@ class FlowSampler(TensorDictModuleBase):
         net = self.velocity_net
         # Asked of the class, so that a wrapper which passes attributes on is called as a whole; so is a hooked network.
         if getattr(type(net), "has_condition", False) and not (net._forward_hooks or net._forward_pre_hooks):
-            velocity_at = net.condition(*observations)
-        else:
-            velocity_at = lambda x_t, time: net(*observations, x_t=x_t, time=time)  # noqa: E731
+            return net.condition(*observations)
+        return lambda x_t, time: net(*observations, x_t=x_t, time=time)
 
-        def field(x_t: Tensor, time: Tensor) -> Tensor:
-            velocity = velocity_at(x_t, time)
-            if velocity.shape[-1] != self.action_dim:  # of size 1 it would broadcast
+    def _checked_field(self, observations: list[Tensor]) -> VelocityField:
+        """As :meth:`_field`, but velocities of another size than the action, which would broadcast, are refused."""
+        field = self._field(observations)
+
+        def checked(x_t: Tensor, time: Tensor) -> Tensor:
+            velocity = field(x_t, time)
+            if velocity.shape[-1] != self.action_dim:
                 raise ValueError(
                     f"velocity_net should return one number for each of the {self.action_dim} entries of the action, "
                     f"got {tuple(velocity.shape)}"
                 )
             return velocity
 
-        return field
+        return checked
 
     def _write(self, tensordict: TensorDictBase, flow_action: Tensor) -> TensorDictBase:
         """Write the action, and what it was before squashing."""

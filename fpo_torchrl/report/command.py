@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from fpo_torchrl.cli import friendly_errors
@@ -54,8 +55,11 @@ def report(
     Raises:
         ConfigError: for wrong arguments or runs, or if the extra ``report`` is not installed.
     """
-    if not max_return > min_return:
-        raise ConfigError(f"--max-return {max_return:g} is out of range: it must be above --min-return {min_return:g}")
+    if not -math.inf < min_return < max_return < math.inf:
+        raise ConfigError(
+            f"--max-return {max_return:g} is out of range: it must be above --min-return {min_return:g}, both of them "
+            "finite"
+        )
     try:
         from .runs import read_results
         from .write import print_report, write_report

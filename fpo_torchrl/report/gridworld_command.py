@@ -8,7 +8,7 @@ from pathlib import Path
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.envs.gridworld import make_layout
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import write_json
+from fpo_torchrl.files import make_directory, write_json
 from fpo_torchrl.trained import load_policy
 
 from .gridworld import STARTS, GridPolicy, measure
@@ -53,7 +53,7 @@ def show(runs: list[Path], out: Path) -> dict[str, dict[str, float]]:
         if label in policies:
             raise ConfigError(f"{label} is there twice: give one of the runs, or set label= to tell two settings apart")
         policies[label] = GridPolicy(load_policy(record.directory, device="cpu").actor, layout)
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     numbers = {}
     print(f"{records[0].task}; 'both' is the share of saddle cells with two separate modes", flush=True)
     for label, policy in policies.items():

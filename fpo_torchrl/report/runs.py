@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.loggers import read_metrics
@@ -137,7 +139,8 @@ def read_results(
     Args:
         directories: run directories, or directories with runs anywhere below them.
         metric: "random" or "zero".
-        labels: the algorithms to keep, in this order; default all, in alphabetical order.
+        labels: the algorithms to keep, in this order; default all, in alphabetical order. One whose settings are told
+            apart (:func:`told_apart`) stands for all of them.
         worst, best: the worst and the best possible return.
 
     Raises:
@@ -145,24 +148,46 @@ def read_results(
             run would count as more than a finished one earned.
     """
     directories = list(directories)
-    runs = [read_run(path) for path in run_directories(directories)]
-    if not runs:
+    found = [read_run(path) for path in run_directories(directories)]
+    if not found:
         places = ", ".join(map(str, directories))
         raise ConfigError(f"no runs found in {places}: expected directories that fpo-train wrote, with config.yaml")
-    present = sorted({run.label for run in runs})
-    if missing := [label for label in labels or () if label not in present]:
+    runs = told_apart(found)
+    given = {run.label: before.label for run, before in zip(runs, found, strict=True)}
+    present = sorted(given)
+    if missing := [label for label in labels or () if label not in (*present, *given.values())]:
         raise ConfigError(f"no runs of {', '.join(missing)}: the runs found are of {', '.join(present)}")
-    chosen = list(dict.fromkeys(labels)) if labels else present
+    kept = (name for label in labels or present for name in present if label in (name, given[name]))
+    chosen = list(dict.fromkeys(kept))
     results = Results([run for run in runs if run.label in chosen], chosen, metric, worst, best)
     for task, label, group in results.groups():
         for one, other in itertools.pairwise(group):
             if one.seed == other.seed:
                 raise ConfigError(
                     f"seed {one.seed} of {label} on {task} is there twice, in {one.directory} and {other.directory}: "
-                    "give one of them, or set label= to tell two settings of an algorithm apart"
+                    "give one of them, for their settings are the same"
                 )
     check_worst(results)
     return results
+
+
+def told_apart(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """``runs``, with several settings of one label, as seeds that are there twice on a task give away, told apart.
+
+    The settings in which they differ then stand behind the label, on every task: "FPO optim.lr=0.0001".
+    """
+    keys: dict[str, set[str]] = {}
+    for label, task in {(run.label, run.task) for run in runs}:
+        group = [run for run in runs if (run.label, run.task) == (label, task)]
+        if len({run.seed for run in group}) < len(group):
+            keys.setdefault(label, set()).update(differing_settings(group))
+    return [replace(run, label=" ".join([run.label, *shown(run, keys.get(run.label, ()))])) for run in runs]
+
+
+def shown(run: RunRecord, keys: Iterable[str]) -> list[str]:
+    """A run's values of some settings, as text."""
+    settings = dict(flatten(comparable(run.settings)))
+    return [f"{key}={settings.get(key, ABSENT)}" for key in sorted(keys)]
 
 
 def check_worst(results: Results) -> None:
@@ -179,15 +204,25 @@ def check_worst(results: Results) -> None:
 
 
 def run_directories(directories: Iterable[Path]) -> list[Path]:
-    """Every run directory in or below ``directories``, each once, in alphabetical order."""
-    found: dict[Path, Path] = {}
+    """Every run directory in or below ``directories``, each once, in alphabetical order; links are followed.
+
+    Raises:
+        ConfigError: if one of ``directories`` is none.
+    """
+    seen: set[Path] = set()
+    found: list[Path] = []
     for directory in directories:
         if not directory.is_dir():
             raise ConfigError(f"{directory} is not a directory: expected one with runs")
-        for config in directory.rglob("config.yaml"):
-            if any((config.parent / name).is_file() for name in ("metrics.csv", "provenance.json")):
-                found.setdefault(config.parent.resolve(), config.parent)
-    return sorted(found.values())
+        for path, below, files in os.walk(directory, followlinks=True):
+            if (real := Path(path).resolve()) in seen:  # by another way, perhaps a link to a directory above
+                below.clear()
+                continue
+            seen.add(real)
+            below.sort()
+            if "config.yaml" in files and {"metrics.csv", "provenance.json"} & set(files):
+                found.append(Path(path))
+    return sorted(found)
 
 
 def read_run(directory: Path) -> RunRecord:
@@ -212,7 +247,7 @@ def read_run(directory: Path) -> RunRecord:
             evaluation=evaluation if ended == "finished" else {},
             measures=_read_json(directory / "measures.json"),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, YAMLError) as error:
         raise ConfigError(f"{directory} cannot be read as a run: {type(error).__name__}: {error}") from error
 
 

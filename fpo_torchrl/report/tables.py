@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,28 @@ def show(found: Estimate, decimals: int) -> str:
 
 def main_table(results: Results) -> Table:
     """Tasks by algorithms: mean return with its interval and the runs behind it; then mean and IQM over tasks."""
-    decimals = decimals_of(max(abs(results.worst), abs(results.best)))
-    rows = [[task, *(task_cell(results, task, label, decimals) for label in results.labels)] for task in results.tasks]
+    rows = []
+    for task in results.tasks:
+        decimals = decimals_for(results.scores(task, label) for label in results.labels)
+        rows.append([task, *(task_cell(results, task, label, decimals) for label in results.labels)])
     shared = results.shared_tasks
     aggregates = []
     if shared:
         of = f"{len(shared)} of {len(results.tasks)} tasks" if len(shared) < len(results.tasks) else "all tasks"
+        decimals = decimals_for(sample for label in results.labels for sample in results.samples(label))
         for name, statistic in (("mean", mean), ("IQM", iqm)):
             cells = [show(estimate(statistic, results.samples(label)), decimals) for label in results.labels]
             aggregates.append([f"{name}, {of}", *cells])
     return Table(["task", *results.labels], rows + aggregates, num_aggregates=len(aggregates))
+
+
+def decimals_for(samples: Iterable[np.ndarray]) -> int:
+    """Decimals of one row of the main table: as many as the largest of its scores needs.
+
+    >>> decimals_for([np.array([820.0, 0.3])]), decimals_for([np.array([-0.27]), np.array([])])
+    (0, 3)
+    """
+    return decimals_of(max(np.abs(sample).max(initial=0.0) for sample in samples))
 
 
 def task_cell(results: Results, task: str, label: str, decimals: int) -> str:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fpo_torchrl.files import write_whole
+from fpo_torchrl.files import make_directory, write_whole
 from fpo_torchrl.provenance import now
 
 from .figures import draw_curves, draw_improvements, draw_profiles
@@ -35,8 +35,8 @@ CURVE_COLUMNS = ("return", "eval_zero", "eval_zero_low", "eval_zero_high")
 
 def write_report(results: Results, out: Path) -> list[str]:
     """Write scores, curves, tables, pictures and ``report.md`` to ``out``; returns warnings about the runs."""
-    (out / "curves").mkdir(parents=True, exist_ok=True)
-    warnings = differences(results)
+    make_directory(out / "curves")
+    warnings = [*differences(results), *range_warnings(results)]
     write_csv(out / "scores.csv", [score_row(run, out) for _, _, group in results.groups() for run in group])
     for task in results.tasks:
         rows = [row for label in results.labels for run in results.group(task, label) for row in curve_rows(run)]
@@ -88,6 +88,22 @@ def differences(results: Results) -> list[str]:
         + ", ".join(f"{key} ({', '.join(map(str, v))})" for key, v in keys.items())
         for task, label, group in results.groups()
         if (keys := differing_settings(group))
+    ]
+
+
+def range_warnings(results: Results) -> list[str]:
+    """A warning if every return is outside the range from the worst to the best possible one, or at its bottom.
+
+    A twentieth of the range is the margin at both ends: a sum of rewards may be a little more than the best return.
+    """
+    returns = [run.evaluation[results.metric]["mean"] for run in results.runs if run.evaluation]
+    worst, best = results.worst, results.best
+    margin = (best - worst) / 20
+    if not returns or any(worst + margin <= it <= best + margin for it in returns):
+        return []
+    return [
+        f"the returns are between {min(returns):.3g} and {max(returns):.3g}, where {worst:g} to {best:g} are possible: "
+        "give the tasks' own range with --min-return and --max-return, or the pictures show little"
     ]
 
 

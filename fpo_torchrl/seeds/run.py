@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from fpo_torchrl.auto_resume import AUTO, directory_of, final_return, unfinished_run
+from fpo_torchrl.auto_resume import AUTO, directory_of, unfinished_run
 from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
+from fpo_torchrl.files import read_json
 from fpo_torchrl.flow import RandomSteps
 from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.parallel import Processes
@@ -38,9 +39,13 @@ class SeedRuns:
         runs: what builds them, one by one: each leaves torch's generators as its training is to find them.
         vmap (bool): whether the agents share one arithmetic (:func:`train_together`) or take turns
             (:func:`train_in_turn`); None for what is faster, the first on a GPU and the second on a CPU.
+        directories: of all runs whose final evaluations count, some of which may have finished before; default these.
     """
 
-    def __init__(self, runs: Iterable[Run], *, vmap: bool | None = None) -> None:
+    def __init__(
+        self, runs: Iterable[Run], *, vmap: bool | None = None, directories: Sequence[Path] | None = None
+    ) -> None:
+        self.directories = directories
         self.stop = StopOnSignal()
         self.runs: dict[Member, Run] = {}
         for run in runs:
@@ -55,7 +60,6 @@ class SeedRuns:
             NonFiniteError: once the others have finished, if a run diverged. Preempted: as in :meth:`Run.train`.
         """
         diverged: dict[Run, NonFiniteError] = {}
-        evaluations = []
         with self.stop, contextlib.ExitStack() as records:
             for run in self.runs.values():
                 records.enter_context(run.hold)
@@ -68,24 +72,15 @@ class SeedRuns:
                     continue
                 try:
                     with member.generator:
-                        evaluations.append(run.finish())
+                        run.finish()
                 except NonFiniteError as error:
                     diverged[run] = error
                 ends[run](diverged.get(run))
         if diverged:
             told = "; ".join(f"seed {run.cfg.seed}: {error}" for run, error in diverged.items())
             raise NonFiniteError(f"{len(diverged)} of {len(self.runs)} seeds diverged, the others finished. {told}")
-        across = {
-            noise: Evaluation(
-                [of_seed[noise].mean for of_seed in evaluations],
-                evaluations[0][noise].policy_s,
-                fmean(of_seed[noise].action_spread for of_seed in evaluations),
-            )
-            for noise in evaluations[0]
-        }
-        task = next(iter(self.runs.values())).cfg.task
-        print(evaluation_table(across, f"{task}, means of {len(evaluations)} seeds", counted="seeds"))
-        return across
+        runs = [*self.runs.values()]
+        return evaluation_across(self.directories or [run.run_dir for run in runs], runs[0].cfg.task)
 
     def _train(self) -> Iterator[tuple[Run, NonFiniteError]]:
         """Train, evaluate, log and save; yields the runs that diverge."""
@@ -115,6 +110,21 @@ class SeedRuns:
                     self.stop.check()
                 bar.set_postfix_str(_postfix(results.values()), refresh=False)
                 bar.update(sum(run.trainer.frames for run in runs) - bar.n)
+
+
+def evaluation_across(run_dirs: Sequence[Path], task: str) -> dict[str, Evaluation]:
+    """The mean returns of finished runs in their final evaluations, by start noise; prints them as a table."""
+    reports = [read_json(run_dir / "evaluation.json") for run_dir in run_dirs]
+    across = {
+        noise: Evaluation(
+            [report[noise]["mean"] for report in reports],
+            reports[0][noise]["policy_s"],
+            fmean(report[noise]["action_spread"] for report in reports),
+        )
+        for noise in ("random", "zero")
+    }
+    print(evaluation_table(across, f"{task}, means of {len(reports)} seeds", counted="seeds"))
+    return across
 
 
 def _recorded(run: Run) -> Any:
@@ -202,10 +212,11 @@ def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
 
 def _ensure_trained(cfg: DictConfig, sweep_dir: Path | None) -> float:
     configs = [*configs_of_seeds(cfg, directory_of(cfg, sweep_dir))]
-    unfinished = SeedRuns((run for own in configs if (run := unfinished_run(*own)) is not None), vmap=cfg.vmap)
-    if unfinished.runs:
-        unfinished.train()
-    return fmean(final_return(run_dir) for _, run_dir in configs)
+    directories = [run_dir for _, run_dir in configs]
+    unfinished = (run for own in configs if (run := unfinished_run(*own)) is not None)
+    runs = SeedRuns(unfinished, vmap=cfg.vmap, directories=directories)
+    evaluations = runs.train() if runs.runs else evaluation_across(directories, cfg.task)
+    return evaluations["random"].mean
 
 
 def resume(overrides: Sequence[str]) -> Run | SeedRuns:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.start import load_run_config
 from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
 from fpo_torchrl.sweep.table import row_of, status_table
 from fpo_torchrl.sweep.workers import Workers, has_diverged, log_of, state_of
@@ -33,18 +34,31 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def words_of(text: str, where: str, *, comments: bool = False) -> list[str]:
+    """The words of a text as a shell would split it; ``comments``: what follows a # is none of them.
+
+    Raises:
+        ConfigError: naming ``where`` it stands, for a quote without its other half.
+    """
+    try:
+        return shlex.split(text, comments=comments)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error} in {text!r}: expected words as in a shell, each quote closed") from error
+
+
 def points_of(overrides: list[str], file: Path | None) -> list[list[str]]:
     """The combinations of the overrides with each line of a file, whose lines are split as a shell would.
 
     Raises:
-        ConfigError: if the file is not there or empty.
+        ConfigError: if the file is not there or empty, or a line of it cannot be split.
     """
     points = grid(overrides)
     if file is None:
         return points
     if not file.is_file():
         raise ConfigError(f"--list {file}: there is no such file")
-    lines = [shlex.split(line, comments=True) for line in file.read_text().splitlines()]
+    texts = enumerate(file.read_text().splitlines(), start=1)
+    lines = [words_of(text, f"--list {file}, line {number}", comments=True) for number, text in texts]
     if not any(lines):
         raise ConfigError(f"--list {file} is empty: expected settings in each line, such as optim.lr=1e-3 seed=4")
     return [[*line, *point] for line in lines if line for point in points]
@@ -78,7 +92,9 @@ def train_entry(sweep: Sweep, entry: Entry, workers: Workers) -> str:
 def run(arguments: list[str]) -> int:
     """``fpo-sweep run``; returns the exit code."""
     options = parser(
-        "fpo-sweep run", "Train every run that is missing, and go on with broken ones; diverged ones stay as they are."
+        "fpo-sweep run",
+        "Train every run that is missing, and go on with broken ones; diverged ones stay as they are, but for more "
+        "nan_rollbacks.",
     )
     add_grid_arguments(options)
     options.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; default: %(default)s")
@@ -97,9 +113,14 @@ def run(arguments: list[str]) -> int:
 
 
 def needs_work(sweep: Sweep, entry: Entry) -> bool:
-    """Whether a run is neither done nor diverged; a run that failed otherwise is tried again."""
+    """Whether a run is not done, and would not only diverge again; one that failed otherwise is tried again.
+
+    A diverged run can go on if it has more ``nan_rollbacks`` by now than when it diverged.
+    """
     run_dir = sweep.run_dir(entry)
-    return state_of(run_dir, entry.total_frames) != "done" and not has_diverged(run_dir)
+    if has_diverged(run_dir):
+        return entry.nan_rollbacks > load_run_config(run_dir).nan_rollbacks
+    return state_of(run_dir, entry.total_frames) != "done"
 
 
 def status(arguments: list[str]) -> int:

@@ -16,19 +16,29 @@ from hydra.core.override_parser.types import Override, ValueType
 from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.auto_resume import other_settings
-from fpo_torchrl.config import check_components, check_run, registered_schemas
+from fpo_torchrl.config import BOOKKEEPING, check_components, check_run, registered_schemas
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import locked, write_json
+from fpo_torchrl.files import intact, locked, make_directory, write_json
 from fpo_torchrl.run_directory import LOCK
-from fpo_torchrl.settings import comparable, flatten
+from fpo_torchrl.settings import RUN_DEFAULTS, comparable, flatten
 from fpo_torchrl.start import load_run_config
+from fpo_torchrl.sweep.workers import quoted
 
 FILE = "manifest.json"
+OF_THE_SWEEP = {
+    "num_seeds": "a sweep has a run for each seed, give seed=0,1,2",
+    "run_dir": "a sweep gives each of its runs a directory, leave it out",
+    "resume": "the runs of a sweep go on by themselves, leave it out",
+}
+"""Settings that its runs cannot have, and why."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run of a sweep: where it is below the sweep's directory, and what ``fpo-train`` is told."""
+    """One run of a sweep: where it is below the sweep's directory, and what ``fpo-train`` is told.
+
+    ``nan_rollbacks`` is among the latter; entries of older versions do not have it.
+    """
 
     path: str
     task: str
@@ -36,6 +46,7 @@ class Entry:
     seed: int
     total_frames: int
     overrides: tuple[str, ...]
+    nan_rollbacks: int = 0
 
     @property
     def setting(self) -> str:
@@ -65,46 +76,49 @@ class Sweep:
         """Every run, in the order in which they were added.
 
         Raises:
-            ConfigError: if there is no sweep in the directory.
+            ConfigError: if there is no sweep in the directory, or its file is damaged.
         """
         path = self.directory / FILE
         if not self.exists:
             raise ConfigError(f"{self.directory} holds no sweep: fpo-sweep run {self.directory} seed=0,1,2 makes one")
-        return [
-            Entry(**{**entry, "overrides": tuple(entry["overrides"])}) for entry in json.loads(path.read_text())["runs"]
-        ]
+        with intact(path, "remove it and give the settings of the runs again, which are found by them"):
+            runs = json.loads(path.read_text())["runs"]
+            return [Entry(**{**entry, "overrides": tuple(entry["overrides"])}) for entry in runs]
 
     def add(self, points: Sequence[Sequence[str]]) -> list[Entry]:
-        """Add the runs with these overrides, those that are not there yet; returns the runs of ``points``.
+        """Add the runs with these overrides; returns them. Those that are there already take over the bookkeeping.
 
         Raises:
             ConfigError, HydraException: for a wrong setting, before anything is written.
         """
         varied = varied_keys(points)
-        with composer() as composed:
-            configs = [composed(point) for point in points]
-        self.directory.mkdir(parents=True, exist_ok=True)
+        configs = member_configs(points)
+        make_directory(self.directory)
         with locked(self.directory / LOCK):
             there = self.entries() if self.exists else []
-            labels = {entry.setting: entry.label for entry in there}
+            labels = {entry.setting: entry.label for entry in there} | {entry.path: entry.label for entry in there}
+            made = {entry: deciding(entry.overrides) for entry in there}
             found: dict[str, Entry] = {}
             for point, cfg in zip(points, configs, strict=True):
-                entry = self._made_before(entry_of(point, varied, cfg, labels), cfg, there)
-                found.setdefault(entry.path, entry)  # two spellings of one value are one run
-            known = {entry.path: entry for entry in there}
-            new = [entry for path, entry in found.items() if path not in known]
-            write_json(self.directory / FILE, {"runs": [asdict(entry) for entry in [*there, *new]]})
-        return [known.get(path, entry) for path, entry in found.items()]
+                path = self._path(deciding(point), cfg, made)
+                found.setdefault(path, entry_of(point, varied, cfg, path, labels))  # of two spellings the first
+            every = {entry.path: entry for entry in there} | found
+            write_json(self.directory / FILE, {"runs": [asdict(entry) for entry in every.values()]})
+        return [*found.values()]
 
-    def _made_before(self, entry: Entry, cfg: DictConfig, there: Sequence[Entry]) -> Entry:
-        """The entry that an older version of this package, with fewer settings, made of this run; else ``entry``."""
-        for known in (known for known in there if known.overrides == entry.overrides):
-            trained = [self.run_dir(other) for other in there if other.setting == known.setting]
+    def _path(self, overrides: Sequence[str], cfg: DictConfig, made: Mapping[Entry, Sequence[str]]) -> str:
+        """Where the run of ``cfg`` is: where an older version of this package, with fewer settings, put it, if one did.
+
+        Args:
+            overrides: those that decide its results. made: the runs that are there, with theirs.
+        """
+        for known in (known for known, theirs in made.items() if theirs == overrides):
+            trained = [self.run_dir(other) for other in made if other.setting == known.setting]
             saved = [load_run_config(run_dir) for run_dir in trained if (run_dir / "config.yaml").is_file()]
             different = {key for other in saved for key in other_settings(other, cfg)}
             if different <= {"seed"}:  # a preset may have changed meanwhile
-                return known
-        return entry
+                return known.path
+        return path_of(cfg)
 
     def run_dir(self, entry: Entry) -> Path:
         """Where a run is."""
@@ -119,37 +133,65 @@ def composer() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
         def composed(overrides: Sequence[str]) -> DictConfig:
             cfg = compose("config", [*overrides])
             check_run(cfg)  # pyright: ignore[reportArgumentType]
-            if cfg.num_seeds != 1:
-                raise ConfigError(f"num_seeds={cfg.num_seeds}: a sweep has a run for each seed, give seed=0,1,2")
             check_components(cfg)
             return cfg
 
         yield composed
 
 
-def entry_of(overrides: Sequence[str], varied: Sequence[str], cfg: DictConfig, labels: Mapping[str, str]) -> Entry:
-    """The run of ``cfg``, in a directory named after the hash of all that decides its results, and its seed.
+def member_configs(points: Sequence[Sequence[str]]) -> list[DictConfig]:
+    """The configs of a sweep's runs with these overrides.
 
-    Without a label of its own it has that of the other seeds (``labels``, by their directory), else it is called by its
-    values of the ``varied`` settings, as reports tell them apart.
+    Raises:
+        ConfigError, HydraException: for a wrong setting, or one that is not for the runs of a sweep.
     """
+    with composer() as composed:
+        configs = [composed(point) for point in points]
+    for cfg in configs:
+        for key, reason in OF_THE_SWEEP.items():
+            if cfg[key] != RUN_DEFAULTS[key]:
+                raise ConfigError(f"{key}={cfg[key]}: {reason}")
+    return configs
+
+
+def path_of(cfg: DictConfig) -> str:
+    """The directory of a run in its sweep's, after the hash of all that decides its results, and its seed."""
     settings = dict(flatten(comparable(OmegaConf.to_container(cfg, resolve=True))))  # pyright: ignore
     del settings["seed"]
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]}/seed{cfg.seed}"
+
+
+def entry_of(
+    overrides: Sequence[str], varied: Sequence[str], cfg: DictConfig, path: str, labels: Mapping[str, str]
+) -> Entry:
+    """The run of ``cfg``, which is at ``path``.
+
+    Without a label of its own it keeps the one that it had, or has that of the other seeds (``labels``, by path and by
+    setting), else it is called by its values of the ``varied`` settings, as reports tell them apart.
+    """
     label = cfg.label
     if label is None:
         values = " ".join(override for override in overrides if key_of(override) in varied)
-        label = labels.get(key, values.replace("'", ""))
-        overrides = [*overrides, *([f"label='{label}'"] if label else [])]
-    return Entry(f"{key}/seed{cfg.seed}", cfg.task, label, cfg.seed, cfg.total_frames, tuple(overrides))
+        label = labels.get(path, labels.get(path.partition("/")[0], values.replace("'", "")))
+        overrides = [*overrides, *([f"label={quoted(label)}"] if label else [])]
+    return Entry(path, cfg.task, label, cfg.seed, cfg.total_frames, tuple(overrides), cfg.nan_rollbacks)
 
 
 def varied_keys(points: Sequence[Sequence[str]]) -> list[str]:
-    """The settings, beside task and seed, in which points differ."""
+    """The settings, beside task, seed and bookkeeping, in which points differ."""
     first, *others = (set(point) for point in points)
     shared = first.intersection(*others)
-    varied = dict.fromkeys(key_of(override) for point in points for override in point if override not in shared)
-    return [key for key in varied if key not in ("task", "seed")]
+    varied = (key_of(override) for point in points for override in deciding(point) if override not in shared)
+    return [key for key in dict.fromkeys(varied) if key not in ("task", "seed")]
+
+
+def deciding(overrides: Sequence[str]) -> list[str]:
+    """The overrides that decide a run's results: all but the bookkeeping.
+
+    >>> deciding(["optim.lr=0.1", "label=small", "logger.kind=wandb"])
+    ['optim.lr=0.1']
+    """
+    return [override for override in overrides if key_of(override).partition(".")[0] not in BOOKKEEPING]
 
 
 def key_of(override: str) -> str:

@@ -9,86 +9,44 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import optuna
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
+from sqlalchemy.exc import SQLAlchemyError
 
-from fpo_torchrl.auto_resume import final_return, is_finished
+from fpo_torchrl.auto_resume import final_return
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import is_held, locked, replacing, write_json
+from fpo_torchrl.files import intact, is_held, locked, make_directory, replacing, write_json
 from fpo_torchrl.preemption import Preempted
-from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run_directory import LOCK
-from fpo_torchrl.sweep.manifest import Entry, Sweep, key_of, values_of
+from fpo_torchrl.sweep.manifest import Entry, Sweep
 from fpo_torchrl.sweep.progress import Progress
-from fpo_torchrl.sweep.workers import Workers, has_diverged, log_of
+from fpo_torchrl.sweep.space import SearchSpace
+from fpo_torchrl.sweep.workers import Workers, account_of, has_diverged, log_of, state_of
 
 FILE = "search.json"
 
 
-@dataclass(frozen=True)
-class SearchSpace:
-    """What is searched: overrides as ``fpo-train -m`` takes them, some with values to choose from, and the seeds.
+def opened(url: str) -> BaseStorage:
+    """The database of a study.
 
     Raises:
-        ConfigError: for an override of the seed.
+        ConfigError: if ``url`` names none, or it cannot be reached, or needs a package that is not installed.
     """
-
-    overrides: tuple[str, ...]
-    seeds: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if given := [override for override in self.overrides if key_of(override) == "seed"]:
-            raise ConfigError(f"{given[0]}: every trial of a search has a run for each of its seeds, --seeds K of them")
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """What there is to choose from."""
-        parsed = OverridesParser.create().parse_overrides([*self.overrides])
-        return {str(o.get_key_element()): distribution(o) for o in parsed if o.is_sweep_override()}
-
-    def points(self, params: dict[str, Any]) -> list[list[str]]:
-        """The overrides of each seed's run with these values."""
-        parsed = OverridesParser.create().parse_overrides([*self.overrides])
-        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-        chosen = [f"{key}={value}" for key, value in params.items()]
-        label = " ".join(chosen).replace("'", "")
-        return [[*fixed, *chosen, f"label='{label}'", f"seed={seed}"] for seed in self.seeds]
-
-
-def distribution(override: Override) -> BaseDistribution:
-    """What Optuna calls the values of an override: ``choice(a,b)``, ``range(1,9)``, ``tag(log,interval(1e-5,1e-2))``.
-
-    An interval between two ``int`` has whole numbers; the tag ``log`` spreads it evenly over orders of magnitude.
-
-    Raises:
-        ConfigError: for bounds in the wrong order, or a logarithm of what is not positive.
-    """
-    values = override.value()
     try:
-        if isinstance(values, IntervalSweep) and values.start is not None and values.end is not None:
-            whole = isinstance(values.start, int) and isinstance(values.end, int)
-            kind = IntDistribution if whole else FloatDistribution
-            return kind(values.start, values.end, log="log" in values.tags)
-        if isinstance(values, RangeSweep):
-            start, stop, step = values.start, values.stop, values.step
-            if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int) and step > 0:
-                return IntDistribution(start, start + (stop - 1 - start) // step * step, step=step)
-        return CategoricalDistribution(values_of(override))
-    except ValueError as error:
-        raise ConfigError(f"{override.input_line}: {error}") from error
+        return get_storage(url)
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--storage {url}: {reason}; expected a database's URL, as sqlite:///studies.db") from error
 
 
 class Search:
@@ -104,7 +62,8 @@ class Search:
         pruner: stops trials that are behind; default Optuna's median pruner.
 
     Raises:
-        ConfigError: without a space, or with another one than before. ImportError: without Optuna.
+        ConfigError, HydraException: without a space, with another one than before or one in which nothing is right, or
+            if the storage cannot be opened, before anything is written. ImportError: without Optuna.
     """
 
     def __init__(
@@ -117,6 +76,9 @@ class Search:
     ) -> None:
         self.sweep = Sweep(directory)
         self.directory = directory
+        if not (directory / FILE).is_file():
+            self._check_new(space)
+        database = opened(storage) if storage is not None else None
         self.space, study_name = self._same_search(space)
         self.distributions = self.space.distributions()
         self.workers = Workers(len(self.space.seeds))
@@ -125,7 +87,7 @@ class Search:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(constant_liar=True)  # other processes' trials are not drawn again
         self.study = optuna.create_study(
-            storage=storage or JournalStorage(JournalFileBackend(str(journal))),
+            storage=database or JournalStorage(JournalFileBackend(str(journal))),
             study_name=study_name,
             sampler=sampler,
             pruner=pruner or optuna.pruners.MedianPruner(),
@@ -133,23 +95,27 @@ class Search:
             load_if_exists=True,
         )
 
+    def _check_new(self, space: SearchSpace | None) -> None:
+        if space is None or not space.distributions():
+            raise ConfigError(
+                f"{self.directory} holds no search: give settings to choose from, such as "
+                "optim.lr=choice(1e-3,1e-4) or optim.lr=tag(log,interval(1e-5,1e-2))"
+            )
+        space.check()
+
     def _same_search(self, space: SearchSpace | None) -> tuple[SearchSpace, str]:
         """What is searched and the study's name, drawn once: searches of one name may share a database."""
         path = self.directory / FILE
-        if not path.is_file():
-            if space is None or not space.distributions():
-                raise ConfigError(
-                    f"{self.directory} holds no search: give settings to choose from, such as "
-                    "optim.lr=choice(1e-3,1e-4) or optim.lr=tag(log,interval(1e-5,1e-2))"
-                )
-            self.directory.mkdir(parents=True, exist_ok=True)
+        if space is not None and not path.is_file():
+            make_directory(self.directory)
             with locked(self.directory / LOCK):  # of processes that begin together, the first decides
                 if not path.is_file():
                     name = f"{self.directory.resolve().name}-{uuid.uuid4().hex[:8]}"
                     write_json(path, {"study_name": name, **asdict(space)})
-        saved = json.loads(path.read_text())
-        name = saved.pop("study_name", self.directory.resolve().name)  # its name before it was drawn
-        before = SearchSpace(**{field: tuple(value) for field, value in saved.items()})
+        with intact(path, "put a copy of it back; without it, the same command begins another study"):
+            saved = json.loads(path.read_text())
+            name = saved.pop("study_name", self.directory.resolve().name)  # its name before it was drawn
+            before = SearchSpace(**{field: tuple(value) for field, value in saved.items()})
         if space is not None and space != before:
             raise ConfigError(
                 f"{self.directory} holds a search for {' '.join(before.overrides)} over the seeds {before.seeds}: "
@@ -234,15 +200,15 @@ class Search:
     def _error(self, entry: Entry) -> str | None:
         """Why a run is not done; None if it is."""
         run_dir = self.sweep.run_dir(entry)
-        if is_finished(run_dir, entry.total_frames):
+        if state_of(run_dir, entry.total_frames) == "done":
             return None
-        return read_provenance(run_dir).get("error") or f"see {log_of(run_dir)}"
+        return account_of(run_dir).get("error") or f"see {log_of(run_dir)}"
 
     def _train(self, entry: Entry) -> str:
         """Train one run, or wait for another trial of the same values that does."""
         run_dir = self.sweep.run_dir(entry)
         while self.workers.stop.received is None:
-            if is_finished(run_dir, entry.total_frames):
+            if state_of(run_dir, entry.total_frames) == "done":
                 return "done"
             if has_diverged(run_dir) or self.workers.train_alone(entry.overrides, run_dir) is not None:
                 return self._error(entry) or "done"

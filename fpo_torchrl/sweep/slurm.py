@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import subprocess
 import sys
@@ -12,9 +13,14 @@ from pathlib import Path
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import write_whole
-from fpo_torchrl.sweep.command import add_grid_arguments, add_points, needs_work, parser
+from fpo_torchrl.sweep.command import add_grid_arguments, add_points, needs_work, parser, words_of
 from fpo_torchrl.sweep.manifest import Sweep
 from fpo_torchrl.sweep.workers import state_of
+
+TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}")
+TIME_LIMITS = (
+    "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds"
+)
 
 
 def script(
@@ -77,7 +83,11 @@ def slurm(command: Sequence[str]) -> str:
 
 
 def submit(arguments: list[str]) -> None:
-    """Write ``job.sh`` for the runs that are missing and not in the queue, and submit it."""
+    """Write ``job.sh`` for the runs that are missing and not in the queue, and submit it.
+
+    Raises:
+        ConfigError: for a wrong argument, before anything is written; if SLURM is not there or refuses the job.
+    """
     options = parser(
         "fpo-sbatch", "Submit a sweep to SLURM as a job array; again: what is missing and not in the queue."
     )
@@ -89,6 +99,11 @@ def submit(arguments: list[str]) -> None:
     options.add_argument("--sbatch", default="", metavar="OPTIONS", help="more of sbatch's own, in quotes")
     options.add_argument("--dry-run", action="store_true", help="write the script, do not submit it")
     given = options.parse_intermixed_args(arguments)
+    if given.signal_s < 1:
+        raise ConfigError(f"--signal-s {given.signal_s} is out of range: it must be at least 1")
+    if given.time is not None and not TIME_LIMIT.fullmatch(given.time):
+        raise ConfigError(f"--time {given.time!r}: expected {TIME_LIMITS}")
+    more = words_of(given.sbatch, "--sbatch")
     sweep = Sweep(given.directory)
     chosen = add_points(sweep, given.overrides, given.list)
     busy = set() if given.dry_run else queued(sweep)
@@ -103,10 +118,7 @@ def submit(arguments: list[str]) -> None:
         return
     path = sweep.directory / "job.sh"
     (sweep.directory / "slurm").mkdir(exist_ok=True)
-    write_whole(
-        path,
-        script(sweep, indices, options=shlex.split(given.sbatch), time_limit=given.time, signal_s=given.signal_s),
-    )
+    write_whole(path, script(sweep, indices, options=more, time_limit=given.time, signal_s=given.signal_s))
     print(path if given.dry_run else slurm(["sbatch", str(path)]).strip())
 
 

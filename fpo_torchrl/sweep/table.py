@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fpo_torchrl.auto_resume import final_return
-from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.loggers import read_metrics
-from fpo_torchrl.sweep.manifest import Entry, Sweep
+from fpo_torchrl.sweep.manifest import Entry, Sweep, key_of, varied_keys
 from fpo_torchrl.sweep.workers import duration, state_of
 
 STATES = ("done", "running", "waiting", "failed")
@@ -28,13 +29,11 @@ class Row:
     left_s: float | None
 
     def cells(self) -> list[str]:
-        """The row as text."""
-        entry = self.entry
+        """The row as text, but for the name of the run."""
         return [
-            f"{entry.setting} {entry.task} {entry.label}".rstrip(),
-            str(entry.seed),
+            str(self.entry.seed),
             self.state,
-            f"{self.frames}/{entry.total_frames}",
+            f"{self.frames}/{self.entry.total_frames}",
             "" if self.mean_return is None else f"{self.mean_return:.4g}",
             "" if self.left_s is None or self.state in ("done", "failed") else duration(self.left_s),
         ]
@@ -44,23 +43,46 @@ def row_of(sweep: Sweep, entry: Entry) -> Row:
     """Read how far a run is from the files in its directory."""
     run_dir = sweep.run_dir(entry)
     state = state_of(run_dir, entry.total_frames)
-    try:
-        metrics = read_metrics(run_dir / "metrics.csv") if (run_dir / "metrics.csv").is_file() else []
-    except ConfigError as error:  # the other runs are still worth a table
-        print(f"warning: {error}", file=sys.stderr)
-        metrics = []
+    metrics: list[dict[str, float]] = []
+    if (path := run_dir / "metrics.csv").is_file():
+        with warned_of(path):
+            metrics = read_metrics(path)
     frames = int(metrics[-1]["frames"]) if metrics else 0
-    mean_return = metrics[-1].get("return") if metrics else None
+    mean_return = metrics[-1].get("return") if metrics and state != "done" else None
     if state == "done":
-        mean_return = final_return(run_dir)
+        with warned_of(run_dir / "evaluation.json"):
+            mean_return = final_return(run_dir)
     spent = sum(row.get("collect_s", 0.0) + row.get("update_s", 0.0) for row in metrics)
     left = spent / frames * max(0, entry.total_frames - frames) if frames else None
     return Row(entry, state, frames, mean_return, left)
 
 
+@contextmanager
+def warned_of(path: Path) -> Iterator[None]:
+    """A warning instead of an error if a file is missing or damaged: the other runs are still worth a table."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"warning: {path} cannot be read: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def names_of(entries: Sequence[Entry]) -> list[str]:
+    """What runs are called: by directory, task and label, and where a label has several settings, by what they vary."""
+    alike: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        alike[entry.task, entry.label].append(entry)
+    varied = {shared: varied_keys([entry.overrides for entry in group]) for shared, group in alike.items()}
+    names = []
+    for entry in entries:
+        values = [override for override in entry.overrides if key_of(override) in varied[entry.task, entry.label]]
+        names.append(" ".join(filter(None, [entry.setting, entry.task, entry.label, *values])))
+    return names
+
+
 def status_table(rows: Sequence[Row]) -> str:
     """The rows under a header, then their counts and how long all of them will take at this pace."""
-    lines = [list(HEADER), *(row.cells() for row in rows)]
+    names = names_of([row.entry for row in rows])
+    lines = [list(HEADER), *([name, *row.cells()] for name, row in zip(names, rows, strict=True))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     counts = Counter(row.state for row in rows)

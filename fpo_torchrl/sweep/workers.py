@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from subprocess import STDOUT, Popen
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fpo_torchrl.auto_resume import is_finished
 from fpo_torchrl.cli import EXIT_PREEMPTED
@@ -114,9 +114,9 @@ def in_directory(run_dir: Path) -> list[str]:
     return [f"run_dir={quoted(run_dir)}", "resume=auto", "progress=false"]
 
 
-def quoted(path: Path) -> str:
-    """A path as the value of a setting, whatever characters it has."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+def quoted(value: Path | str) -> str:
+    """A path or another text as the value of a setting, whatever characters it has."""
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
@@ -136,11 +136,11 @@ def state_of(run_dir: Path, total_frames: int) -> str:
     A run that was stopped or killed is waiting for someone to go on with it; so is one that was killed before it began,
     which leaves no error in its log.
     """
-    if is_finished(run_dir, total_frames):
+    found = account_of(run_dir)
+    if found.get("status") == "finished" and is_finished(run_dir, total_frames):
         return "done"
     if is_held(run_dir / LOCK) or is_held(claim_of(run_dir)):
         return "running"
-    found = read_provenance(run_dir)
     stopped = str(found.get("error")).startswith(("Preempted", "KeyboardInterrupt"))
     crashed = found.get("status") == "interrupted" and not stopped
     could_not_begin = (
@@ -151,7 +151,15 @@ def state_of(run_dir: Path, total_frames: int) -> str:
 
 def has_diverged(run_dir: Path) -> bool:
     """Whether a run ended with a NaN, as it would if it went on."""
-    return read_provenance(run_dir).get("status") == "diverged"
+    return account_of(run_dir).get("status") == "diverged"
+
+
+def account_of(run_dir: Path) -> dict[str, Any]:
+    """What a run says of itself in ``provenance.json``; that it failed, if that is damaged, as ``fpo-train`` will."""
+    try:
+        return read_provenance(run_dir)
+    except ValueError as error:
+        return {"status": "interrupted", "error": f"{type(error).__name__}: {error}"}
 
 
 def duration(seconds: float) -> str:

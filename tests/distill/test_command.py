@@ -103,6 +103,7 @@ def test_the_seed_repeats_a_student(fpo_distill, run_dir, tmp_path):
         (["--steps", "0", "2"], "--steps must be at least 1, got 0"),
         (["--updates", "0"], "--updates must be at least 1, got 0"),
         (["--episodes", "0"], "--episodes must be at least 1, got 0"),
+        (["--seed", "-1"], "--seed must be at least 0, got -1"),
     ],
 )
 def test_wrong_settings(run_command, run_dir, tmp_path, arguments, words):
@@ -110,6 +111,14 @@ def test_wrong_settings(run_command, run_dir, tmp_path, arguments, words):
     assert code == 2
     assert words in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["file", "file/new/out"])
+def test_a_place_that_is_no_directory_is_refused_before_the_run_is_read(run_command, tmp_path, out):
+    (tmp_path / "file").touch()
+    code, _, err = run_command(command.main, tmp_path / "none", "--out", tmp_path / out)
+    assert code == 2
+    assert f"--out {tmp_path / out}: expected a directory to write to, and {tmp_path / 'file'} is none" in err
 
 
 def test_a_student_is_not_overwritten(fpo_distill, run_dir, tmp_path):

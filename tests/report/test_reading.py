@@ -41,6 +41,53 @@ class TestReading:
         make_run(tmp_path, seed=0, label="FPO, 4 steps")
         assert read_results([tmp_path], metric="random").labels == ["FPO", "FPO, 4 steps"]
 
+    def test_settings_that_share_a_label_are_told_apart_on_every_task(self, tmp_path):
+        """As a sweep leaves them that was extended by another value, on one of two tasks."""
+        for seed in (0, 1):
+            make_run(tmp_path / "first", seed=seed, score=100)
+            make_run(tmp_path / "second", seed=seed, score=200, optim={"lr": 1e-4})
+            make_run(tmp_path / "first", "BallInCup", seed=seed, score=300, optim={"lr": 1e-4})
+        make_run(tmp_path / "first", loss="PPO")
+        slow, fast = "FPO optim.lr=0.0001", "FPO optim.lr=0.001"
+        results = read_results([tmp_path], metric="random")
+        assert results.labels == [slow, fast, "PPO"]
+        assert [list(results.scores("PointMass", label)) for label in (slow, fast)] == [[200, 200], [100, 100]]
+        assert list(results.scores("BallInCup", slow)) == [300, 300]
+
+    @pytest.mark.parametrize(
+        ("labels", "kept"),
+        [
+            (["PPO", "FPO"], ["PPO", "FPO optim.lr=0.0001", "FPO optim.lr=0.001"]),
+            (["FPO optim.lr=0.001"], ["FPO optim.lr=0.001"]),
+            (["FPO optim.lr=0.001", "FPO"], ["FPO optim.lr=0.001", "FPO optim.lr=0.0001"]),
+        ],
+    )
+    def test_a_label_stands_for_all_of_its_settings(self, tmp_path, labels, kept):
+        for name, lr in (("a", 1e-3), ("b", 1e-4)):
+            make_run(tmp_path / name, optim={"lr": lr})
+        make_run(tmp_path, loss="PPO")
+        results = read_results([tmp_path], metric="random", labels=labels)
+        assert results.labels == kept
+        assert len(results.runs) == len(kept)
+
+    def test_only_the_settings_that_differ_tell_apart(self, tmp_path):
+        """What a task's own preset changes is no difference between the runs of a task."""
+        make_run(tmp_path / "a", trainer={"num_epochs": 1, "gamma": 0.9})
+        make_run(tmp_path / "b", trainer={"num_epochs": 2, "gamma": 0.9})
+        make_run(tmp_path / "a", "BallInCup", trainer={"num_epochs": 1, "gamma": 0.5})
+        labels = read_results([tmp_path], metric="random").labels
+        assert labels == ["FPO trainer.num_epochs=1", "FPO trainer.num_epochs=2"]
+
+    def test_runs_behind_links_are_found_once(self, tmp_path):
+        real = make_run(tmp_path / "elsewhere" / "deep")
+        runs = tmp_path / "runs"
+        runs.mkdir()
+        (runs / "there").symlink_to(tmp_path / "elsewhere")
+        (runs / "again").symlink_to(real)
+        (real / "up").symlink_to(runs)  # round and round
+        (run,) = read_results([runs], metric="random").runs
+        assert run.directory.resolve() == real
+
     def test_a_run_named_twice_is_read_once(self, tmp_path):
         directory = make_run(tmp_path)
         assert len(read_results([directory, tmp_path, tmp_path / "." / directory.name], metric="random").runs) == 1
@@ -89,7 +136,8 @@ class TestBadInput:
         one, other = make_run(tmp_path / "a", seed=3), make_run(tmp_path / "b", seed=3)
         code, _, err = fpo_report(tmp_path, "--out", tmp_path / "out")
         assert code == 2
-        assert f"seed 3 of FPO on PointMass is there twice, in {one} and {other}: give one of them" in err
+        words = f"seed 3 of FPO on PointMass is there twice, in {one} and {other}: give one of them, for their settings"
+        assert words in err
         assert not (tmp_path / "out").exists()
 
     def test_an_algorithm_that_is_not_there(self, tmp_path, fpo_report):
@@ -101,8 +149,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("name", "content", "words"),
         [
-            ("provenance.json", "{", "JSONDecodeError"),
+            ("provenance.json", "{", "Expecting property name"),
             ("config.yaml", "seed: 1\n", "KeyError: 'task'"),
+            ("config.yaml", "seed: [1\n", "ParserError"),
+            ("config.yaml", "3", "Invalid loaded object type: int"),
             ("evaluation.json", "{}", "evaluation.json lacks its final evaluation"),
         ],
     )
@@ -114,11 +164,19 @@ class TestBadInput:
         assert f"{directory} cannot be read as a run: " in err
         assert words in err
 
-    @pytest.mark.parametrize("value", ["0", "-1", "nan"])
+    @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
     def test_a_best_return_that_is_none(self, tmp_path, fpo_report, value):
-        code, _, err = fpo_report(tmp_path, f"--max-return={value}")
+        make_run(tmp_path / "runs")
+        code, _, err = fpo_report(tmp_path / "runs", "--out", tmp_path / "out", f"--max-return={value}")
         assert code == 2
-        assert "out of range: it must be above --min-return 0" in err
+        assert f"--max-return {value} is out of range: it must be above --min-return 0, both of them finite" in err
+
+    @pytest.mark.parametrize("value", ["1000", "nan", "-inf"])
+    def test_a_worst_return_that_is_none(self, tmp_path, fpo_report, value):
+        make_run(tmp_path / "runs")
+        code, _, err = fpo_report(tmp_path / "runs", "--out", tmp_path / "out", f"--min-return={value}")
+        assert code == 2
+        assert f"it must be above --min-return {value}, both of them finite" in err
 
     def test_without_the_extra_it_says_what_to_install(self, tmp_path, fpo_report, monkeypatch):
         make_run(tmp_path)

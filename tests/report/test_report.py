@@ -179,9 +179,42 @@ class TestFpoReport:
         assert "A diverged run counts as -1200;" in (tmp_path / "out" / "report.md").read_text()
 
     def test_small_returns_show_decimals(self, tmp_path, fpo_report):
-        make_run(tmp_path / "runs", score=0.6249)
-        _, out, _ = fpo_report(tmp_path / "runs", "--out", tmp_path / "out", "--max-return", 1)
-        assert "| PointMass | 0.62 (1) |" in out
+        make_run(tmp_path / "runs", score=0.6243)
+        _, out, err = fpo_report(tmp_path / "runs", "--out", tmp_path / "out", "--max-return", 1)
+        assert "| PointMass | 0.624 (1) |" in out
+        assert err == ""
+
+    def test_each_task_has_the_decimals_of_its_own_returns(self, tmp_path, fpo_report):
+        for task, scores in {"Large": (811.0, 829.0), "Small": (0.26, 0.28)}.items():
+            for seed, score in enumerate(scores):
+                make_run(tmp_path / "runs", task, seed=seed, score=score)
+        _, out, err = fpo_report(tmp_path / "runs", "--out", tmp_path / "out")
+        assert "| Large | 820 [811, 829] (2) |" in out
+        assert "| Small | 0.270 [0.260, 0.280] (2) |" in out
+        assert "| mean, all tasks | 410 [" in out
+        assert err == ""
+
+    @pytest.mark.parametrize(
+        ("scores", "limits", "between"),
+        [
+            ([0.27], [], "0.27 and 0.27, where 0 to 1000 are possible"),
+            ([49.0, 1051.0], [], "49 and 1.05e+03, where 0 to 1000 are possible"),
+            ([-90.0, -70.0], ["--min-return", -60, "--max-return", 0], "-90 and -70, where -60 to 0 are possible"),
+        ],
+    )
+    def test_a_range_that_is_not_that_of_the_returns_is_a_warning(self, tmp_path, fpo_report, scores, limits, between):
+        for seed, score in enumerate(scores):
+            make_run(tmp_path / "runs", seed=seed, score=score)
+        code, _, err = fpo_report(tmp_path / "runs", "--out", tmp_path / "out", *limits)
+        assert code == 0
+        assert err.startswith(f"warning: the returns are between {between}: ")
+        assert "--min-return and --max-return" in err
+        assert err[len("warning: ") :] in (tmp_path / "out" / "report.md").read_text()
+
+    def test_one_return_in_the_range_is_enough(self, tmp_path, fpo_report):
+        for seed, score in enumerate([0.27, 51.0, 1200.0]):
+            make_run(tmp_path / "runs", seed=seed, score=score)
+        assert fpo_report(tmp_path / "runs", "--out", tmp_path / "out")[2] == ""
 
     def test_other_measures_are_shown(self, runs, tmp_path, fpo_report):
         (runs / "a" / "PointMass_FPO_1" / "measures.json").write_text('{"both": 0.25}')

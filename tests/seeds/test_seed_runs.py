@@ -11,8 +11,9 @@ import tiny
 import torch
 
 from fpo_torchrl.auto_resume import AUTO
+from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.errors import ConfigError, NonFiniteError
-from fpo_torchrl.files import InUseError, locked
+from fpo_torchrl.files import InUseError, locked, read_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
@@ -136,6 +137,25 @@ def test_stopped_by_a_signal_they_go_on_together(tmp_path, alone, monkeypatch, v
         assert_as_alone(tmp_path, alone)
     for seed in (1, 2):
         assert [row["frames"] for row in read_metrics(tmp_path / f"seed{seed}" / "metrics.csv")] == [64, 128, 192, 256]
+
+
+def test_a_seed_that_is_added_is_reported_beside_those_that_had_finished(tmp_path, capsys):
+    train_seeds(config(tmp_path, "resume=auto"))
+    capsys.readouterr()
+    mean = train_seeds(config(tmp_path, "resume=auto", "num_seeds=3"))
+    means = [read_json(tmp_path / f"seed{seed}" / "evaluation.json")["random"]["mean"] for seed in (1, 2, 3)]
+    assert mean == pytest.approx(sum(means) / 3)
+    printed = capsys.readouterr().out
+    assert printed.count("means of") == 1
+    assert "means of 3 seeds" in printed
+
+
+def test_other_settings_are_given_to_all_seeds(tmp_path):
+    train_seeds(config(tmp_path))
+    with pytest.raises(ConfigError, match=rf"; resume={tmp_path} with a changed value continues what is there with it"):
+        train_seeds(config(tmp_path, "resume=auto", "optim.lr=1e-4"))
+    with pytest.raises(CheckpointError, match=rf"it holds those of several seeds, give one, such as {tmp_path}/seed1"):
+        load_policy(tmp_path, num_envs=1)
 
 
 def test_the_same_command_with_resume_auto_trains_what_is_not_finished(tmp_path, alone, capsys):
