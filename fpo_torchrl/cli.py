@@ -23,6 +23,11 @@ from fpo_torchrl.video import WRITERS, load_encoder
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 """The errors of a file system that is full or cannot be written to."""
+RUN_FILES = (
+    *("config.yaml", "provenance.json", "metrics.csv", "learning_curve.png", "evaluation.json", "rollout.gif"),
+    "measures.json",
+)
+"""What other commands read or show of a run, which no other file may replace."""
 GOES_ON = "A run that has a checkpoint goes on from it with fpo-train resume=RUN_DIRECTORY"
 EXIT_CONFIG, EXIT_CHECKPOINT, EXIT_DIVERGED, EXIT_IN_USE, EXIT_WORKER_LOST, EXIT_NO_WORKERS = 2, 3, 4, 5, 6, 7
 EXIT_PREEMPTED, EXIT_INTERRUPTED = 75, 130
@@ -89,9 +94,11 @@ def output_file(setting: str, path: str | Path, endings: Collection[str]) -> Pat
         setting: the option that names it. path: what the user gave. endings: what it may end in.
 
     Raises:
-        ConfigError: if it has another ending or is a directory.
+        ConfigError: if it has another ending, is a directory, or belongs to a run.
     """
     path = Path(path)
+    if path.name in RUN_FILES and (path.parent / "config.yaml").is_file():
+        raise ConfigError(f"{setting}={path} would replace a file of the run there: choose another name")
     if path.is_dir():
         raise ConfigError(f"{setting}={path} is a directory; name a file in it that ends in {' or '.join(endings)}")
     if path.suffix not in endings:

@@ -6,7 +6,6 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -35,11 +34,6 @@ USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of
   output=[T.csv,T.md]    also write the numbers to files, as {", ".join(WRITERS)}
   plot=PATH.png          also draw return and latency over the steps of a flow policy
 """
-RUN_FILES = (
-    *("config.yaml", "provenance.json", "metrics.csv", "learning_curve.png", "evaluation.json", "rollout.gif"),
-    "measures.json",
-)
-"""What other commands read or show of a run, which no evaluation may replace."""
 
 
 @dataclass
@@ -47,7 +41,7 @@ class EvalConfig:
     """Settings of ``fpo-eval``; lists may be given as single values.
 
     Raises:
-        ConfigError: for a value of another kind or out of range, an empty list, or a file of a run to write to.
+        ConfigError: for a value of another kind or out of range, or an empty list.
     """
 
     solvers: Any = None
@@ -70,9 +64,6 @@ class EvalConfig:
         for name, least in {"episodes": 1, "seed": 0}.items():
             if (value := getattr(self, name)) < least:
                 raise ConfigError(f"{name}={value} is out of range: it must be at least {least}")
-        for name, path in [*(("output", path) for path in self.output), ("plot", self.plot), ("render", self.render)]:
-            if path is not None and is_of_a_run(Path(path)):
-                raise ConfigError(f"{name}={path} would replace a file of the run there: choose another name")
 
 
 def as_list(name: str, value: Any, expected: str, is_valid: Callable[[Any], bool]) -> list[Any]:
@@ -98,11 +89,6 @@ def is_steps(value: Any) -> bool:
     [True, True, False, False, False, False]
     """
     return value is None or (type(value) is int and value >= 1)
-
-
-def is_of_a_run(path: Path) -> bool:
-    """Whether this is a name that belongs to the run in its directory."""
-    return path.name in RUN_FILES and (path.parent / "config.yaml").is_file()
 
 
 def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | None:

@@ -15,6 +15,7 @@ from fpo_torchrl.latency import latencies
 from fpo_torchrl.modules import FlowPolicy
 from fpo_torchrl.modules.chain import flow_policy, for_inference
 from fpo_torchrl.plots import COLOURS, new_figure, tidy
+from fpo_torchrl.report.samplers import show_return
 from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import TrainedPolicy
 
@@ -75,9 +76,7 @@ def markdown(rows: Rows) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        returns = [
-            f"{value['mean']:.1f} [{value['low']:.1f}, {value['high']:.1f}]" for value in row["returns"].values()
-        ]
+        returns = [" ".join(show_return(value)) for value in row["returns"].values()]
         latency = row["latency"]
         times = [f"{latency['cpu_ms']:.3f}", f"{latency['median_ms']:.2f} / {latency['p99_ms']:.2f}"]
         cells = [row["policy"], row["solver"], f"{row['action_error']:.3f}", *times, *returns]
