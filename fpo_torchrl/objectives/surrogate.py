@@ -183,15 +183,9 @@ class FlowPPOLoss(PPOLoss):
         with weights if weights is not None else contextlib.nullcontext():
             tensordict = encode(self.actor_network, tensordict)
             log_ratio, beside = self.log_ratio(tensordict)
-        batch, valid = log_ratio.shape[:-1], self._valid(tensordict, log_ratio[..., :1])
+        batch = log_ratio.shape[:-1]
         _check_advantage(advantage, batch)
-        if (of_advantage := self._valid(tensordict, advantage)) is not None:
-            advantage = advantage.where(of_advantage, 0.0)
-            tensordict.set("shifted_valid", of_advantage)  # the only mark that TorchRL's normalisation looks at
-        advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=estimate)
-        if self.min_advantage is not None or self.max_advantage is not None:
-            advantage = advantage.clamp(self.min_advantage, self.max_advantage)
-        advantage = _of_each_action(advantage, batch)
+        advantage = _of_each_action(self._scaled(advantage, tensordict, update_norm=estimate), batch)
         objective = self.trust_region(log_ratio.exp(), advantage)
         if objective.shape != log_ratio.shape:
             raise ValueError(
@@ -200,10 +194,8 @@ class FlowPPOLoss(PPOLoss):
             )
         losses = {"loss_objective": -objective.mean(-1, keepdim=True)}
         losses.update({name: value for name, value in beside.items() if name.startswith("loss_")})
-        counted = slice(None) if valid is None else valid.squeeze(-1)
-        diagnostics = self._diagnose(log_ratio.detach()[counted], advantage[counted])
         also = {name: value for name, value in beside.items() if name not in losses}
-        diagnostics.update({name: value.detach()[counted].mean() for name, value in also.items()})
+        diagnostics = self._diagnose(log_ratio, advantage, also, self._valid(tensordict, log_ratio[..., :1]))
         if self._has_critic:
             loss_critic, value_clip_fraction, explained_variance = self.loss_critic(tensordict)
             losses["loss_critic"] = loss_critic
@@ -221,8 +213,25 @@ class FlowPPOLoss(PPOLoss):
         found = [self._expand_loss_mask(mask, like).expand_as(like) for mask in masks if mask is not None]
         return torch.stack(found).all(0) if found else None
 
+    def _scaled(self, advantage: Tensor, tensordict: TensorDictBase, *, update_norm: bool) -> Tensor:
+        """The advantage, normalised over what is not padding, within its bounds."""
+        if (valid := self._valid(tensordict, advantage)) is not None:
+            advantage = advantage.where(valid, 0.0)
+            tensordict.set("shifted_valid", valid)  # the only mark that TorchRL's normalisation looks at
+        advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=update_norm)
+        if self.min_advantage is None and self.max_advantage is None:
+            return advantage
+        return advantage.clamp(self.min_advantage, self.max_advantage)
+
     @torch.no_grad()
-    def _diagnose(self, log_ratio: Tensor, advantage: Tensor) -> dict[str, Tensor]:
+    def _diagnose(
+        self, log_ratio: Tensor, advantage: Tensor, also: Mapping[str, Tensor], valid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Statistics of the ratios, and the means of what is ``also`` there, over what is not padding."""
+        if valid is not None:
+            counted = valid.squeeze(-1)
+            log_ratio, advantage = log_ratio[counted], advantage[counted]
+            also = {name: value[counted] for name, value in also.items()}
         ratio = log_ratio.exp()
         clipped = self.trust_region.is_outside(ratio).to(ratio.dtype)
         positive = (advantage >= 0).to(ratio.dtype).expand_as(ratio)
@@ -238,6 +247,7 @@ class FlowPPOLoss(PPOLoss):
             "clip_fraction": clipped.mean(),
             "clip_fraction_positive": share(positive),
             "clip_fraction_negative": share(1 - positive),
+            **{name: value.mean() for name, value in also.items()},
         }
 
 
