@@ -1,0 +1,66 @@
+"""The gap between FPO and a Gaussian from part of the goal, from stored runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, str(ROOT / "benchmarks" / "humanoid_gap.py")]
+
+
+def store(results: Path, goal: str, policy: str, scores: list[float]) -> None:
+    for seed, score in enumerate(scores):
+        run = results / f"humanoid_{goal}" / "humanoid-planar" / policy / f"seed{seed}"
+        run.mkdir(parents=True)
+        names = ("success_zero", "success_random", "alive_s_zero", "mpjpe_local_all_mm_zero")
+        (run / "measures.json").write_text(json.dumps(dict.fromkeys(names, score)))
+        (run / "evaluation.json").write_text(json.dumps({"zero": {"mean": 10 * score}}))
+
+
+@pytest.fixture
+def gap(tmp_path):
+    def run() -> tuple[dict, str]:
+        done = subprocess.run([*COMMAND, "--results", str(tmp_path)], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == (tmp_path / "humanoid_gap.md").read_text().strip()
+        return json.loads((tmp_path / "humanoid_gap.json").read_text())["measures"], done.stdout
+
+    return run
+
+
+def test_gaps_and_their_growth(tmp_path, gap):
+    store(tmp_path, "full", "fpo", [0.9, 1.0, 0.8])
+    store(tmp_path, "full", "ppo", [0.9, 0.9, 0.9])
+    store(tmp_path, "root", "fpo", [0.6, 0.7, 0.5])
+    store(tmp_path, "root", "ppo", [0.2, 0.3, 0.1])
+    measures, text = gap()
+    found = measures["success_zero"]["gaps"]
+    assert found["full"][0] == pytest.approx(0)
+    assert found["root"][0] == pytest.approx(0.4)
+    assert found["growth"][0] == pytest.approx(0.4)
+    _, low, high = found["full"]  # only FPO varies: no resampled mean leaves 0.8 to 1.0
+    assert -0.1 <= low < 0 < high <= 0.1
+    _, low, high = found["growth"]
+    assert 0 < low < 0.4 < high < 0.8
+    assert measures["return_zero"]["cells"]["root fpo"] == [6.0, 7.0, 5.0]
+    assert "| root | 0.60 (0.60, 0.70, 0.50) |" in text
+    assert "+0.40 [" in text
+
+
+def test_cells_without_runs_are_empty_and_a_single_seed_has_no_interval(tmp_path, gap):
+    store(tmp_path, "full", "fpo", [0.5])
+    store(tmp_path, "full", "ppo", [0.25])
+    measures, text = gap()
+    assert [*measures["success_zero"]["gaps"]] == ["full"]
+    assert measures["success_zero"]["gaps"]["full"] == [0.25, None, None]
+    assert "| root |  |  |  |  |" in text
+
+
+def test_no_runs(tmp_path):
+    done = subprocess.run([*COMMAND, "--results", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "has no runs of humanoid_full" in done.stderr
