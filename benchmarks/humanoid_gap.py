@@ -108,8 +108,8 @@ def main() -> None:
         text += f"## {measure}\n\n{table(values, gaps, decimals)}\n"
     num_runs = sum(map(len, cells.values()))
     header = (
-        f"# FPO and a Gaussian from part of the goal\n\n`python benchmarks/humanoid_gap.py`, {num_runs} runs: mean over "
-        "seeds, in parentheses the seeds; gaps with 95 % bootstrap intervals.\n\n"
+        f"# FPO and a Gaussian from part of the goal\n\n`python benchmarks/humanoid_gap.py`, {num_runs} runs: mean "
+        "over seeds, in parentheses the seeds; gaps with 95 % bootstrap intervals.\n\n"
     )
     write_json(results / "humanoid_gap.json", report)
     write_whole(results / "humanoid_gap.md", header + text.rstrip() + "\n")
