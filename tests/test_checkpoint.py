@@ -205,7 +205,7 @@ class TestRefused:
     def test_a_file_that_is_not_there(self, tmp_path):
         parts = Parts(tmp_path)
         self.refused(parts, "nowhere.torchrl does not exist. Give the path", tmp_path / "nowhere.torchrl")
-        self.refused(parts, "no whole checkpoint in .*checkpoints: there is nothing to load. A run without one starts again")
+        self.refused(parts, "no whole checkpoint in .*checkpoints: there is nothing to load. A run without one")
 
     def test_a_directory_that_holds_a_damaged_one_only(self, saved, tmp_path):
         corrupt(saved.path, "truncated")

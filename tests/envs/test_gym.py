@@ -121,9 +121,9 @@ def test_unbounded_actions_are_refused(monkeypatch):
 
 
 def test_unknown_ids_get_a_suggestion():
-    with pytest.raises(ValueError, match=r"cannot find 'Pendulm-v1'.*Pendulum-v1.*the package that registers one must be installed"):
+    with pytest.raises(ValueError, match=r"cannot find 'Pendulm-v1'.*Pendulum-v1.*registers one must be installed"):
         make_gym_env("Pendulm-v1")
-    with pytest.raises(ValueError, match=r"cannot find 'no_such_package:Foo-v0': No module.*or a module in the directory of the command"):
+    with pytest.raises(ValueError, match=r"cannot find 'no_such_package:Foo-v0': No module.*or a module in the dir"):
         make_gym_env("no_such_package:Foo-v0")
 
 
