@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.config import BOOKKEEPING
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import read_json
+from fpo_torchrl.files import intact, read_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held
@@ -94,10 +94,12 @@ def other_settings(saved: DictConfig, cfg: DictConfig) -> dict[str, tuple[Any, A
 
 def final_return(run_dir: Path) -> float:
     """The mean return of a finished run's final evaluation, under random start noise."""
-    return read_json(run_dir / "evaluation.json")["random"]["mean"]
+    path = run_dir / "evaluation.json"
+    with intact(path):
+        return read_json(path)["random"]["mean"]
 
 
 def is_finished(run_dir: Path, total_frames: int) -> bool:
     """Whether the run in ``run_dir`` needs no more work to reach ``total_frames``."""
     found = read_provenance(run_dir)
-    return found.get("status") == "finished" and found["frames"] >= total_frames
+    return found.get("status") == "finished" and found.get("frames", 0) >= total_frames

@@ -15,7 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.errors import ConfigError, NonFiniteError
+from fpo_torchrl.errors import ConfigError, DamagedFileError, NonFiniteError
 from fpo_torchrl.files import InUseError, NoLocksError, make_directory
 from fpo_torchrl.preemption import Preempted, ending_process
 from fpo_torchrl.remote import WorkerLostError, WorkersNotStartedError
@@ -42,11 +42,14 @@ def friendly_errors() -> Iterator[None]:
     A run that stopped on a signal exits with 75, on Ctrl-C with 130: nothing is wrong, and it can go on.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets Hydra's own errors reach this place
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # where users have modules of their own; last, so that none hides an installed one
+    with contextlib.suppress(FileNotFoundError):  # the directory may be gone
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)  # where users have modules of their own; last, so that none hides an installed one
     try:
         with ending_process():
             yield
+    except DamagedFileError as error:
+        fail(str(error), EXIT_CHECKPOINT)
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
     except (HydraException, OmegaConfBaseException) as error:

@@ -181,18 +181,29 @@ def schema(target: Callable[..., Any], supplied: Collection[str] = ()) -> type:
     return make_dataclass(f"{target.__name__}Config", fields)
 
 
-def option_named(group: Literal["collector", "logger"], option: Any) -> DictConfig | None:
-    """What an option of one of the groups that may change when a run is resumed puts into a config.
+def collector_named(option: Any) -> DictConfig | None:
+    """What an option of the group ``collector`` puts into a config.
 
     Raises:
         ConfigError: for another name.
     """
-    collectors = {name: schema(target, SUPPLIED["collector"]) for name, target in COMPONENTS["collector"].items()}
-    loggers = {"none": LoggerConfig()} | {kind: LoggerConfig(kind=kind) for kind in LOGGERS}
-    options: dict[str, Any] = {"collector": {"local": None, **collectors}, "logger": loggers}[group]
+    options = COMPONENTS["collector"]
+    if option == "local":
+        return None
     if not isinstance(option, str) or option not in options:
-        raise ConfigError(f"{group}={option}: expected {', '.join(options)}")
-    return None if options[option] is None else OmegaConf.structured(options[option])
+        raise ConfigError(f"collector={option}: expected {', '.join(options)} or local")
+    return OmegaConf.structured(schema(options[option], SUPPLIED["collector"]))
+
+
+def logger_named(option: Any) -> str | None:
+    """The kind of logger that an option of the group ``logger`` stands for.
+
+    Raises:
+        ConfigError: for another name.
+    """
+    if option not in ("none", *LOGGERS):
+        raise ConfigError(f"logger={option}: expected none, {' or '.join(LOGGERS)}")
+    return None if option == "none" else option
 
 
 def register_schemas() -> None:
@@ -258,7 +269,7 @@ def check_run(cfg: RunConfig) -> None:
         raise ConfigError(f"vmap={cfg.vmap} is a setting of several seeds in one process: give num_seeds as well")
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise ConfigError(f"seed={cfg.seed} is out of range: it must be from 0 to {LARGEST_SEED}")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", cfg.device):
+    if not re.fullmatch(r"(cpu|cuda)(:\d+)?", cfg.device):
         raise ConfigError(f"device={cfg.device}: expected cpu or cuda, perhaps with a number as in cuda:1")
     if cfg.run_dir is not None and not cfg.run_dir.strip():
         raise ConfigError(f"run_dir={cfg.run_dir!r} is empty: give a directory")

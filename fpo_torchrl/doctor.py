@@ -31,10 +31,9 @@ def diagnose_in(directory: Path) -> tuple[str, list[str]]:
     """As :func:`diagnose` of the run in a directory; a damaged file is what is wrong with it, not an error."""
     try:
         return diagnose(read_run(directory))
-    except Exception as error:  # a parser's, or whatever comes of a column or setting that is not there
+    except (ConfigError, LookupError) as error:  # the latter of a setting or column that is not there
         seen = " ".join(f"{type(error).__name__}: {error}".split())
-        advice = "a copy of that file from before, or the others without this directory"
-        return f"{directory}: unreadable", [f"damaged file: {seen}. Try: {advice}."]
+        return f"{directory}: unreadable", [f"damaged file: {seen}. Try: a copy of it from before."]
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from yaml import YAMLError
 
 from fpo_torchrl.cli import friendly_errors, output_file, video_file
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.evaluation import START_NOISES, evaluate, record
+from fpo_torchrl.evaluation import START_NOISES, evaluate, record, show_return
 from fpo_torchrl.flow import SOLVERS, Solver
 from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.provenance import origin
-from fpo_torchrl.report.samplers import WRITERS, draw_samplers, show_return
+from fpo_torchrl.report.samplers import WRITERS, draw_samplers
 from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import load_policy, task_env
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,18 @@ class Evaluation:
 
 def decimals_of(scale: float) -> int:
     """Decimals that show returns of this size to about three digits: 0 for 1000, 2 for 1."""
-    return max(0, 2 - math.floor(math.log10(scale))) if scale > 0 else 2
+    return max(0, 2 - math.floor(math.log10(scale))) if 0 < scale < math.inf else 2
+
+
+def show_return(row: Mapping[str, Any], decimals: int | None = None) -> tuple[str, str]:
+    """The mean return of :meth:`Evaluation.as_dict` and its interval as text; of one episode there is none.
+
+    >>> show_return({"mean": 0.142, "low": 0.053, "high": 0.214, "returns": [0.053, 0.231]})
+    ('0.142', '[0.053, 0.214]')
+    """
+    decimals = decimals if decimals is not None else max(1, decimals_of(abs(row["mean"])))
+    low, high = (f"{row[name]:.{decimals}f}" for name in ("low", "high"))
+    return f"{row['mean']:.{decimals}f}", f"[{low}, {high}]" if len(row["returns"]) > 1 else "-"
 
 
 def evaluation_table(evaluations: dict[str, Evaluation], task: str, counted: str = "episodes") -> str:
@@ -77,9 +88,8 @@ def evaluation_table(evaluations: dict[str, Evaluation], task: str, counted: str
         f"  {'start noise':<12} {'mean return':>12}   {'95 % interval of the mean':<26} {counted}",
     ]
     for noise, evaluation in evaluations.items():
-        low, high = evaluation.interval
-        interval = f"[{low:.{decimals}f}, {high:.{decimals}f}]" if len(evaluation.returns) > 1 else "-"
-        lines.append(f"  {noise:<12} {evaluation.mean:>12.{decimals}f}   {interval:<26} {len(evaluation.returns)}")
+        mean, interval = show_return(evaluation.as_dict(), decimals)
+        lines.append(f"  {noise:<12} {mean:>12}   {interval:<26} {len(evaluation.returns)}")
     return "\n".join(lines)
 
 

@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from fpo_torchrl.errors import ConfigError
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from fpo_torchrl.errors import ConfigError, DamagedFileError
 
 PARTIAL = ".partial"
 """How the name ends of what is not yet whole."""
@@ -87,11 +90,11 @@ def make_directory(path: Path) -> None:
     """Make a directory that may be there already, with those above it.
 
     Raises:
-        ConfigError: if something else is in its place, or it cannot be written there.
+        ConfigError: if something else is in its place or above it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
         if (taken := next((it for it in (path, *path.parents) if it.is_file()), None)) is not None:
             raise ConfigError(f"{path}: a directory is needed, {taken} is a file") from error
         raise ConfigError(f"{path} cannot be made: {error.strerror}. Choose another directory") from error
@@ -99,27 +102,30 @@ def make_directory(path: Path) -> None:
 
 @contextmanager
 def intact(path: Path, remedy: str = "restore it, or remove it") -> Iterator[None]:
-    """Say which file is damaged, and what to do, where reading it fails.
+    """Say which file is damaged, and what to do, where reading it fails, or looking into what was read.
 
     Raises:
-        ConfigError: for what JSON, or its content, is not as it was written.
+        DamagedFileError: for content that is not as it was written, or a file that is missing.
     """
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}): {remedy}") from error
+    except DamagedFileError:
+        raise
+    except FileNotFoundError as error:
+        raise DamagedFileError(f"{path} is missing: {remedy}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not of what is in the file
+            raise
+        raise DamagedFileError(f"{path} is damaged ({type(error).__name__}: {error}): {remedy}") from error
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        ConfigError: if it is missing or damaged.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path} is missing")
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds an object; raises as :func:`intact`."""
     with intact(path):
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise TypeError(f"an object was expected, not {content!r:.40}")
+        return content
 
 
 def write_json(path: Path, content: Any) -> None:

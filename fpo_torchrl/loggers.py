@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torchrl.record.loggers import Logger
 
-from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import replacing
+from fpo_torchrl.errors import ConfigError, DamagedFileError
+from fpo_torchrl.files import intact, replacing
 
 LOGGERS = ("tensorboard", "wandb")
 """What can be written beside ``metrics.csv``."""
@@ -95,15 +95,12 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """Rows of a ``metrics.csv`` as floats, empty cells left out; a last line cut short is dropped.
 
     Raises:
-        ConfigError: naming the line, if it is not one of numbers.
+        DamagedFileError: naming the line, if it is not one of numbers.
     """
-    try:
-        with Path(path).open(newline="") as file:
-            reader = csv.reader(line for line in file if line.endswith("\n"))
-            header = next(reader, [])
-            lines = [line for line in reader if len(line) == len(header)]
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {error}") from error
+    with intact(Path(path)), Path(path).open(newline="") as file:
+        reader = csv.reader(line for line in file if line.endswith("\n"))
+        header = next(reader, [])
+        lines = [line for line in reader if len(line) == len(header)]
     return [_row(path, number, header, line) for number, line in enumerate(lines, 2)]
 
 
@@ -111,7 +108,7 @@ def _row(path: str | Path, number: int, header: list[str], line: list[str]) -> d
     try:
         return {name: float(cell) for name, cell in zip(header, line, strict=True) if cell}
     except ValueError as error:
-        raise ConfigError(f"line {number} of {path} is damaged: {error}. Remove the line") from error
+        raise DamagedFileError(f"line {number} of {path} is damaged: {error}. Remove the line") from error
 
 
 def newest_frames(path: Path) -> float:

@@ -106,6 +106,12 @@ class Run:
 
     def _load(self, path: Path | None) -> None:
         path = self.checkpointer.load(path, components={"actor", "critic", "optimizer", "trainer"})
+        too_many = self.trainer.frames - self.cfg.total_frames
+        if too_many >= self.trainer.frames_per_batch:
+            raise ConfigError(
+                f"total_frames={self.cfg.total_frames} is less than the {self.trainer.frames} frames that "
+                f"{self.run_dir} has trained on: give as many or more"
+            )
         if self.checkpointer.holds(path, "metrics"):
             self.checkpointer.load(path, components={"metrics"})
         else:  # it is of a version that did not save them
@@ -114,12 +120,6 @@ class Run:
             self.checkpointer.load(path, components={"states"})
         goes_on = self.states.go_on(self.trainer, self.cfg.seed)
         self.checkpointer.load(path, components={"rng"})
-        too_many = self.trainer.frames - self.cfg.total_frames
-        if too_many >= self.trainer.frames_per_batch:
-            raise ConfigError(
-                f"total_frames={self.cfg.total_frames} is less than the {self.trainer.frames} frames that "
-                f"{self.run_dir} has trained on: give as many or more"
-            )
         print(f"resuming from {path} at frame {self.trainer.frames}")
         if not goes_on:
             print(f"{self._what_is_new()} start afresh; the rest is exact")

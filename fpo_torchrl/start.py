@@ -9,12 +9,11 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Sweep
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.config import option_named
+from fpo_torchrl.config import collector_named, logger_named
 from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.files import intact
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import held, new_run_dir
 from fpo_torchrl.settings import RUN_DEFAULTS, change
@@ -27,17 +26,15 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
     """The resolved config of a run; what the version which wrote it did not have is as by default.
 
     Raises:
-        CheckpointError: if the directory is not that of a run.
+        CheckpointError: if the directory is not that of a run. DamagedFileError: if its config cannot be read.
     """
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         seeds = sorted(config.parent for config in Path(run_dir).glob("seed*/config.yaml"))
         advice = f"; it holds those of several seeds, give one, such as {seeds[0]}" if seeds else ""
         raise CheckpointError(f"{run_dir} is not the directory of a run: it has no config.yaml{advice}")
-    try:
-        cfg = OmegaConf.merge(RUN_DEFAULTS, OmegaConf.load(path))
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    with intact(path):
+        cfg = OmegaConf.merge(RUN_DEFAULTS, OmegaConf.to_container(OmegaConf.load(path)))
     assert isinstance(cfg, DictConfig)
     return cfg
 
@@ -89,13 +86,14 @@ def resume_in(run_dir: Path, changes: Mapping[str, Any]) -> Run:
 def changed_config(run_dir: Path, changes: Mapping[str, Any]) -> DictConfig:
     """The config of the run in ``run_dir`` with ``changes``; raises as :func:`resume_run`."""
     saved, changes = load_run_config(run_dir), dict(changes)
-    for group in ("collector", "logger"):
-        if group in changes:
-            saved[group] = option_named(group, changes.pop(group))
+    if "collector" in changes:
+        saved.collector = collector_named(changes.pop("collector"))
+    if "logger" in changes:
+        saved.logger.kind = logger_named(changes.pop("logger"))
     for key, value in changes.items():
         if key in FIXED_ON_RESUME:
-            if OmegaConf.select(saved, key) == value is not None:
-                continue
+            if value is not None and value == OmegaConf.select(saved, key):
+                continue  # repeated, not changed
             raise ConfigError(f"{key}={value} cannot change when a run is resumed: start a new run for that")
         before = OmegaConf.select(saved, key, default=MISSING)
         if OmegaConf.is_config(before) or "/" in key:

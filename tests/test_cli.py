@@ -18,6 +18,7 @@ from PIL import Image
 
 from fpo_torchrl import EulerMaruyama, FlowActor, VelocityMLP, evaluate, train
 from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.errors import DamagedFileError
 from fpo_torchrl.evaluate import EvalConfig, evaluate_run
 from fpo_torchrl.evaluation import Evaluation
 from fpo_torchrl.loggers import read_metrics
@@ -105,6 +106,7 @@ class TestFriendlyErrors:
     @pytest.mark.parametrize(
         ("error", "code", "words"),
         [
+            (DamagedFileError("a.json is damaged"), 3, "a.json is damaged"),
             (KeyboardInterrupt(), 130, "goes on from it with fpo-train resume=RUN_DIRECTORY"),
             (OSError(28, "No space left on device", "metrics.csv"), 3, "could not write: [Errno 28] No space left"),
             (
@@ -135,6 +137,14 @@ class TestModulesOfOnesOwn:
         with friendly_errors():
             assert importlib.import_module("own_module_of_a_user").x == 1
             assert importlib.util.find_spec("torch").origin != str(tmp_path / "torch.py")
+
+
+def test_a_command_in_a_directory_that_is_gone_has_no_trouble_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with friendly_errors():
+        pass
 
 
 def test_text_that_hydra_cannot_read_is_told_how_to_quote(run_command):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.errors import ConfigError, DamagedFileError
 from fpo_torchrl.files import (
     InUseError,
     is_held,
@@ -101,14 +101,14 @@ class TestReadJson:
         write_json(tmp_path / "x.json", {"a": [1, None]})
         assert read_json(tmp_path / "x.json") == {"a": [1, None]}
 
-    @pytest.mark.parametrize("content", ["", '{"a": 1', "\0"])
+    @pytest.mark.parametrize("content", ["", '{"a": 1', "\0", "[3]"])
     def test_a_damaged_file_is_named(self, tmp_path, content):
         (tmp_path / "x.json").write_text(content)
-        with pytest.raises(ConfigError, match=r"x.json is damaged .*: restore it, or remove it"):
+        with pytest.raises(DamagedFileError, match=r"x.json is damaged .*: restore it, or remove it"):
             read_json(tmp_path / "x.json")
 
     def test_a_missing_file_is_named(self, tmp_path):
-        with pytest.raises(ConfigError, match=r"x.json is missing"):
+        with pytest.raises(DamagedFileError, match=r"x.json is missing"):
             read_json(tmp_path / "x.json")
 
 

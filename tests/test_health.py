@@ -242,11 +242,11 @@ class TestDoctor:
     @pytest.mark.parametrize(
         ("name", "content", "words"),
         [
-            ("config.yaml", "task: [X", "ParserError"),
+            ("config.yaml", "task: [X", "ParserError: while parsing a flow sequence"),
             ("config.yaml", "task: X\nseed: 0\nloss: {_target_: FPOLoss}\n", "KeyError: 'total_frames'"),
-            ("config.yaml", "task: ${X\n", "Error: "),
+            ("config.yaml", "task: ${X\n", "ConfigError: "),
             ("metrics.csv", "frames,return\n64,x\n", "metrics.csv is damaged: could not convert"),
-            ("provenance.json", "[]", "Error: "),
+            ("provenance.json", "[]", "an object was expected, not []"),
         ],
     )
     def test_a_damaged_run_does_not_hide_the_others(self, command, tmp_path, name, content, words):

@@ -36,7 +36,10 @@ class TestTable:
             (run_dir / "evaluation.json").write_text(content)
         row = row_of(Sweep(run_dir.parent), Entry(run_dir.name, "PointMass", "", 0, 64, ()))
         assert (row.state, row.frames, row.mean_return) == ("done", 64, None)
-        assert f"warning: {run_dir / 'evaluation.json'} cannot be read: " in capsys.readouterr().err
+        assert (
+            f"warning: {run_dir / 'evaluation.json'} is {'missing' if content is None else 'damaged'}"
+            in capsys.readouterr().err
+        )
 
     def test_settings_of_one_label_are_told_apart(self):
         """As they are after a sweep was extended by a value of a setting that did not vary before."""

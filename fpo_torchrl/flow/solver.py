@@ -16,8 +16,9 @@ VelocityField = Callable[[Tensor, Tensor], Tensor]
 class Solver(ABC):
     """Base class of fixed-step solvers of ``dx/dt = velocity(x, t)`` from time 0 to time 1.
 
-    A subclass defines :meth:`step`, or :meth:`points` if its steps are not equal ones. ``order`` is the order of
-    convergence in the step size, ``stages`` the number of velocity evaluations in a step.
+    A subclass defines :meth:`step`; one whose steps are not equal overrides :meth:`points`, which everything goes
+    through. ``order`` is the order of convergence in the step size, ``stages`` the number of velocity evaluations in a
+    step.
 
     Args:
         num_steps (int): number of equal steps, at least 1.

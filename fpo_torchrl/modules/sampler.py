@@ -45,8 +45,8 @@ class FlowSampler(TensorDictModuleBase):
         normalizer: applied to the observation (one input key only).
 
     Raises:
-        ValueError: for a setting out of range, or observations that do not fit the TensorDict's batch size. KeyError:
-            for a TensorDict without an observation.
+        ValueError: for a setting out of range, observations that would broadcast against the TensorDict's batch size,
+            or a velocity of another size than the action. KeyError: for a TensorDict without an observation.
     """
 
     action_low: Tensor
@@ -173,7 +173,7 @@ class FlowSampler(TensorDictModuleBase):
 
         ``observations`` are those under ``in_keys``, before normalisation, with the same ``*batch``.
         """
-        return self._squashed(self.solver.points(self._field(self._normalized(observations)), noise)[-1])
+        return self._squashed(self.solver(self._field(self._normalized(observations)), noise))
 
     def unsquash(self, action: Tensor) -> Tensor:
         """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
@@ -192,18 +192,14 @@ class FlowSampler(TensorDictModuleBase):
         batch = self._batch_shape(tensordict, observations)
         noise = start_noise.sample((*batch, self.action_dim), like=self.action_low)
         solver = self.solver if explores else self.solver.without_noise()
-        expected = (
-            f"one action was expected per entry of the batch {tuple(batch)}, but the observation has shape "
-            f"{tuple(observations[0].shape)}: set the tensordict's batch_size to its leading dimensions"
-        )
         try:
             points = solver.points(self._checked_field(observations), noise)
         except RuntimeError as error:
             if observations[0].ndim > noise.ndim:
-                error.add_note(f"Unless velocity_net has a fault of its own: {expected}")
+                error.add_note(f"Unless velocity_net has a fault of its own: {_misfit(batch, observations[0])}")
             raise
         if points[-1].shape != noise.shape:
-            raise ValueError(expected)
+            raise ValueError(_misfit(batch, observations[0]))
         return points
 
     def _batch_shape(self, tensordict: TensorDictBase, observations: list[Tensor]) -> torch.Size:
@@ -266,6 +262,13 @@ class FlowSampler(TensorDictModuleBase):
     def extra_repr(self) -> str:
         """Arguments shown by ``repr``."""
         return f"solver={self.solver}, start_noise={self.start_noise}, squash={self.squash!r}"
+
+
+def _misfit(batch: Sequence[int], observation: Tensor) -> str:
+    return (
+        f"one action was expected per entry of the batch {tuple(batch)}, but the observation has shape "
+        f"{tuple(observation.shape)}: set the tensordict's batch_size to its leading dimensions"
+    )
 
 
 def is_bound(value: Tensor) -> bool:

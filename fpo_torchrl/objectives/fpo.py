@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor
@@ -64,8 +65,8 @@ class FPOLoss(FlowPPOLoss):
             gradient zero over the policy's own actions, so a baseline in the advantage costs nothing; the CFM loss
             has that only where the velocity is the mean velocity of those actions' paths. This term keeps it there.
         prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm). It stands in
-            for the entropy bonus that a flow does not have. A schedule may assign to both coefficients, which are
-            buffers; a loss that was built with 0 is without the term for good.
+            for the entropy bonus that a flow does not have. A schedule may assign to both coefficients; a loss
+            that was built with 0 is without the term for good.
         actor, critic: other names of the first two, as TorchRL's losses have them.
         min_advantage, max_advantage and further keywords: as in
             :class:`~fpo_torchrl.objectives.surrogate.FlowPPOLoss`.
@@ -132,7 +133,8 @@ class FPOLoss(FlowPPOLoss):
         device = next((weight.device for weight in self.parameters()), None)
         pulls = {"cfm": cfm_coeff, "prior": prior_coeff}
         for name, coefficient in pulls.items():
-            self.register_coeff_buffer(f"{name}_coeff", float(coefficient), device=device)
+            value = torch.tensor(float(coefficient), device=device)
+            self.register_buffer(f"{name}_coeff", value, persistent=False)
         self.pulls = tuple(name for name, coefficient in pulls.items() if coefficient)
         self.beside_ratio = ("cfm_loss_old", "cfm_loss_new", *(f"loss_{name}" for name in self.pulls))
 

@@ -183,7 +183,9 @@ class FlowPPOLoss(PPOLoss):
         with weights if weights is not None else contextlib.nullcontext():
             tensordict = encode(self.actor_network, tensordict)
             log_ratio, beside = self.log_ratio(tensordict)
-        batch = log_ratio.shape[:-1]
+        batch, valid = log_ratio.shape[:-1], self._valid(tensordict, log_ratio[..., :1])
+        if valid is not None:  # before exp, whose gradient would be 0 times infinity for garbage
+            log_ratio = log_ratio.where(valid, 0.0)
         _check_advantage(advantage, batch)
         advantage = _of_each_action(self._scaled(advantage, tensordict, update_norm=estimate), batch)
         objective = self.trust_region(log_ratio.exp(), advantage)
@@ -195,7 +197,7 @@ class FlowPPOLoss(PPOLoss):
         losses = {"loss_objective": -objective.mean(-1, keepdim=True)}
         losses.update({name: value for name, value in beside.items() if name.startswith("loss_")})
         also = {name: value for name, value in beside.items() if name not in losses}
-        diagnostics = self._diagnose(log_ratio, advantage, also, self._valid(tensordict, log_ratio[..., :1]))
+        diagnostics = self._diagnose(log_ratio, advantage, also, valid)
         if self._has_critic:
             loss_critic, value_clip_fraction, explained_variance = self.loss_critic(tensordict)
             losses["loss_critic"] = loss_critic
@@ -228,7 +230,7 @@ class FlowPPOLoss(PPOLoss):
         self, log_ratio: Tensor, advantage: Tensor, also: Mapping[str, Tensor], valid: Tensor | None
     ) -> dict[str, Tensor]:
         """Statistics of the ratios, and the means of what is ``also`` there, over what is not padding."""
-        if valid is not None:
+        if valid is not None and valid.any():
             counted = valid.squeeze(-1)
             log_ratio, advantage = log_ratio[counted], advantage[counted]
             also = {name: value[counted] for name, value in also.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from yaml import YAMLError
 
 from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.files import intact, read_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.settings import ABSENT, comparable, flatten
@@ -228,7 +227,8 @@ def run_directories(directories: Iterable[Path]) -> list[Path]:
 def read_run(directory: Path) -> RunRecord:
     """Read the files of one run."""
     try:
-        settings: Any = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
+        with intact(directory / "config.yaml"):
+            settings: Any = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
         provenance = read_provenance(directory)
         evaluation = _read_json(directory / "evaluation.json")
         ended = provenance.get("status", "finished" if evaluation else "running")
@@ -247,12 +247,12 @@ def read_run(directory: Path) -> RunRecord:
             evaluation=evaluation if ended == "finished" else {},
             measures=_read_json(directory / "measures.json"),
         )
-    except (OSError, ValueError, KeyError, TypeError, YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{directory} cannot be read as a run: {type(error).__name__}: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def label_of(settings: dict[str, Any]) -> str:

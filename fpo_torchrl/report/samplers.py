@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fpo_torchrl.evaluation import decimals_of
+from fpo_torchrl.evaluation import show_return
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.plots import COLOURS, new_figure, tidy
 
@@ -18,16 +18,6 @@ COLUMNS = ("name", "steps", "evaluations", "noise", "mean", "low", "high", "poli
 """Of a CSV: the sampler, velocity evaluations for an action, return with its interval, seconds for a policy call, and
 how much actions differ in one state."""
 LINES = {"random": "-", "zero": "--", "fixed": ":"}
-
-
-def show_return(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The mean return of a row and its interval, with as many decimals as ``evaluation_table`` shows.
-
-    >>> show_return({"mean": 0.142, "low": 0.053, "high": 0.214})
-    ('0.142', '[0.053, 0.214]')
-    """
-    decimals = max(1, decimals_of(abs(row["mean"])))
-    return f"{row['mean']:.{decimals}f}", f"[{row['low']:.{decimals}f}, {row['high']:.{decimals}f}]"
 
 
 def write_csv(path: Path, rows: Rows, origin: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -118,8 +119,8 @@ def evaluation_across(run_dirs: Sequence[Path], task: str) -> dict[str, Evaluati
     across = {
         noise: Evaluation(
             [report[noise]["mean"] for report in reports],
-            reports[0][noise]["policy_s"],
-            fmean(report[noise]["action_spread"] for report in reports),
+            reports[0][noise].get("policy_s", math.nan),
+            fmean(report[noise].get("action_spread", math.nan) for report in reports),
         )
         for noise in ("random", "zero")
     }

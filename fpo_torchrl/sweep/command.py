@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.errors import ConfigError, DamagedFileError
 from fpo_torchrl.start import load_run_config
 from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
 from fpo_torchrl.sweep.table import row_of, status_table
@@ -119,7 +121,9 @@ def needs_work(sweep: Sweep, entry: Entry) -> bool:
     """
     run_dir = sweep.run_dir(entry)
     if has_diverged(run_dir):
-        return entry.nan_rollbacks > load_run_config(run_dir).nan_rollbacks
+        with contextlib.suppress(DamagedFileError, CheckpointError):
+            return entry.nan_rollbacks > load_run_config(run_dir).nan_rollbacks
+        return False
     return state_of(run_dir, entry.total_frames) != "done"
 
 

@@ -17,7 +17,7 @@ from fpo_torchrl.sweep.command import add_grid_arguments, add_points, needs_work
 from fpo_torchrl.sweep.manifest import Sweep
 from fpo_torchrl.sweep.workers import state_of
 
-TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}")
+TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}|UNLIMITED|INFINITE", re.IGNORECASE)
 TIME_LIMITS = (
     "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds"
 )

@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.sweep.manifest import key_of, member_configs, values_of
+from fpo_torchrl.sweep.workers import quoted
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class SearchSpace:
         parsed = OverridesParser.create().parse_overrides([*self.overrides])
         fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
         chosen = [f"{key}={value}" for key, value in params.items()]
-        label = " ".join(chosen).replace("'", "")
-        return [[*fixed, *chosen, f"label='{label}'", f"seed={seed}"] for seed in self.seeds]
+        label = quoted(" ".join(chosen).replace("'", ""))
+        return [[*fixed, *chosen, f"label={label}", f"seed={seed}"] for seed in self.seeds]
 
 
 def values_from(of: BaseDistribution) -> tuple[Any, ...]:

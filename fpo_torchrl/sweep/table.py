@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from fpo_torchrl.auto_resume import final_return
+from fpo_torchrl.errors import DamagedFileError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.sweep.manifest import Entry, Sweep, key_of, varied_keys
 from fpo_torchrl.sweep.workers import duration, state_of
@@ -45,12 +45,12 @@ def row_of(sweep: Sweep, entry: Entry) -> Row:
     state = state_of(run_dir, entry.total_frames)
     metrics: list[dict[str, float]] = []
     if (path := run_dir / "metrics.csv").is_file():
-        with warned_of(path):
+        with warned():
             metrics = read_metrics(path)
     frames = int(metrics[-1]["frames"]) if metrics else 0
     mean_return = metrics[-1].get("return") if metrics and state != "done" else None
     if state == "done":
-        with warned_of(run_dir / "evaluation.json"):
+        with warned():
             mean_return = final_return(run_dir)
     spent = sum(row.get("collect_s", 0.0) + row.get("update_s", 0.0) for row in metrics)
     left = spent / frames * max(0, entry.total_frames - frames) if frames else None
@@ -58,12 +58,12 @@ def row_of(sweep: Sweep, entry: Entry) -> Row:
 
 
 @contextmanager
-def warned_of(path: Path) -> Iterator[None]:
-    """A warning instead of an error if a file is missing or damaged: the other runs are still worth a table."""
+def warned() -> Iterator[None]:
+    """A warning instead of an error for a damaged file: the other runs are still worth a table."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"warning: {path} cannot be read: {type(error).__name__}: {error}", file=sys.stderr)
+    except DamagedFileError as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def names_of(entries: Sequence[Entry]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from fpo_torchrl.auto_resume import is_finished
 from fpo_torchrl.cli import EXIT_PREEMPTED
+from fpo_torchrl.errors import DamagedFileError
 from fpo_torchrl.files import InUseError, is_held, locked
 from fpo_torchrl.machine import available_cores
 from fpo_torchrl.preemption import StopOnSignal
@@ -158,8 +159,8 @@ def account_of(run_dir: Path) -> dict[str, Any]:
     """What a run says of itself in ``provenance.json``; that it failed, if that is damaged, as ``fpo-train`` will."""
     try:
         return read_provenance(run_dir)
-    except ValueError as error:
-        return {"status": "interrupted", "error": f"{type(error).__name__}: {error}"}
+    except DamagedFileError as error:
+        return {"status": "interrupted", "error": str(error)}
 
 
 def duration(seconds: float) -> str:

@@ -93,10 +93,9 @@ class TestKeysAndShapes:
             make_actor()(TensorDict(pixels=torch.zeros(4, 3), batch_size=4))
 
     def test_a_batch_size_that_does_not_cover_the_observation_is_refused(self, make_actor):
-        for steps in (4, 5):  # one that broadcasts against the batch, and one that does not
-            with pytest.raises(
-                (ValueError, RuntimeError), match=rf"batch \(4,\).*\(4, {steps}, 3\): set the tensordict's batch_size"
-            ):
+        broadcasts, does_not = (4, ValueError), (5, RuntimeError)
+        for steps, error in (broadcasts, does_not):
+            with pytest.raises(error, match=rf"batch \(4,\).*\(4, {steps}, 3\): set the tensordict's batch_size"):
                 make_actor()(TensorDict(observation=torch.zeros(4, steps, 3), batch_size=4))
 
     def test_the_log_prob_key_is_the_one_that_ppo_losses_look_for(self, make_actor):

@@ -33,6 +33,23 @@ def test_losses_and_diagnostics_are_those_of_the_other_steps(padded, make_critic
         torch.testing.assert_close(found[name], expected[name])
 
 
+def test_gradients_are_those_of_the_other_steps(padded, make_critic, move_weights):
+    actor, whole, batch = padded
+    loss = FPOLoss(actor, make_critic(), normalize_advantage=False, functional=False)
+    move_weights(actor)
+    gradients = [torch.autograd.grad(loss(it)["loss_objective"], [*actor.parameters()]) for it in (batch, whole)]
+    for found, expected in zip(*gradients, strict=True):
+        assert found.isfinite().all()
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_batch_of_padding_alone_teaches_nothing(padded, make_critic):
+    actor, _, batch = padded
+    batch["collector", "mask"] = torch.zeros(NUM_STEPS + PADDING, dtype=torch.bool)
+    found = FPOLoss(actor, make_critic())(batch)
+    assert found["loss_objective"] == found["loss_critic"] == 0
+
+
 def test_advantages_are_normalised_over_the_other_steps(padded, make_critic):
     actor, whole, batch = padded
     raw = whole["advantage"].double()

@@ -13,7 +13,7 @@ import torch
 from fpo_torchrl.auto_resume import AUTO
 from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.errors import ConfigError, NonFiniteError
-from fpo_torchrl.files import InUseError, locked, read_json
+from fpo_torchrl.files import InUseError, locked, read_json, write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
@@ -148,6 +148,12 @@ def test_a_seed_that_is_added_is_reported_beside_those_that_had_finished(tmp_pat
     printed = capsys.readouterr().out
     assert printed.count("means of") == 1
     assert "means of 3 seeds" in printed
+    of_an_older_version = tmp_path / "seed1" / "evaluation.json"
+    report = read_json(of_an_older_version)
+    for noise in ("random", "zero"):
+        del report[noise]["action_spread"]
+    write_json(of_an_older_version, report)
+    assert train_seeds(config(tmp_path, "resume=auto", "num_seeds=3")) == mean
 
 
 def test_other_settings_are_given_to_all_seeds(tmp_path):
