@@ -70,14 +70,20 @@ def decimals_of(scale: float) -> int:
 
 
 def show_return(row: Mapping[str, Any], decimals: int | None = None) -> tuple[str, str]:
-    """The mean return of :meth:`Evaluation.as_dict` and its interval as text; of one episode there is none.
+    """A mean return and its interval as text, without one where there is a single return.
 
-    >>> show_return({"mean": 0.142, "low": 0.053, "high": 0.214, "returns": [0.053, 0.231]})
+    Args:
+        row: with "mean", "low" and "high", and perhaps "returns", as :meth:`Evaluation.as_dict` has them. decimals:
+            default about three digits.
+
+    >>> show_return({"mean": 0.142, "low": 0.053, "high": 0.214})
     ('0.142', '[0.053, 0.214]')
+    >>> show_return({"mean": 5.0, "low": 5.0, "high": 5.0, "returns": [5.0]})
+    ('5.00', '-')
     """
     decimals = decimals if decimals is not None else max(1, decimals_of(abs(row["mean"])))
     low, high = (f"{row[name]:.{decimals}f}" for name in ("low", "high"))
-    return f"{row['mean']:.{decimals}f}", f"[{low}, {high}]" if len(row["returns"]) > 1 else "-"
+    return f"{row['mean']:.{decimals}f}", "-" if len(row.get("returns", ())) == 1 else f"[{low}, {high}]"
 
 
 def evaluation_table(evaluations: dict[str, Evaluation], task: str, counted: str = "episodes") -> str:

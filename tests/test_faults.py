@@ -127,7 +127,7 @@ class TestMetrics:
 
     def test_bytes_that_are_no_text(self, path: Path):
         path.write_bytes(b"frames,\xff\n")
-        with pytest.raises(ConfigError, match=r"metrics.csv is damaged: .*decode"):
+        with pytest.raises(ConfigError, match=r"metrics.csv is damaged \(.*decode"):
             read_metrics(path)
 
     def test_a_cut_anywhere_loses_no_more_than_the_row_it_is_in(self, path: Path):
