@@ -57,6 +57,7 @@ def test_cells_without_runs_are_empty_and_a_single_seed_has_no_interval(tmp_path
     measures, text = gap()
     assert [*measures["success_zero"]["gaps"]] == ["full"]
     assert measures["success_zero"]["gaps"]["full"] == [0.25, None, None]
+    assert "| full | 0.50 (0.50) |  | 0.25 (0.25) | +0.25 |" in text
     assert "| root |  |  |  |  |" in text
 
 
