@@ -84,7 +84,9 @@ def show(found: Estimate | None, decimals: int) -> str:
     """An estimate with its interval, which a single seed has not; nothing for none."""
     if found is None:
         return ""
-    value, low, high = (f"{round(float(it), decimals) + 0.0:+.{decimals}f}" for it in (found.value, found.low, found.high))
+    value, low, high = (
+        f"{round(float(it), decimals) + 0.0:+.{decimals}f}" for it in (found.value, found.low, found.high)
+    )
     return value if np.isnan(found.low) else f"{value} [{low}, {high}]"
 
 
