@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,19 @@ def other_settings(saved: DictConfig, cfg: DictConfig) -> dict[str, tuple[Any, A
 
 def final_return(run_dir: Path) -> float:
     """The mean return of a finished run's final evaluation, under random start noise."""
+    return final_evaluation(run_dir, "random")["mean"]
+
+
+def final_evaluation(run_dir: Path, noise: str) -> dict[str, float]:
+    """The numbers of a finished run's final evaluation under a start noise, NaN for those that it lacks.
+
+    Raises:
+        DamagedFileError: if its file, or the mean return in it, is missing.
+    """
     path = run_dir / "evaluation.json"
     with intact(path):
-        return read_json(path)["random"]["mean"]
+        row = read_json(path)[noise]
+        return {"mean": row["mean"], **{name: row.get(name, math.nan) for name in ("policy_s", "action_spread")}}
 
 
 def is_finished(run_dir: Path, total_frames: int) -> bool:

@@ -100,8 +100,11 @@ def make_directory(path: Path) -> None:
         raise ConfigError(f"{path} cannot be made: {error.strerror}. Choose another directory") from error
 
 
+REMEDY = "restore it, or remove it"
+
+
 @contextmanager
-def intact(path: Path, remedy: str = "restore it, or remove it") -> Iterator[None]:
+def intact(path: Path, remedy: str = REMEDY) -> Iterator[None]:
     """Say which file is damaged, and what to do, where reading it fails, or looking into what was read.
 
     Raises:
@@ -119,9 +122,9 @@ def intact(path: Path, remedy: str = "restore it, or remove it") -> Iterator[Non
         raise DamagedFileError(f"{path} is damaged ({type(error).__name__}: {error}): {remedy}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = REMEDY) -> dict[str, Any]:
     """The content of a JSON file that holds an object; raises as :func:`intact`."""
-    with intact(path):
+    with intact(path, remedy):
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
             raise TypeError(f"an object was expected, not {content!r:.40}")

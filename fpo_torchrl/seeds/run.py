@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -13,10 +12,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from fpo_torchrl.auto_resume import AUTO, directory_of, unfinished_run
+from fpo_torchrl.auto_resume import AUTO, directory_of, final_evaluation, unfinished_run
 from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
-from fpo_torchrl.files import read_json
 from fpo_torchrl.flow import RandomSteps
 from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.parallel import Processes
@@ -115,16 +113,12 @@ class SeedRuns:
 
 def evaluation_across(run_dirs: Sequence[Path], task: str) -> dict[str, Evaluation]:
     """The mean returns of finished runs in their final evaluations, by start noise; prints them as a table."""
-    reports = [read_json(run_dir / "evaluation.json") for run_dir in run_dirs]
-    across = {
-        noise: Evaluation(
-            [report[noise]["mean"] for report in reports],
-            reports[0][noise].get("policy_s", math.nan),
-            fmean(report[noise].get("action_spread", math.nan) for report in reports),
-        )
-        for noise in ("random", "zero")
-    }
-    print(evaluation_table(across, f"{task}, means of {len(reports)} seeds", counted="seeds"))
+    across = {}
+    for noise in ("random", "zero"):
+        reports = [final_evaluation(run_dir, noise) for run_dir in run_dirs]
+        means, spreads = ([report[name] for report in reports] for name in ("mean", "action_spread"))
+        across[noise] = Evaluation(means, reports[0]["policy_s"], fmean(spreads))
+    print(evaluation_table(across, f"{task}, means of {len(run_dirs)} seeds", counted="seeds"))
     return across
 
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from fpo_torchrl.auto_resume import other_settings
 from fpo_torchrl.config import BOOKKEEPING, check_components, check_run, registered_schemas
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import intact, locked, make_directory, write_json
+from fpo_torchrl.files import intact, locked, make_directory, read_json, write_json
 from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.settings import RUN_DEFAULTS, comparable, flatten
 from fpo_torchrl.start import load_run_config
@@ -81,8 +81,9 @@ class Sweep:
         path = self.directory / FILE
         if not self.exists:
             raise ConfigError(f"{self.directory} holds no sweep: fpo-sweep run {self.directory} seed=0,1,2 makes one")
-        with intact(path, "remove it and give the settings of the runs again, which are found by them"):
-            runs = json.loads(path.read_text())["runs"]
+        remedy = "remove it and give the settings of the runs again, which are found by them"
+        with intact(path, remedy):
+            runs = read_json(path, remedy)["runs"]
             return [Entry(**{**entry, "overrides": tuple(entry["overrides"])}) for entry in runs]
 
     def add(self, points: Sequence[Sequence[str]]) -> list[Entry]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import time
 import uuid
 import warnings
@@ -25,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fpo_torchrl.auto_resume import final_return
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import intact, is_held, locked, make_directory, replacing, write_json
+from fpo_torchrl.files import intact, is_held, locked, make_directory, read_json, replacing, write_json
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep.manifest import Entry, Sweep
@@ -112,8 +111,9 @@ class Search:
                 if not path.is_file():
                     name = f"{self.directory.resolve().name}-{uuid.uuid4().hex[:8]}"
                     write_json(path, {"study_name": name, **asdict(space)})
-        with intact(path, "put a copy of it back; without it, the same command begins another study"):
-            saved = json.loads(path.read_text())
+        remedy = "put a copy of it back; without it, the same command begins another study"
+        with intact(path, remedy):
+            saved = read_json(path, remedy)
             name = saved.pop("study_name", self.directory.resolve().name)  # its name before it was drawn
             before = SearchSpace(**{field: tuple(value) for field, value in saved.items()})
         if space is not None and space != before:

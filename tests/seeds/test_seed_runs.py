@@ -12,7 +12,7 @@ import torch
 
 from fpo_torchrl.auto_resume import AUTO
 from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.errors import ConfigError, NonFiniteError
+from fpo_torchrl.errors import ConfigError, DamagedFileError, NonFiniteError
 from fpo_torchrl.files import InUseError, locked, read_json, write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
@@ -154,6 +154,9 @@ def test_a_seed_that_is_added_is_reported_beside_those_that_had_finished(tmp_pat
         del report[noise]["action_spread"]
     write_json(of_an_older_version, report)
     assert train_seeds(config(tmp_path, "resume=auto", "num_seeds=3")) == mean
+    write_json(of_an_older_version, {"random": report["random"]})
+    with pytest.raises(DamagedFileError, match=rf"{of_an_older_version} is damaged \(KeyError: 'zero'\)"):
+        train_seeds(config(tmp_path, "resume=auto", "num_seeds=3"))
 
 
 def test_other_settings_are_given_to_all_seeds(tmp_path):
