@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.config import BOOKKEEPING
@@ -13,11 +16,20 @@ from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import intact, read_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import held
+from fpo_torchrl.run_directory import has_checkpoint, held, holds_run
+from fpo_torchrl.seeds.directory import begun_seeds, check_no_seeds
 from fpo_torchrl.settings import comparable, differences
-from fpo_torchrl.start import load_run_config
+from fpo_torchrl.start import building, load_run_config
 
 AUTO = "auto"
+
+
+def names_run(arguments: Sequence[str]) -> bool:
+    """Whether arguments of ``fpo-train`` name a run to continue: ``resume=`` anything but ``auto``, or ``null``, its
+    default.
+    """
+    resumes = [argument for argument in arguments if argument.startswith("resume=")][-1:]
+    return any(parsed.value() not in (None, AUTO) for parsed in OverridesParser.create().parse_overrides(resumes))
 
 
 def ensure_trained(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
@@ -49,15 +61,26 @@ def unfinished_run(cfg: DictConfig, run_dir: Path) -> Run | None:
     """The run of ``cfg`` in its directory, new or from the newest checkpoint there; None if it has finished.
 
     Raises:
-        ConfigError: if the directory holds a run with other settings. InUseError: if another process trains in it.
+        ConfigError: if the directory holds a run with other settings, or those of several seeds. InUseError: if
+            another process trains in it.
     """
+    with unfinished(cfg, run_dir) as run:
+        return run
+
+
+@contextlib.contextmanager
+def unfinished(cfg: DictConfig, run_dir: Path) -> Iterator[Run | None]:
+    """As :func:`unfinished_run`, but the run writes nothing before the ``with`` ends."""
     with held(run_dir) as hold:
+        if not holds_run(run_dir):
+            check_no_seeds(run_dir)
         cfg = saved_settings(cfg, run_dir)
         if is_finished(run_dir, cfg.total_frames):
             print(f"{run_dir} holds the finished run already")
-            return None
-        has_checkpoint = any((run_dir / "checkpoints").glob("checkpoint-*"))
-        return Run(cfg, run_dir, resume=has_checkpoint, hold=hold)
+            yield None
+            return
+        with building(cfg, run_dir, hold, resume=has_checkpoint(run_dir)) as run:
+            yield run
 
 
 def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
@@ -83,7 +106,7 @@ def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
 
 def of_all_seeds(run_dir: Path) -> Path:
     """The directory of ``num_seeds`` that a run is one of, else its own."""
-    seeds = [config.parent for config in run_dir.parent.glob("seed*/config.yaml")]
+    seeds = begun_seeds(run_dir.parent)
     return run_dir.parent if run_dir in seeds and len(seeds) > 1 else run_dir
 
 

@@ -63,7 +63,7 @@ def friendly_errors() -> Iterator[None]:
     except NonFiniteError as error:
         fail(str(error), EXIT_DIVERGED)
     except WorkerLostError as error:
-        fail(f"{error}. The last checkpoint is intact; the same command with resume=auto goes on", EXIT_WORKER_LOST)
+        fail(f"{error}. The last checkpoint is intact. {GOES_ON}", EXIT_WORKER_LOST)
     except WorkersNotStartedError as error:
         fail(f"{error}. If it repeats, look at the cluster and at what is installed there", EXIT_NO_WORKERS)
     except ValueError as error:
@@ -75,10 +75,8 @@ def friendly_errors() -> Iterator[None]:
             raise
         fail(f"could not write: {error}. Make room or give write access. {GOES_ON}", EXIT_CHECKPOINT)
     except Preempted as stopped:
-        print(
-            f"{stopped}: stopped, and nothing is lost; the same command goes on (fpo-train: with resume=auto)",
-            file=sys.stderr,
-        )
+        again = "the same command" if stopped.directory is None else f"fpo-train resume={stopped.directory}"
+        print(f"{stopped}: stopped, and nothing is lost; {again} goes on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else EXIT_PREEMPTED)
     except KeyboardInterrupt:
         fail(f"interrupted. {GOES_ON}", EXIT_INTERRUPTED)

@@ -43,10 +43,19 @@ def is_compilable(policy: Any) -> bool:
 
 def own_attribute(env: EnvBase, name: str) -> Any:
     """An attribute of an environment, or None; TorchRL's batches of environments pass every question on to each."""
-    base = env
-    while isinstance(base, TransformedEnv):
-        base = base.base_env
-    return None if isinstance(base, (SerialEnv, ParallelEnv)) else getattr(env, name, None)
+    return None if isinstance(innermost(env), (SerialEnv, ParallelEnv)) else getattr(env, name, None)
+
+
+def innermost(env: EnvBase) -> EnvBase:
+    """The environment without its transforms."""
+    while isinstance(env, TransformedEnv):
+        env = env.base_env
+    return env
+
+
+def is_restorable(env: EnvBase) -> bool:
+    """Whether the environment gives its state away and takes it back; what wraps one has more than the state in it."""
+    return hasattr(type(env), "get_state")
 
 
 def rollout_hooks(policy: Any) -> dict[str, Any]:

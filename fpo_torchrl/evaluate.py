@@ -143,8 +143,13 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         print(f"{line} {result.action_spread:>8.2g}")
         if render is not None and len(rows) == 1:
             one, seed = task_env(policy.cfg, 1, cfg.device), cfg.seed + EVALUATION_SEED
-            recorded = record(actor, one, render, noise=noise, solver=solver, seed=seed)
-            print(f"  recorded {recorded}" if recorded is not None else f"  {task} cannot draw itself")
+            try:
+                recorded = record(actor, one, render, noise=noise, solver=solver, seed=seed)
+            except Exception as error:  # of drivers and packages for drawing, of any kind
+                recorded, reason = None, f"drawing failed ({type(error).__name__}: {error})"
+            else:
+                reason = f"{task} cannot draw itself"
+            print(f"  recorded {recorded}" if recorded is not None else f"  no {render}: {reason}")
     about = {**origin(str(env.device)), "checkpoint": str(policy.checkpoint), "seed": cfg.seed}
     for path in tables:
         WRITERS[path.suffix](path, rows, about)

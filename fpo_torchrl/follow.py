@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import Agent
 from fpo_torchrl.checkpoint import CheckpointError, RandomNumbers
-from fpo_torchrl.collecting import derived_seed
+from fpo_torchrl.collecting import derived_seed, is_restorable
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.machine import prepare_machine
 from fpo_torchrl.parallel import Processes
@@ -34,7 +34,7 @@ class States:
 
     def gather(self, trainer: Trainer) -> None:
         """Take note of them, in all processes."""
-        if self.processes.size > 1 and hasattr(trainer.env, "get_state"):
+        if self.processes.size > 1 and is_restorable(trainer.env):
             own = {"env": trainer.env.get_state().cpu().to_dict(), "tracker": trainer.tracker.state_dict()}
             self.states = self.processes.everyone({**own, "rng": RandomNumbers().state_dict()})
 

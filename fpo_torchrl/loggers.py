@@ -45,9 +45,9 @@ class MetricsCSV:
         self.columns = list(dict.fromkeys(name for row in self.rows for name in row))
 
     def truncate(self, frames: int) -> None:
-        """Drop rows after ``frames``, and a last line cut short, so that a resumed run leaves no row twice."""
+        """Let the file have the rows until ``frames`` and no others, so that a resumed run leaves no row twice."""
         self.rows = [row for row in self.rows if row["frames"] <= frames]
-        if self.path.exists():
+        if self.rows or self.path.exists():
             self._rewrite()
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,11 +56,10 @@ class MetricsCSV:
         return {"columns": list(self.columns), "rows": torch.tensor(rows, dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, and the file with it."""
+        """Restore what :meth:`state_dict` returned; the file follows with :meth:`truncate`."""
         self.columns = list(state["columns"])
         rows = (zip(self.columns, row, strict=True) for row in state["rows"].tolist())
         self.rows = [{name: value for name, value in row if not math.isnan(value)} for row in rows]
-        self._rewrite()
 
     def log(self, metrics: dict[str, float]) -> None:
         """Append a row; NaN is written as an empty cell."""

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -18,12 +19,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 class Preempted(BaseException):
     """A run stopped on a signal and lost nothing: the same command with ``resume=auto`` goes on.
 
+    ``directory`` is the run's; None of a sweep, and of a process that follows another.
+
     No ``Exception``, as ``KeyboardInterrupt`` is none: it is to stop a sweep too, not to count as a failed run.
     """
 
-    def __init__(self, received: signal.Signals) -> None:
+    def __init__(self, received: signal.Signals, directory: Path | None = None) -> None:
         super().__init__(received.name)
-        self.signal = received
+        self.signal, self.directory = received, directory
 
 
 _ends_process: ContextVar[bool] = ContextVar("_ends_process", default=False)
@@ -50,9 +53,13 @@ class StopOnSignal:
     In a SLURM job of submitit a run that stops on SIGTERM waits for SLURM's SIGKILL: a job that SLURM preempts is
     requeued once it was killed, but not if it ends by itself in the time of grace. One that is cancelled is killed
     too; after a SIGTERM alone it waits until its time limit.
+
+    Args:
+        directory: of the run, where it can be continued.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -103,7 +110,7 @@ class StopOnSignal:
             Preempted: if one did.
         """
         if self.received is not None:
-            raise Preempted(self.received)
+            raise Preempted(self.received, self.directory)
 
 
 def _is_submitit_in_slurm(handler: Any) -> bool:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import build
 from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
+from fpo_torchrl.collecting import is_restorable
 from fpo_torchrl.config import check_components, check_run
 from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
@@ -27,6 +28,7 @@ from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
 from fpo_torchrl.remote import WorkersError
+from fpo_torchrl.seeds.directory import begun_seeds, check_is_run
 
 EVALUATION_SEED = 10_000
 """Added to the run's seed for evaluation, so that no training episode is evaluated."""
@@ -42,37 +44,50 @@ class Run:
         cfg: the composed config.
         run_dir: where everything goes; created, and kept when ``resume`` is true.
         resume: continue from the newest whole checkpoint in ``run_dir``.
-        hold: of :func:`~fpo_torchrl.run_directory.held` on ``run_dir``, which ends with :meth:`train`.
+        settle: false leaves :meth:`settle` to the caller: until then nothing is written.
 
     Raises:
         ConfigError: for a wrong setting, before anything is written. CheckpointError: when resuming fails.
         WorkersNotStartedError: if the cluster of remote workers is not there.
     """
 
-    def __init__(self, cfg: DictConfig, run_dir: Path, *, resume: bool = False, hold: ExitStack | None = None) -> None:
+    def __init__(self, cfg: DictConfig, run_dir: Path, *, resume: bool = False, settle: bool = True) -> None:
         check_run(cfg)  # pyright: ignore[reportArgumentType]
         check_components(cfg)
         prepare_machine(cfg.num_threads)
         self.cfg, self.run_dir = cfg, run_dir
-        self.stop = StopOnSignal()
+        self.stop = StopOnSignal(run_dir)
+        self.hold = ExitStack()
         self.eval_interval = cfg.eval_interval_frames or max(1, cfg.total_frames // 10)
         self.checkpoint_interval = cfg.checkpoint_interval_frames or self.eval_interval
         self.metrics = MetricsCSV(run_dir / "metrics.csv", keep=False)
-        newest = newest_frames(self.metrics.path)
         self.processes = Processes()
         self._build()
         if resume:
             self._load(self.checkpointer.newest_whole())
         else:
             self._begin()
-        logger = cfg.logger
+        if settle:
+            self.settle()
+
+    def settle(self, hold: ExitStack | None = None) -> None:
+        """Make config, logger and metrics in the directory those of this run.
+
+        Args:
+            hold: of :func:`~fpo_torchrl.run_directory.held` on the directory, which ends with :meth:`train`.
+
+        Raises:
+            ConfigError: for a logger whose package is missing, before anything is written.
+        """
+        run_dir, logger, newest = self.run_dir, self.cfg.logger, newest_frames(self.metrics.path)
         self.logger = build_logger(
             logger.kind, run_dir, name=run_dir.name, project=logger.project, offline=logger.offline, newest=newest
         )
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(self.cfg, resolve=True))
         self._drop_rows()
-        self.hold = hold.pop_all() if hold is not None else ExitStack()
+        if hold is not None:
+            self.hold = hold.pop_all()
 
     def _build(self) -> None:
         """Everything that trains, as it is before the first iteration."""
@@ -101,6 +116,8 @@ class Run:
             return
         source = Path(self.cfg.init_from)
         directory, path = (source, None) if source.is_dir() else (source.parent.parent, source)
+        if path is None and begun_seeds(directory):
+            check_is_run(directory)
         found = Checkpointer(directory, actor=self.agent.actor).load(path)
         print(f"beginning with the actor of {found}")
 
@@ -128,7 +145,7 @@ class Run:
         """What a resumed run cannot go on with."""
         if self.trainer.workers is not None:
             return f"{self.trainer.workers.num_workers} workers: their episodes and random numbers"
-        if not hasattr(self.trainer.env, "get_state"):
+        if not is_restorable(self.trainer.env):
             return f"{self.cfg.task}: its simulator's state cannot be restored, episodes"
         return "the checkpoint is of another number of processes, or of workers: episodes and random numbers"
 

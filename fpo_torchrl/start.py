@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Sweep
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.config import collector_named, logger_named
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import intact
 from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import held, new_run_dir
+from fpo_torchrl.run_directory import check_unused, held, new_run_dir
+from fpo_torchrl.seeds.directory import check_is_run, check_no_seeds
 from fpo_torchrl.settings import RUN_DEFAULTS, change
 
 FIXED_ON_RESUME = ("task", "seed", "num_seeds", "experiment", "run_dir", "init_from")
@@ -28,11 +30,8 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
     Raises:
         CheckpointError: if the directory is not that of a run. DamagedFileError: if its config cannot be read.
     """
+    check_is_run(Path(run_dir))
     path = Path(run_dir) / "config.yaml"
-    if not path.is_file():
-        seeds = sorted(config.parent for config in Path(run_dir).glob("seed*/config.yaml"))
-        advice = f"; it holds those of several seeds, give one, such as {seeds[0]}" if seeds else ""
-        raise CheckpointError(f"{run_dir} is not the directory of a run: it has no config.yaml{advice}")
     with intact(path):
         cfg = OmegaConf.merge(RUN_DEFAULTS, OmegaConf.to_container(OmegaConf.load(path)))
     assert isinstance(cfg, DictConfig)
@@ -41,16 +40,31 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
 
 def start_run(cfg: DictConfig) -> Run:
     """A new run of ``cfg``, in the directory it names or in a new one, which it holds until it has trained."""
-    if cfg.run_dir is None:
-        with new_run_dir(cfg) as new, held(new) as hold:
-            return Run(cfg, new, hold=hold)
-    run_dir = Path(cfg.run_dir)
-    with held(run_dir) as hold:
-        if (run_dir / "metrics.csv").exists():
-            raise ConfigError(
-                f"run_dir={run_dir} holds a run already: resume={run_dir} continues it, or choose another"
-            )
-        return Run(cfg, run_dir, hold=hold)
+    with new_run(cfg) as run:
+        return run
+
+
+@contextlib.contextmanager
+def new_run(cfg: DictConfig) -> Iterator[Run]:
+    """As :func:`start_run`, but the run writes nothing before the ``with`` ends.
+
+    Raises:
+        ConfigError: if the directory holds a run, or those of several seeds. InUseError: if another process trains in
+            it.
+    """
+    with new_run_dir(cfg) as run_dir, held(run_dir) as hold:
+        check_unused(run_dir, [run_dir])
+        check_no_seeds(run_dir)
+        with building(cfg, run_dir, hold) as run:
+            yield run
+
+
+@contextlib.contextmanager
+def building(cfg: DictConfig, run_dir: Path, hold: ExitStack, *, resume: bool = False) -> Iterator[Run]:
+    """A run that writes nothing before the ``with`` ends, and nothing at all if it ends with an error."""
+    run = Run(cfg, run_dir, resume=resume, settle=False)
+    yield run
+    run.settle(hold)
 
 
 def resume_run(overrides: Sequence[str]) -> Run:
@@ -78,9 +92,16 @@ def resumed(overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
 
 def resume_in(run_dir: Path, changes: Mapping[str, Any]) -> Run:
     """The continuation of the run in ``run_dir`` with ``changes`` of its settings; raises as :func:`resume_run`."""
+    with resumed_run(run_dir, changes) as run:
+        return run
+
+
+@contextlib.contextmanager
+def resumed_run(run_dir: Path, changes: Mapping[str, Any]) -> Iterator[Run]:
+    """As :func:`resume_in`, but the run writes nothing before the ``with`` ends."""
     cfg = changed_config(run_dir, changes)
-    with held(run_dir) as hold:
-        return Run(cfg, run_dir, resume=True, hold=hold)
+    with held(run_dir) as hold, building(cfg, run_dir, hold, resume=True) as run:
+        yield run
 
 
 def changed_config(run_dir: Path, changes: Mapping[str, Any]) -> DictConfig:

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fpo_torchrl.auto_resume import AUTO, ensure_trained
+from fpo_torchrl.auto_resume import AUTO, ensure_trained, names_run
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import register_schemas
 from fpo_torchrl.errors import ConfigError, NonFiniteError
@@ -21,11 +21,24 @@ from fpo_torchrl.seeds.run import resume, train_seeds
 from fpo_torchrl.start import start_run
 
 register_schemas()
+PRESETS = {"gridworld": "gridworld", "bandit": "bandit", "humanoid": "humanoid", "humanoid/full": "humanoid_full"}
+"""Tasks, or families of them, that have a preset of their own."""
+
+
+def other_preset(task: str, chosen: str) -> str | None:
+    """The preset of a task that is trained with the default one, which is for control tasks; None if it has none.
+
+    >>> other_preset("gridworld/two_walls", "fpo"), other_preset("ReacherEasy", "fpo")
+    ('gridworld', None)
+    """
+    return PRESETS.get(task, PRESETS.get(task.partition("/")[0])) if chosen == "fpo" else None
 
 
 @hydra.main(version_base="1.3", config_path="pkg://fpo_torchrl.conf", config_name="config")
 def _train(cfg: DictConfig) -> float:
     job = HydraConfig.get()
+    if (better := other_preset(cfg.task, job.runtime.choices["experiment"])) is not None:
+        print(f"experiment={better} has the settings that {cfg.task} is documented with")
     sweep_dir = Path(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
     if cfg.num_seeds != 1 and cfg.resume in (None, AUTO):
         return train_seeds(cfg, sweep_dir)
@@ -51,8 +64,7 @@ def main() -> None:
 
 
 def _start(arguments: list[str]) -> None:
-    resumes = [argument for argument in arguments if argument.startswith("resume=")][-1:]
-    if resumes not in ([], [f"resume={AUTO}"]) and not any(argument.startswith("-") for argument in arguments):
+    if names_run(arguments) and not any(argument.startswith("-") for argument in arguments):
         resume(arguments).train()  # of the run's own config: nothing to compose
     else:
         _train()

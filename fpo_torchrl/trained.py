@@ -53,6 +53,12 @@ def load_policy(
 
 
 def task_env(cfg: DictConfig, num_envs: int, device: str | None = None) -> EnvBase:
-    """The environment of a run's config, with whole episodes from the start."""
+    """The environment of a run's config, with whole episodes from the start.
+
+    On a CPU native MuJoCo steps the physics, whatever the run was trained on, which may not be installed here.
+    """
+    device = device or cfg.device
     node: Any = {**OmegaConf.to_container(cfg.env, resolve=True), "spread_episodes": False}  # pyright: ignore
-    return build(node, "env", task=cfg.task, num_envs=num_envs, device=device or cfg.device, seed=0)
+    if device == "cpu" and node.get("backend") is not None:
+        node |= {"backend": "c"} | ({"max_contacts": None} if "max_contacts" in node else {})
+    return build(node, "env", task=cfg.task, num_envs=num_envs, device=device, seed=0)

@@ -18,7 +18,7 @@ from torchrl.objectives import LossModule
 from fpo_torchrl.advantage import GAE
 from fpo_torchrl.annealing import Annealing
 from fpo_torchrl.checks import check_counts, check_parts
-from fpo_torchrl.collecting import check_finite, make_collector, own_attribute
+from fpo_torchrl.collecting import check_finite, innermost, is_restorable, make_collector, own_attribute
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.gradient import compiled, has_graphs, total_loss
@@ -240,7 +240,8 @@ class Trainer:
 
     def _of_task(self) -> dict[str, float]:
         """The environment's own metrics, where it is the one that collects."""
-        return self.env.metrics() if isinstance(self.env, BatchedEnv) and self.workers is None else {}
+        env = innermost(self.env)
+        return env.metrics() if isinstance(env, BatchedEnv) and self.workers is None else {}
 
     @torch.no_grad()
     def _redraw_pairs(self, behaviour: Any, batch: TensorDictBase) -> None:
@@ -295,4 +296,4 @@ class Trainer:
 
         It does not where others have environments: see :class:`~fpo_torchrl.follow.States` for processes.
         """
-        return self.processes.size == 1 and self.workers is None and own_attribute(self.env, "get_state") is not None
+        return self.processes.size == 1 and self.workers is None and is_restorable(self.env)

@@ -97,14 +97,34 @@ def test_elsewhere_these_names_are_free(tmp_path):
     ],
 )
 def test_returns_have_three_digits_and_a_decimal(monkeypatch, tmp_path, capsys, returns, mean, interval):
-    policy: Any = SimpleNamespace(actor=None, env=SimpleNamespace(device="cpu"), cfg=SimpleNamespace(task="X"))
-    policy.checkpoint = "newest.torchrl"
-    monkeypatch.setattr(evaluate, "load_policy", lambda *args, **kwargs: policy)
-    monkeypatch.setattr(evaluate, "evaluate", lambda *args, **kwargs: Evaluation(returns, 0.001, 0.5))
+    evaluates(monkeypatch, returns)
     evaluate_run("run", EvalConfig(noise="zero", output=f"{tmp_path}/table.md"))
     (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if " zero " in line)
     assert row[:5] == ["Gaussian", "zero", mean, *interval.split()]
     assert f"| Gaussian | 0 | zero | {mean} | {interval} |" in (tmp_path / "table.md").read_text()
+
+
+def evaluates(monkeypatch, returns: list[float]) -> None:
+    """Let ``fpo-eval`` find a policy that earns ``returns``."""
+    policy: Any = SimpleNamespace(
+        actor=None, env=SimpleNamespace(device="cpu"), cfg=SimpleNamespace(task="X", device="cpu")
+    )
+    policy.checkpoint = "newest.torchrl"
+    monkeypatch.setattr(evaluate, "load_policy", lambda *args, **kwargs: policy)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *args, **kwargs: Evaluation(returns, 0.001, 0.5))
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_numbers(monkeypatch, tmp_path, capsys):
+    def record(*args, **kwargs):
+        raise OSError("no screen")
+
+    evaluates(monkeypatch, [1.0])
+    monkeypatch.setattr(evaluate, "task_env", lambda *args: None)
+    monkeypatch.setattr(evaluate, "record", record)
+    rows = evaluate_run("run", EvalConfig(render=f"{tmp_path}/film.gif", output=f"{tmp_path}/table.md"))
+    assert f"no {tmp_path}/film.gif: drawing failed (OSError: no screen)" in capsys.readouterr().out
+    assert len(rows) == 2
+    assert (tmp_path / "table.md").is_file()
 
 
 @pytest.mark.parametrize("main", [evaluate.main, export.main])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 from tiny import FLOW, compose
 
@@ -55,3 +57,13 @@ def test_a_run_of_another_task_is_refused(tmp_path):
     Run(compose("experiment=bandit", *FLOW, "total_frames=64"), tmp_path / "bandit").train()
     with pytest.raises(ConfigError, match="scores runs with env=humanoid; this one has task=bandit/bimodal"):
         humanoid.score_run(tmp_path / "bandit")
+
+
+def test_a_run_that_was_trained_on_other_physics_is_scored_by_native_mujoco(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mujoco_warp", None)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(run_dir, elsewhere)
+    cfg = OmegaConf.load(elsewhere / "config.yaml")
+    cfg.env.update({"backend": "warp", "max_contacts": 32})
+    OmegaConf.save(cfg, elsewhere / "config.yaml")
+    assert humanoid.score_run(elsewhere).mean == humanoid.score_run(run_dir).mean

@@ -96,7 +96,7 @@ def test_a_stop_leaves_a_checkpoint_of_the_last_row(story):
 def test_it_says_what_happened_and_what_to_do(story):
     for name, output in zip(("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"), story.outputs, strict=False):
         assert f"{name}: the run stops after this iteration" in output
-        assert f"{name}: stopped, and nothing is lost; the same command goes on" in output
+        assert f"{name}: stopped, and nothing is lost; fpo-train resume={story.stopped} goes on" in output
         assert "Traceback" not in output
 
 

@@ -68,3 +68,10 @@ class TestScript:
             slurm.main()
         assert stopped.value.code == 2
         assert "squeue is not there: run this on a machine that submits to SLURM" in capsys.readouterr().err
+
+
+def test_without_slurm_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="squeue is not there: run this on a machine that submits to SLURM"):
+        slurm.submit([str(tmp_path / "sweep"), "experiment=bandit"])
+    assert not (tmp_path / "sweep").exists()

@@ -69,7 +69,7 @@ def distill_run(
         ConfigError: for wrong settings, a run of another policy, or students that are there already.
         CheckpointError: if the run cannot be read.
     """
-    for name, value in {"steps": min(steps), "updates": updates, "episodes": episodes, "seed": seed}.items():
+    for name, value in {"steps": min(steps, default=0), "updates": updates, "episodes": episodes, "seed": seed}.items():
         if value < (least := 0 if name == "seed" else 1):
             raise ConfigError(f"--{name} must be at least {least}, got {value}")
     out = out if out is not None else run_dir / "distilled"

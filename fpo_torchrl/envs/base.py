@@ -74,6 +74,7 @@ class BatchedEnv(EnvBase):
         self._restored = False
 
         shape, device = (num_envs,), self.device
+        self._action_shape = torch.Size([num_envs, action_dim])
         parts = {"observation": (obs_dim,)} if isinstance(obs_dim, int) else obs_dim
         self.observation_spec = Composite(
             {key: Unbounded((*shape, *part), device=device, dtype=torch.float32) for key, part in parts.items()},
@@ -115,6 +116,20 @@ class BatchedEnv(EnvBase):
     def metrics(self) -> dict[str, float]:
         """What a training log says of the task besides the rewards, since the last call; nothing unless overridden."""
         return {}
+
+    # What a task may use.
+    def check_action(self, action: Tensor) -> None:
+        """Raise ``ValueError`` for an action that is not ``[num_envs, action_dim]``."""
+        if action.shape != self._action_shape:
+            raise ValueError(
+                f"{type(self).__name__}: expected an action of shape {list(self._action_shape)} "
+                f"[num_envs, action_dim], got {list(action.shape)}"
+            )
+
+    def check_index(self, index: int) -> None:
+        """Raise ``ValueError`` for the number of a copy that is not there."""
+        if not 0 <= index < self.num_envs:
+            raise ValueError(f"index must be in [0, {self.num_envs}), got {index}")
 
     # What TorchRL asks for.
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:

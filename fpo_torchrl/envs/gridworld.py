@@ -235,7 +235,8 @@ class GridWorld(BatchedEnv):
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Move every copy."""
-        self.position, reward, terminated = gridworld_step(self.position, action, self.wall, self.reward_map)
+        position, reward, terminated = gridworld_step(self.position, action, self.wall, self.reward_map)
+        self.position.copy_(position)
         return reward, terminated
 
     def observe(self) -> Tensor:
@@ -253,10 +254,9 @@ class GridWorld(BatchedEnv):
 
     def render(self, index: int = 0, *, height: int = 301, width: int = 301) -> np.ndarray:
         """A picture of copy ``index``, uint8 ``[height, width, 3]``, with x to the right and y up."""
-        if not 0 <= index < self.num_envs:
-            raise ValueError(f"index must be in [0, {self.num_envs}), got {index}")
         from .gridworld_render import draw_gridworld
 
+        self.check_index(index)
         x, y = self.position[index].tolist()
         return draw_gridworld(self.layout, (x, y), height, width)
 

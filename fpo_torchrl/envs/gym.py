@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -37,7 +38,8 @@ def make_gym_env(
         num_envs, device, seed, spread_episodes: as in :class:`BatchedEnv`; the simulator stays on the CPU.
         max_episode_steps (int): steps after which an episode is truncated; by default the id's own limit. Evaluations
             play whole episodes, so there has to be one.
-        kwargs: handed to ``gymnasium.make``.
+        kwargs: handed to ``gymnasium.make``, which for a single copy gets ``render_mode="rgb_array"`` too, if it is
+            one of the environment's.
 
     Raises:
         ValueError: if the id is unknown, has no limit on the length of an episode and none is given, or its
@@ -48,6 +50,10 @@ def make_gym_env(
     torch.Size([2, 3])
     """
     make = partial(_make, env_id, max_episode_steps, kwargs)
+    if num_envs == 1 and "render_mode" not in kwargs:  # one copy may be there to be looked at
+        with contextlib.closing(make()) as found:
+            if "rgb_array" in found.metadata.get("render_modes", ()):
+                make = partial(_make, env_id, max_episode_steps, {**kwargs, "render_mode": "rgb_array"})
     vector_env = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
     spec = vector_env.envs[0].spec
     limit = max_episode_steps if spec is None else spec.max_episode_steps
@@ -88,6 +94,22 @@ class GymnasiumEnv(GymWrapper):
         self.step_count = torch.zeros(self.num_envs, dtype=torch.int64)
         self.generator = torch.Generator()
         self.set_seed(seed)
+
+    @property
+    def control_dt(self) -> float:
+        """Seconds that a step lasts, by the frames per second in the environment's metadata; without them 0.1."""
+        return 1 / self._env.metadata.get("render_fps", 10)
+
+    def render(self, index: int = 0) -> np.ndarray:
+        """A picture of copy ``index``, uint8 ``[height, width, 3]``.
+
+        Raises:
+            RuntimeError: if the copies were not built with the render mode "rgb_array", or have none.
+        """
+        copy = self._env.envs[index]
+        if copy.render_mode != "rgb_array":
+            raise RuntimeError(f'{copy} draws no pictures: its render mode is {copy.render_mode}, not "rgb_array"')
+        return np.asarray(copy.render())
 
     def _set_seed(self, seed: int | None) -> None:
         seed = 0 if seed is None else seed

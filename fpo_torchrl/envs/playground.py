@@ -152,11 +152,7 @@ class PlaygroundEnv(BatchedEnv):
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination, each ``[num_envs]``."""
-        if action.shape != self.action_spec.shape:
-            raise ValueError(
-                f"expected an action of shape {list(self.action_spec.shape)} [num_envs, action_dim], "
-                f"got {list(action.shape)}"
-            )
+        self.check_action(action)
         action = action.detach().to(self.device, torch.float32).contiguous()
         state, sound, all_sound = self._programs.step(self._state, to_jax(action))
         if not all_sound:
@@ -183,8 +179,7 @@ class PlaygroundEnv(BatchedEnv):
 
     def render(self, index: int = 0, *, height: int = 240, width: int = 320) -> np.ndarray:
         """A picture of copy ``index``, uint8 ``[height, width, 3]``, by Playground's own renderer (OpenGL)."""
-        if not 0 <= index < self.num_envs:
-            raise ValueError(f"index must be in [0, {self.num_envs}), got {index}")
+        self.check_index(index)
         jax = load_jax("playground")
         return self.env.render(jax.tree.map(lambda leaf: leaf[index], self._state), height=height, width=width)
 

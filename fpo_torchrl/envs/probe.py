@@ -178,8 +178,8 @@ class ProbeEnv(BatchedEnv):
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Pay for the action and count the step."""
-        reward = self.probe.reward(self.current, action.clamp(-1, 1))
-        self.current = self.current + 1
+        reward = self.probe.reward(self.observe(), action.clamp(-1, 1))  # which may return a part of the observation
+        self.current += 1
         self.steps_taken += 1
         return reward, self.steps_taken >= self.probe.num_steps
 

@@ -13,6 +13,8 @@ import fpo_torchrl
 from fpo_torchrl.cli import friendly_errors, output_file
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluate import solver_of
+from fpo_torchrl.evaluation import show_return
+from fpo_torchrl.files import intact, read_json
 from fpo_torchrl.flow import SOLVERS, FixedNoise, StartNoise, ZeroNoise
 from fpo_torchrl.modules import FlowPolicy
 from fpo_torchrl.modules.chain import flow_policy, is_flow
@@ -74,6 +76,9 @@ def export_run(
         ConfigError: for wrong settings, a run of a Gaussian, or an export that does not agree with the policy.
         CheckpointError: if the run cannot be read.
     """
+    for name, value, known in (("format", format, FORMATS), ("noise", noise, NOISES)):
+        if value not in known:
+            raise ConfigError(f"{name}={value!r}: expected {', '.join(known)}")
     suffix = FORMATS[format].suffix
     path = output_file("--out", out, [suffix]) if out is not None else run_dir / f"policy{suffix}"
     trained = load_policy(run_dir, num_envs=NUM_COPIES, device="cpu", checkpoint=checkpoint)
@@ -100,7 +105,21 @@ def export_run(
     print(f"  {policy.flow.solver}, {noise} noise; inputs {', '.join(inputs)}")
     print(f"  differs from the actor by at most {error:.1e} on {num_observations} observations")
     print(f"  {path} ({path.stat().st_size / 1024:.0f} KiB)")
+    if noise == "zero" and (doubt := doubt_of_zero_noise(run_dir / "evaluation.json")) is not None:
+        print(f"warning: {doubt}")
     return path
+
+
+def doubt_of_zero_noise(evaluation: Path) -> str | None:
+    """What there is to say if a run's final evaluation earned clearly less from zero start noise than from random."""
+    if not evaluation.is_file():
+        return None
+    with intact(evaluation):
+        random, zero = (read_json(evaluation)[noise] for noise in ("random", "zero"))
+        if zero["high"] >= random["low"]:
+            return None
+        earned = f"{show_return(zero)[0]} from zero start noise and {show_return(random)[0]} from random one"
+    return f"the trained policy earned {earned}. --noise input writes one that takes the noise as an input"
 
 
 def main() -> None:

@@ -225,7 +225,15 @@ class FlowSampler(TensorDictModuleBase):
         field = self._field(observations)
 
         def checked(x_t: Tensor, time: Tensor) -> Tensor:
-            velocity = field(x_t, time)
+            try:
+                velocity = field(x_t, time)
+            except RuntimeError as error:
+                shapes = ", ".join(str(tuple(value.shape)) for value in (*observations, x_t, time))
+                error.add_note(
+                    f"velocity_net was called with observations, x_t and time of shapes {shapes}. Their leading "
+                    "dimensions broadcast: a network that concatenates expands them first, to torch.broadcast_shapes"
+                )
+                raise
             if velocity.shape[-1] != self.action_dim:
                 raise ValueError(
                     f"velocity_net should return one number for each of the {self.action_dim} entries of the action, "

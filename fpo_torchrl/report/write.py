@@ -138,7 +138,8 @@ def improvement_section(found: dict[str, Any]) -> str:
     if not found:
         return ""
     table = Table(["", "probability that a run earns more"], [[name, show(value, 2)] for name, value in found.items()])
-    return f"{table.markdown()}\n![probability of improvement](improvement.png)"
+    note = "Over pairs of runs of a task; the intervals are too narrow when seeds are few, and have no width with one."
+    return f"{table.markdown()}\n{note}\n\n![probability of improvement](improvement.png)"
 
 
 def score_row(run: RunRecord, out: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from fpo_torchrl.auto_resume import AUTO, directory_of, final_evaluation, unfinished_run
+from fpo_torchrl.auto_resume import AUTO, directory_of, final_evaluation, other_settings, unfinished
+from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.errors import ConfigError, NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
 from fpo_torchrl.flow import RandomSteps
@@ -22,11 +24,15 @@ from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
 from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import new_run_dir
+from fpo_torchrl.run_directory import check_unused, holds_run, new_run_dir
+from fpo_torchrl.seeds.directory import FILE, check_no_run, record_seeds, seed_dirs
 from fpo_torchrl.seeds.generator import AgentGenerator
 from fpo_torchrl.seeds.stack import Member, why_not
 from fpo_torchrl.seeds.training import train_in_turn, train_together
-from fpo_torchrl.start import changed_config, resume_in, resumed, start_run
+from fpo_torchrl.start import changed_config, new_run, resume_in, resumed, resumed_run
+
+OWN = ("seed", "init_from", "total_frames", "optim", "eval_interval_frames", "eval_episodes", "final_eval_episodes")
+"""Settings in which agents that share one arithmetic may differ; in the others all would get those of the first."""
 
 
 class SeedRuns:
@@ -35,22 +41,41 @@ class SeedRuns:
     A run that diverges ends, and the others go on.
 
     Args:
-        runs: what builds them, one by one: each leaves torch's generators as its training is to find them.
+        runs: what builds them, one by one: each leaves torch's generators as its training is to find them. They write
+            nothing before all are built. None stands for one that has finished.
         vmap (bool): whether the agents share one arithmetic (:func:`train_together`) or take turns
             (:func:`train_in_turn`); None for what is faster, the first on a GPU and the second on a CPU.
         directories: of all runs whose final evaluations count, some of which may have finished before; default these.
+
+    Raises:
+        ConfigError: if the agents differ in a setting and are to share one arithmetic.
     """
 
     def __init__(
-        self, runs: Iterable[Run], *, vmap: bool | None = None, directories: Sequence[Path] | None = None
+        self,
+        runs: Iterable[AbstractContextManager[Run | None]],
+        *,
+        vmap: bool | None = None,
+        directories: Sequence[Path] | None = None,
     ) -> None:
         self.directories = directories
-        self.stop = StopOnSignal()
         self.runs: dict[Member, Run] = {}
-        for run in runs:
+        with contextlib.ExitStack() as building:
+            for run in map(building.enter_context, runs):
+                if run is not None:
+                    self.runs[Member(run.trainer, AgentGenerator(run.cfg.device))] = run
+            built = [*self.runs.values()]
+            different = _different([run.cfg for run in built])
+            if vmap and different:
+                raise ConfigError(
+                    f"vmap=true gives all seeds the settings of the first, and they differ in {different}: give "
+                    "vmap=false, or resume them with one value"
+                )
+            self.vmap = vmap if vmap is not None else not different and all(map(_gains_from_vmap, built))
+            record_seeds([run.run_dir for run in built])
+        self.stop = StopOnSignal(built[0].run_dir.parent if built else None)
+        for run in built:
             run.stop = self.stop
-            self.runs[Member(run.trainer, AgentGenerator(run.cfg.device))] = run
-        self.vmap = vmap if vmap is not None else all(map(_gains_from_vmap, self.runs.values()))
 
     def train(self) -> dict[str, Evaluation]:
         """Train all to the end; returns the seeds' mean returns in the final evaluations, by start noise.
@@ -120,6 +145,16 @@ def evaluation_across(run_dirs: Sequence[Path], task: str) -> dict[str, Evaluati
         across[noise] = Evaluation(means, reports[0]["policy_s"], fmean(spreads))
     print(evaluation_table(across, f"{task}, means of {len(run_dirs)} seeds", counted="seeds"))
     return across
+
+
+def _different(configs: Sequence[DictConfig]) -> str:
+    """The settings in which agents cannot differ under ``vmap``, and do; empty if there are none."""
+    found = {}
+    for cfg in configs[1:]:
+        for key, (first, other) in other_settings(configs[0], cfg).items():
+            if key.partition(".")[0] not in OWN:
+                found.setdefault(key, f"{key} ({first} of seed {configs[0].seed}, {other} of seed {cfg.seed})")
+    return ", ".join(found.values())
 
 
 def _recorded(run: Run) -> Any:
@@ -192,24 +227,21 @@ def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
     check_seeds(cfg, cfg.vmap)
     if cfg.resume == AUTO or sweep_dir is not None:
         return _ensure_trained(cfg, sweep_dir)
-    if cfg.run_dir is None:
-        with new_run_dir(cfg) as directory:
-            runs = SeedRuns((start_run(own) for own, _ in configs_of_seeds(cfg, directory)), vmap=cfg.vmap)
-        return runs.train()["random"].mean
-    configs = [*configs_of_seeds(cfg, Path(cfg.run_dir))]
-    if taken := [str(run_dir) for _, run_dir in configs if (run_dir / "metrics.csv").exists()]:
-        raise ConfigError(
-            f"run_dir={cfg.run_dir} holds runs already, in {', '.join(taken)}: resume={cfg.run_dir} continues them, or "
-            "choose another"
-        )
-    return SeedRuns((start_run(own) for own, _ in configs), vmap=cfg.vmap).train()["random"].mean
+    with new_run_dir(cfg) as directory:
+        configs = [*configs_of_seeds(cfg, directory)]
+        check_no_run(directory)
+        check_unused(directory, [run_dir for _, run_dir in configs])
+        runs = SeedRuns((new_run(own) for own, _ in configs), vmap=cfg.vmap)
+    return runs.train()["random"].mean
 
 
 def _ensure_trained(cfg: DictConfig, sweep_dir: Path | None) -> float:
-    configs = [*configs_of_seeds(cfg, directory_of(cfg, sweep_dir))]
+    directory = directory_of(cfg, sweep_dir)
+    configs = [*configs_of_seeds(cfg, directory)]
     directories = [run_dir for _, run_dir in configs]
-    unfinished = (run for own in configs if (run := unfinished_run(*own)) is not None)
-    runs = SeedRuns(unfinished, vmap=cfg.vmap, directories=directories)
+    if not any(map(holds_run, directories)):
+        check_no_run(directory)
+    runs = SeedRuns((unfinished(*own) for own in configs), vmap=cfg.vmap, directories=directories)
     evaluations = runs.train() if runs.runs else evaluation_across(directories, cfg.task)
     return evaluations["random"].mean
 
@@ -219,12 +251,22 @@ def resume(overrides: Sequence[str]) -> Run | SeedRuns:
 
     Args:
         overrides: as for :func:`~fpo_torchrl.start.resume_run`; for several seeds also ``vmap``.
+
+    Raises:
+        CheckpointError: if one of the seeds is missing, and as :func:`~fpo_torchrl.start.resume_run`.
     """
     directory, changes = resumed(overrides)
-    of_seeds = sorted(config.parent for config in directory.glob("seed*/config.yaml"))
-    if (directory / "config.yaml").is_file() or not of_seeds:
+    run_dirs = seed_dirs(directory)
+    begun = [run_dir for run_dir in run_dirs if (run_dir / "config.yaml").is_file()]
+    if (directory / "config.yaml").is_file() or not begun:
         return resume_in(directory, changes)
+    if missing := [str(run_dir) for run_dir in run_dirs if run_dir not in begun]:
+        raise CheckpointError(
+            f"no config.yaml in {', '.join(missing)}: the command that started these seeds, with resume=auto, begins "
+            f"what is missing; resume={begun[0]} continues one seed. To do without those, remove what is left of them, "
+            f"and their names in {directory / FILE}"
+        )
     vmap = changes.pop("vmap", None)
-    for run_dir in of_seeds:
+    for run_dir in begun:
         check_seeds(changed_config(run_dir, changes), vmap)
-    return SeedRuns((resume_in(run_dir, changes) for run_dir in of_seeds), vmap=vmap)
+    return SeedRuns((resumed_run(run_dir, changes) for run_dir in begun), vmap=vmap)

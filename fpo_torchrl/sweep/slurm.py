@@ -86,7 +86,7 @@ def submit(arguments: list[str]) -> None:
     """Write ``job.sh`` for the runs that are missing and not in the queue, and submit it.
 
     Raises:
-        ConfigError: for a wrong argument, before anything is written; if SLURM is not there or refuses the job.
+        ConfigError: for a wrong argument, or if SLURM is not there, before anything is written; if it refuses the job.
     """
     options = parser(
         "fpo-sbatch", "Submit a sweep to SLURM as a job array; again: what is missing and not in the queue."
@@ -105,8 +105,8 @@ def submit(arguments: list[str]) -> None:
         raise ConfigError(f"--time {given.time!r}: expected {TIME_LIMITS}")
     more = words_of(given.sbatch, "--sbatch")
     sweep = Sweep(given.directory)
-    chosen = add_points(sweep, given.overrides, given.list)
     busy = set() if given.dry_run else queued(sweep)
+    chosen = add_points(sweep, given.overrides, given.list)
     indices = [
         index
         for index, entry in enumerate(sweep.entries())
@@ -126,3 +126,7 @@ def main() -> None:
     """``fpo-sbatch``."""
     with friendly_errors():
         submit(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

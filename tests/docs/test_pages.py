@@ -9,12 +9,16 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+import tiny
 from hydra import compose, initialize_config_module
 
+from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.config import register_schemas
+from fpo_torchrl.parallel import Processes
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -54,6 +58,24 @@ def test_the_python_blocks_of_a_page_run_one_after_the_other(page, capsys):
     scope: dict = {"__name__": f"page_{page.stem}"}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), scope)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_preset_in_python_is_the_one_of_fpo_train():
+    scope: dict = {"__name__": "preset"}
+    for block in blocks(ROOT / "docs/index.md", "python"):
+        exec(compile(block, "index.md", "exec"), scope)
+    ours, (_, trainer) = scope["trainer"], build_trainer(tiny.compose("task=CartpoleBalance"), Processes())
+
+    def settings(of) -> dict:
+        plain = {name: value for name, value in vars(of).items() if isinstance(value, (bool, int, float, str))}
+        return {name: value for name, value in plain.items() if name != "training" and not name.startswith("_")}
+
+    parts = ("loss", "advantage", "normalizer")
+    for here, there in [(ours, trainer), *((getattr(ours, part), getattr(trainer, part)) for part in parts)]:
+        assert settings(here) == settings(there)
+    for name in ("actor", "loss.critic_network", "loss.trust_region", "optimizer.limits", "optimizer", "env.num_envs"):
+        assert repr(attrgetter(name)(ours)) == repr(attrgetter(name)(trainer)), name
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash")], ids=lambda page: page.stem)

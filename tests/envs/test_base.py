@@ -124,6 +124,29 @@ def test_an_observation_is_not_overwritten_by_later_steps():
     assert first.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
+@pytest.mark.parametrize("name", ENVS)
+def test_steps_in_inference_mode_are_the_same_and_it_goes_on_outside(name):
+    outcomes = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        env = ENVS[name](seed=2)
+        actions = actions_for(env, 40)
+        with mode():
+            before, td = drive(env, env.reset(), actions[:20])
+        env.set_state(env.get_state())
+        outcomes.append(before + drive(env, td.clone(), actions[20:])[0])
+    assert same(*outcomes)
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_what_a_step_returned_is_not_overwritten_by_later_ones(name):
+    env = ENVS[name](seed=2)
+    td, returned = env.reset(), []
+    for action in actions_for(env, 20):
+        step, td = env.step_and_maybe_reset(td.set("action", action))
+        returned.append((step, step.clone()))
+    assert same(*zip(*returned, strict=True))
+
+
 def test_first_episodes_end_at_different_times():
     env = Counter([NEVER] * 500, max_episode_steps=50)
     ends = env.rollout(50, break_when_any_done=False)["next", "truncated"].squeeze(-1)

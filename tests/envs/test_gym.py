@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import gymnasium
 import numpy as np
 import pytest
@@ -107,6 +109,44 @@ def test_seeds_repeat_and_share_no_copy():
 
 def test_simulator_state_cannot_be_saved():
     assert not hasattr(make_gym_env("Pendulum-v1"), "get_state")
+
+
+class Drawn(Stub):
+    """A picture whose brightness is the number of steps."""
+
+    metadata: ClassVar = {"render_modes": ["human", "rgb_array"], "render_fps": 20}
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.full((2, 3, 3), self.count, np.uint8)
+
+
+class TestRender:
+    @pytest.fixture(autouse=True)
+    def _drawn(self):
+        gymnasium.register("FpoDrawn-v0", entry_point=Drawn, max_episode_steps=4)
+        yield
+        gymnasium.registry.pop("FpoDrawn-v0")
+
+    def test_a_single_copy_is_drawn_at_the_simulators_speed(self, tmp_path):
+        env = make_gym_env("FpoDrawn-v0")
+        td = env.reset()
+        env.step(td.set("action", torch.zeros(1, 2)))
+        assert np.array_equal(env.render(0), np.ones((2, 3, 3), np.uint8))
+        assert env.control_dt == 0.05
+        assert make_gym_env("FpoStub-v0").control_dt == 0.1
+
+    def test_several_copies_and_what_has_no_pictures_say_so(self):
+        for env in (make_gym_env("FpoDrawn-v0", num_envs=2), make_gym_env("FpoStub-v0")):
+            env.reset()
+            with pytest.raises(RuntimeError, match='draws no pictures: its render mode is None, not "rgb_array"'):
+                env.render(0)
+
+    def test_a_mode_of_ones_own_is_kept(self):
+        assert make_gym_env("FpoDrawn-v0", render_mode="human")._env.envs[0].render_mode == "human"
 
 
 def test_discrete_actions_are_refused():

@@ -52,7 +52,19 @@ def test_an_error_of_the_network_stays_what_it_is_with_a_hint_at_the_batch_size(
 
     with pytest.raises(RuntimeError, match="to have 4 channels, but got 3 channels") as caught:
         FlowActor(Convolution())(TensorDict(observation=torch.zeros(5, 3, 8, 8), batch_size=5))
-    assert "Unless velocity_net has a fault of its own: one action was expected" in caught.value.__notes__[0]
+    assert "Unless velocity_net has a fault of its own: one action was expected" in caught.value.__notes__[-1]
+
+
+def test_a_network_that_does_not_broadcast_is_told_the_rule():
+    class Concatenates(Flat):
+        def forward(self, observation, x_t, time):
+            return self.layer(torch.cat([observation, x_t, time], -1))
+
+    with pytest.raises(RuntimeError, match="must have same number of dimensions") as caught:
+        FlowActor(Concatenates(2))(batch_of())
+    (note,) = caught.value.__notes__
+    assert note.startswith("velocity_net was called with observations, x_t and time of shapes (4, 3), (4, 2), (1,). ")
+    assert "expands them first, to torch.broadcast_shapes" in note
 
 
 def test_several_observations_are_too_many_for_the_perceptron():

@@ -20,7 +20,7 @@ from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.runs import read_results
 from fpo_torchrl.run import Run
 from fpo_torchrl.seeds.run import SeedRuns, configs_of_seeds, resume, train_seeds
-from fpo_torchrl.start import load_run_config, start_run
+from fpo_torchrl.start import load_run_config, new_run, start_run
 from fpo_torchrl.sweep.manifest import Sweep
 from fpo_torchrl.trained import load_policy
 
@@ -69,7 +69,7 @@ class TestDirectories:
         return directory
 
     def test_each_is_that_of_the_lone_run(self, directory, alone):
-        assert sorted(path.name for path in directory.iterdir()) == ["seed1", "seed2"]
+        assert sorted(path.name for path in directory.iterdir()) == ["seed1", "seed2", "seeds.json"]
         assert_as_alone(directory, alone)
         expected = load_run_config(alone[2])
         expected.run_dir = str(directory / "seed2")
@@ -122,8 +122,9 @@ def test_stopped_by_a_signal_they_go_on_together(tmp_path, alone, monkeypatch, v
 
     settings = (f"vmap={str(vmap).lower()}", "checkpoint_interval_frames=256")
     monkeypatch.setattr(Run, "record", interrupted)
-    with pytest.raises(Preempted):
+    with pytest.raises(Preempted) as stopped:
         train_seeds(config(tmp_path, *settings, f"resume={AUTO}"))
+    assert stopped.value.directory == tmp_path
     monkeypatch.setattr(Run, "record", record)
     for seed in (1, 2):
         provenance = read_provenance(tmp_path / f"seed{seed}")
@@ -181,7 +182,7 @@ def test_the_same_command_with_resume_auto_trains_what_is_not_finished(tmp_path,
 
 @pytest.mark.parametrize("vmap", [False, True])
 def test_one_that_diverges_is_reported_once_the_others_have_finished(tmp_path, alone, vmap):
-    runs = SeedRuns((Run(*own) for own in configs_of_seeds(config(tmp_path), tmp_path)), vmap=vmap)
+    runs = SeedRuns((new_run(own) for own, _ in configs_of_seeds(config(tmp_path), tmp_path)), vmap=vmap)
     _, diverging = runs.runs.values()
     with torch.no_grad():
         next(diverging.agent.actor.parameters()).fill_(torch.nan)
@@ -196,7 +197,7 @@ def test_one_that_diverges_is_reported_once_the_others_have_finished(tmp_path, a
 @pytest.mark.parametrize("vmap", [False, True])
 @pytest.mark.parametrize("method", ["evaluate", "finish"])
 def test_one_whose_evaluation_diverges_leaves_the_others_alone(tmp_path, monkeypatch, vmap, method):
-    runs = SeedRuns((Run(*own) for own in configs_of_seeds(config(tmp_path), tmp_path)), vmap=vmap)
+    runs = SeedRuns((new_run(own) for own, _ in configs_of_seeds(config(tmp_path), tmp_path)), vmap=vmap)
     whole = getattr(Run, method)
 
     def breaking(self, *args):

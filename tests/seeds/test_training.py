@@ -95,6 +95,16 @@ def test_an_agent_that_diverges_leaves_the_others_as_they_are(train, task):
         torch.testing.assert_close(weights(member.trainer), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_together_each_has_its_own_step_sizes_norm_limit_and_length():
+    settings = (*TASKS["gridworld"], *SMOOTH, "trainer.anneal_lr=true")
+    own = {0: settings, 1: (*settings, "optim.lr=0.1", "optim.max_grad_norm=0.01", "total_frames=192")}
+    members = [make_members(*overrides, seeds=(seed,))[0] for seed, overrides in own.items()]
+    assert len([*train_together(members)]) == 3
+    for member, (seed, overrides) in zip(members, own.items(), strict=True):
+        lone, _ = alone(seed, *overrides)
+        torch.testing.assert_close(weights(member.trainer), weights(lone), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("train", [train_in_turn, train_together])
 def test_an_agent_that_is_further_finishes_earlier(train):
     members = make_members(*TASKS["gridworld"], *SMOOTH)

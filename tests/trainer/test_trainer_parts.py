@@ -19,6 +19,7 @@ BATCHES = {
     "serial": lambda: SerialEnv(NUM_ENVS, pendulum),
     "transformed": lambda: TransformedEnv(SerialEnv(NUM_ENVS, pendulum), StepCounter()),
     "parallel": lambda: ParallelEnv(NUM_ENVS, pendulum),
+    "of our own, with a counter": lambda: TransformedEnv(ProbeEnv("both", num_envs=NUM_ENVS), StepCounter()),
 }
 
 
@@ -34,8 +35,21 @@ def test_torchrls_batches_of_environments_are_trained_on(kind, started):
         assert metrics["frames"] == BATCH
         assert not trainer.can_restore_env
         assert set(trainer.state_dict()) == {"frames", "lr_scale", "tracker"}
+        other = trainer_on(env, total_frames=2 * BATCH)
+        other.load_state_dict(trainer.state_dict() | {"env": {}})  # as older versions saved it
+        assert [metrics["frames"] for metrics in other] == [2 * BATCH]
     finally:
         env.close()
+
+
+def test_an_environments_own_metrics_are_reported_through_transforms():
+    class Counting(ProbeEnv):
+        def metrics(self):
+            return {"num_moons": 2.0}
+
+    env = TransformedEnv(Counting("both", num_envs=NUM_ENVS), StepCounter())
+    (metrics,) = trainer_on(env, total_frames=BATCH)
+    assert metrics["num_moons"] == 2
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import os
 import platform
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import mujoco
@@ -66,6 +67,15 @@ class Camera:
         return np.flipud(picture).copy()
 
 
+def camera_for(
+    last: Camera | Sketch | None, build_spec: Callable[[], mujoco.MjSpec], height: int, width: int
+) -> Camera | Sketch:
+    """The ``last`` camera if its pictures have this size, else :func:`make_camera` for the model."""
+    if last is not None and (last.height, last.width) == (height, width):
+        return last
+    return make_camera(build_spec().compile(), height, width)
+
+
 def make_camera(model: mujoco.MjModel, height: int, width: int) -> Camera | Sketch:
     """A :class:`Camera`, or a :class:`Sketch` where OpenGL does not work; the first time with a warning."""
     global _opengl_works
@@ -74,7 +84,7 @@ def make_camera(model: mujoco.MjModel, height: int, width: int) -> Camera | Sket
             return Camera(model, height, width)
         except RuntimeError as error:
             _opengl_works = False  # to try again can crash the process
-            warnings.warn(f"pictures are sketched without OpenGL: {error}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"pictures are sketched without OpenGL: {error}", RuntimeWarning, stacklevel=4)
     return Sketch(model, height, width)
 
 

@@ -90,7 +90,6 @@ class ControlEnv(BatchedEnv):
         self.task, self.physics = task, physics
         self.control_dt = task.control_dt
         self._nursery = Nursery(task, physics.sibling(physics.draw_size))
-        self._action_shape = torch.Size([num_envs, physics.control_dim])
         self._camera: Camera | Sketch | None = None
 
     def start_episodes(self, rows: Tensor) -> None:
@@ -101,11 +100,7 @@ class ControlEnv(BatchedEnv):
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination (never), each ``[num_envs]``."""
-        if action.shape != self._action_shape:
-            raise ValueError(
-                f"{self.task.name}: expected an action of shape {list(self._action_shape)} [num_envs, action_dim], "
-                f"got {list(action.shape)}"
-            )
+        self.check_action(action)
         action = action.to(self.physics.device)
         try:
             self.physics.step(action)
@@ -135,12 +130,10 @@ class ControlEnv(BatchedEnv):
 
         Drawn by :class:`Camera`, or where OpenGL does not work, with a warning, by :class:`Sketch`.
         """
-        if not 0 <= index < self.num_envs:
-            raise ValueError(f"index must be in [0, {self.num_envs}), got {index}")
-        if self._camera is None or (self._camera.height, self._camera.width) != (height, width):
-            from fpo_torchrl.envs.control.camera import make_camera
+        from fpo_torchrl.envs.control.camera import camera_for
 
-            self._camera = make_camera(self.task.build_spec().compile(), height, width)
+        self.check_index(index)
+        self._camera = camera_for(self._camera, self.task.build_spec, height, width)
         return self._camera.draw(self.physics.state, index)
 
     def _explain(self, error: PhysicsError, action: Tensor) -> Exception:

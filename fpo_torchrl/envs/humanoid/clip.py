@@ -202,7 +202,7 @@ def find_clips(path: str | Path) -> list[Path]:
 
 
 def _may_be_motion(path: Path) -> bool:
-    return path.suffix == ".npz" or b'"Frames"' in path.read_bytes()
+    return path.is_file() and (path.suffix == ".npz" or b'"Frames"' in path.read_bytes())
 
 
 def select_clips(clips: Sequence[MotionClip], names: Sequence[str]) -> list[MotionClip]:

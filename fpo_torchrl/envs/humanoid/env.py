@@ -81,8 +81,8 @@ class HumanoidEnv(BatchedEnv):
             kind of it, for motions that cannot be used.
         ImportError: for ``"warp"`` without MuJoCo Warp. CapacityError: when stepping, as in ``ControlEnv``.
         NonFiniteError: when stepping, if an action is not finite, or if physics breaks down in more than 1 % of
-            the steps. A copy in which it does so now and then terminates, without reward, and is counted in
-            ``num_diverged``.
+            the steps, or in the reference's state too. A copy in which it does so now and then terminates, without
+            reward, and is counted in ``num_diverged``.
 
     >>> env = HumanoidEnv("humanoid/planar", num_envs=4, num_threads=1)
     >>> env.rollout(3, break_when_any_done=False)["observation"].shape
@@ -159,7 +159,7 @@ class HumanoidEnv(BatchedEnv):
             skeleton.per_servo(field).to(self.physics.state.qpos) for field in ("target_scale", "stiffness", "damping")
         )
         self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64, device=place) for _ in range(3))
-        self.num_diverged, self.num_steps = 0, 0
+        self.num_diverged, self._num_logged, self.num_steps = 0, 0, 0
         self._sums, self._since = torch.zeros(len(_LOGGED), dtype=self._range.dtype, device=place), 0
         self.lost = torch.zeros_like(self.clip, dtype=torch.bool)
         self._observation = torch.zeros(num_envs, self_dim(skeleton) + goal_dim(skeleton), device=place)
@@ -189,11 +189,7 @@ class HumanoidEnv(BatchedEnv):
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination, each ``[num_envs]``."""
-        if action.shape != self.action_spec.shape:
-            raise ValueError(
-                f"{self.task}: expected an action of shape {list(self.action_spec.shape)} [num_envs, action_dim], "
-                f"got {list(action.shape)}"
-            )
+        self.check_action(action)
         action = action.to(self._range)
         if not action.isfinite().all():
             rows = (~action.isfinite()).any(-1).nonzero().flatten().tolist()
@@ -224,19 +220,22 @@ class HumanoidEnv(BatchedEnv):
         """Step every copy; put those in which physics breaks down, bool ``[num_envs]``, back to the reference."""
         diverged = torch.zeros_like(self.lost)
         self.num_steps += self.num_envs
-        try:
-            self.physics.step(targets)
-        except PhysicsError as error:
-            diverged[error.rows] = True
-            self.num_diverged += len(error.rows)
-            if self.num_diverged > _DIVERGED_FREE + _DIVERGED_SHARE * self.num_steps:
-                raise NonFiniteError(
-                    f"{self.task}: the physics broke down {self.num_diverged} times in {self.num_steps} steps, last in "
-                    f"env {', '.join(map(str, error.rows))} ({error.reason}). Look for motions with jumps"
-                ) from error
-            self._place(diverged.nonzero().flatten())
-            self.physics.step(torch.where(diverged.unsqueeze(-1), 0.0, targets))
-        return diverged
+        while True:
+            try:
+                self.physics.step(targets)
+                return diverged
+            except PhysicsError as error:
+                new = [row for row in error.rows if not diverged[row]]
+                self.num_diverged += len(new)
+                if not new or self.num_diverged > _DIVERGED_FREE + _DIVERGED_SHARE * self.num_steps:
+                    reason = error.reason if new else f"{error.reason}, in the reference's state too"
+                    raise NonFiniteError(
+                        f"{self.task}: the physics broke down {self.num_diverged} times in {self.num_steps} steps, "
+                        f"last in env {', '.join(map(str, error.rows))} ({reason}). Look for motions with jumps"
+                    ) from error
+                diverged[new] = True
+                self._place(diverged.nonzero().flatten())
+                targets = torch.where(diverged.unsqueeze(-1), 0.0, targets)
 
     def _place(self, rows: Tensor) -> None:
         """Put the copies ``rows`` into the state of the reference in their frame."""
@@ -262,37 +261,39 @@ class HumanoidEnv(BatchedEnv):
         return self._observation.to(self.device)
 
     def task_state(self) -> dict[str, Tensor]:
-        """The state of the physics, where each copy is in its motion, and what it observes."""
-        own = {"clip": self.clip, "frame": self.frame, "age": self._age, "observation": self._observation}
+        """The state of the physics, where each copy is in which motion, and what it observes."""
+        own = {"clip": self.clip, "frame": self.frame, "age": self._age, "lost": self.lost}
+        own |= {"observation": self._observation, "motions": self.motion_library.inventory}
         counts = torch.tensor([self.num_diverged, self.num_steps])
         return self.physics.state.tensors() | own | {"counts": counts, "failure_rates": self.failures.rates}
 
     def load_task_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what :meth:`task_state` returned."""
+        """Restore what :meth:`task_state` returned, by an older version too; ``ValueError`` if of other motions."""
+        self.motion_library.check_inventory(state.get("motions", self.motion_library.inventory))
         self.physics.state.load(state)
         self.clip.copy_(state["clip"])
         self.frame.copy_(state["frame"])
         self._age.copy_(state["age"])
         self._observation = state["observation"].to(self._observation, copy=True)  # the last one was handed out
+        self.lost = state.get("lost", torch.zeros_like(self.lost)).to(self.lost, copy=True)  # handed out too
         self.failures.rates.copy_(state.get("failure_rates", torch.ones_like(self.failures.rates)))
         self.num_diverged, self.num_steps = state["counts"].tolist()
+        self._num_logged = self.num_diverged
 
     def metrics(self) -> dict[str, float]:
-        """Since the last call, parts of the reward and share of saturated servos; also failures and breakdowns."""
+        """Since the last call: parts of the reward, share of saturated servos, breakdowns; and the failures of late."""
         means = dict(zip(_LOGGED, (self._sums / max(1, self._since)).tolist(), strict=True))
         self._sums.zero_()
         self._since = 0
-        rate = self.failures.rates.mean().item()
-        return means | {"failure_rate": rate, "num_diverged": float(self.num_diverged)}
+        num_diverged, self._num_logged = self.num_diverged - self._num_logged, self.num_diverged
+        return means | {"failure_rate": self.failures.rates.mean().item(), "num_diverged": float(num_diverged)}
 
     def render(self, index: int = 0, *, height: int = 240, width: int = 320) -> np.ndarray:
         """A picture of copy ``index``, with its reference as a green ghost: uint8 ``[height, width, 3]``."""
-        if not 0 <= index < self.num_envs:
-            raise ValueError(f"index must be in [0, {self.num_envs}), got {index}")
-        if self._camera is None or (self._camera.height, self._camera.width) != (height, width):
-            from fpo_torchrl.envs.control.camera import make_camera
+        from fpo_torchrl.envs.control.camera import camera_for
 
-            self._camera = make_camera(build_spec(self.skeleton, ghost=True).compile(), height, width)
+        self.check_index(index)
+        self._camera = camera_for(self._camera, lambda: build_spec(self.skeleton, ghost=True), height, width)
         row, state = slice(index, index + 1), self.physics.state
         qpos, qvel = self.motion_library.joints(self.clip[row], self.frame[row])
         qpos, qvel = (torch.cat(pair, -1) for pair in ((state.qpos[row], qpos), (state.qvel[row], qvel)))

@@ -51,4 +51,4 @@ class FailureWeights:
         """Take note of episodes that ended: the ``motion`` ``[n]`` that each tracked, and whether it was ``lost``."""
         played, failed = (torch.bincount(it, minlength=len(self.rates)) for it in (motion, motion[lost]))
         kept = _MEMORY**played
-        self.rates = kept * self.rates + (1 - kept) * failed / played.clamp_min(1)
+        self.rates.mul_(kept).add_((1 - kept) * failed / played.clamp_min(1))

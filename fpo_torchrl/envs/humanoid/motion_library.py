@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fpo_torchrl.envs.humanoid.skeleton import Skeleton
 from fpo_torchrl.envs.humanoid.stroll import stroll
 
 _MIN_FRAMES = 3
+_SHOWN = 5  # motions in a message
 
 
 class MotionLibrary:
@@ -55,6 +57,7 @@ class MotionLibrary:
         qvel = [joint_velocities(it, skeleton, 1 / fps) for it in qpos]
         lengths = torch.tensor([len(it) for it in qpos])
         self.num_frames = lengths.to(device)
+        self._lengths = dict(zip(self.names, lengths.tolist(), strict=True))
         self._first = (lengths.cumsum(0) - lengths).to(device)
         self._qpos, self._qvel = torch.cat(qpos), torch.cat(qvel)
         bodies = kinematics(self._qpos, self._qvel)
@@ -82,6 +85,24 @@ class MotionLibrary:
     def __len__(self) -> int:
         """Motions, mirror images among them."""
         return len(self.names)
+
+    @property
+    def inventory(self) -> Tensor:
+        """Names and lengths of the motions, in order: JSON, as uint8 ``[n]`` that a state can be saved with."""
+        return torch.frombuffer(bytearray(json.dumps(self._lengths).encode()), dtype=torch.uint8)
+
+    def check_inventory(self, saved: Tensor) -> None:
+        """Refuse a state that was saved with the :attr:`inventory` of other motions: ``ValueError`` with those."""
+        there, here = json.loads(bytes(saved.tolist())), self._lengths
+        if list(there.items()) == list(here.items()):
+            return
+        frames = {name: (there.get(name, 0), here.get(name, 0)) for name in {**there, **here}}
+        other = [f"{name} ({one} frames then, {two} now)" for name, (one, two) in frames.items() if one != two]
+        more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
+        raise ValueError(
+            f"the state was saved with other motions: {', '.join(other[:_SHOWN]) or 'in another order'}{more}. Take "
+            "the motions, clips, mirror and cycles that it was saved with"
+        )
 
     def joints(self, clip: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
         """Joint positions ``[n, nq]`` and velocities ``[n, nv]`` in these frames; both int64 ``[n]``."""

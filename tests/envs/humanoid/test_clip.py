@@ -142,6 +142,8 @@ def test_what_is_no_motion_is_refused(tmp_path, name, content, message):
 
 def test_a_folder_gives_its_motions_and_leaves_out_what_is_none(tmp_path):
     (tmp_path / "below").mkdir()
+    for ending in ("txt", "json", "npz"):
+        (tmp_path / f"folder.{ending}").mkdir()
     (tmp_path / "LICENSE.txt").write_text("MIT")
     one, two = write_npz(tmp_path / "one.npz"), write_deepmimic(tmp_path / "below" / "two.txt", [deepmimic_frame()] * 5)
     assert sorted(find_clips(tmp_path)) == sorted([one, two])

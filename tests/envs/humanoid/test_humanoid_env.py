@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mujoco
 import pytest
 import torch
 from motions import write_npz
@@ -16,7 +15,6 @@ from fpo_torchrl.envs import make_env
 from fpo_torchrl.envs.humanoid import HUMANOID_TASKS, HumanoidEnv, MotionError
 from fpo_torchrl.envs.humanoid.goal import goal_mask
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
-from fpo_torchrl.envs.physics import PhysicsError
 from fpo_torchrl.errors import NonFiniteError
 
 PLANAR = "humanoid/planar"
@@ -179,38 +177,6 @@ def test_an_action_that_is_not_finite_is_an_error(value):
     action[1, 4] = value
     with pytest.raises(NonFiniteError, match="humanoid/planar: the action of env 1 is not finite"):
         env.step(td.set("action", action))
-
-
-def test_a_copy_whose_physics_breaks_down_terminates_alone_and_is_counted(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
-    env = make(num_envs=3)
-    td = env.reset()
-    env.physics.state.qvel[2] = torch.nan
-    step = env.step(td.set("action", torch.zeros(3, 12)))["next"]
-    assert step["terminated"].flatten().tolist() == [False, False, True]
-    assert step["reward"][2] == 0
-    assert step["observation"].isfinite().all()
-    assert env.num_diverged == 1
-    disabled = env.physics.model.opt.disableflags
-    assert disabled & mujoco.mjtDisableBit.mjDSBL_AUTORESET.value
-
-
-def test_physics_that_breaks_down_again_and_again_is_an_error(monkeypatch):
-    env = make(num_envs=4)
-    td, step = env.reset(), env.physics.step
-    turns = iter([True, False] * 6)
-
-    def broken(control: torch.Tensor) -> None:
-        if next(turns):
-            raise PhysicsError([0, 1], "mjWARN_BADQACC")
-        step(control)
-
-    monkeypatch.setattr(env.physics, "step", broken)
-    action = torch.zeros(4, 12)
-    for _ in range(5):
-        _, td = advance(env, td, action)
-    with pytest.raises(NonFiniteError, match=r"broke down 12 times in 24 steps, last in env 0, 1 \(mjWARN_BADQACC\)"):
-        advance(env, td, action)
 
 
 @pytest.mark.parametrize(
