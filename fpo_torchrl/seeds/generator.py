@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpo_torchrl.devices import with_index
+from fpo_torchrl.errors import ConfigError
 
 
 class AgentGenerator:
@@ -55,17 +56,25 @@ class DrawnByAgent(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call ``func``, or if it draws random numbers, call it for each agent."""
+        """Call ``func``, or if it draws random numbers, call it for each agent.
+
+        Raises:
+            ConfigError: if what it draws is not said to be of all agents, by a ``size`` or a tensor.
+        """
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **(kwargs or {}))
         names = [argument.name for argument in func._schema.arguments]
         settings = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+        if "size" not in settings and not any(isinstance(value, Tensor) for value in settings.values()):
+            raise ConfigError(f"{func} cannot be drawn for agents that share one arithmetic: give vmap=false")
         drawn = []
         for index, generator in enumerate(self.generators):
             own = {name: _share(name, value, index) for name, value in settings.items()}
             with generator:
                 drawn.append(func(**own))
-        return settings["self"] if func._schema.is_mutable else torch.stack(drawn)
+        if func._schema.is_mutable:
+            return settings["self"]
+        return torch.stack(drawn) if isinstance(drawn[0], Tensor) else tuple(map(torch.stack, zip(*drawn, strict=True)))
 
 
 def _share(name: str, value: Any, index: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.seeds.generator import AgentGenerator, DrawnByAgent
 
 SEEDS = (3, 4, 7)
@@ -17,6 +18,7 @@ DRAWS = {
     "randn_like": lambda x: torch.randn_like(x),
     "in place": lambda x: x.clone().uniform_(),
     "normal": lambda x: torch.normal(x, x + 1),
+    "dropout": lambda x: torch.native_dropout(x + 1, 0.5, True)[0],
 }
 
 
@@ -61,6 +63,14 @@ def test_under_vmap_every_agent_draws_what_it_draws_alone(name):
         assert all(f[index].equal(alone) for f, alone in zip(found, draw_twice(like), strict=True))
         with own[index]:  # and goes on as it does alone
             assert torch.rand(3).equal(torch.manual_seed(seed) and (draw_twice(like), torch.rand(3))[1])
+
+
+def test_what_is_not_said_to_be_of_all_agents_is_refused():
+    with (
+        DrawnByAgent(generators()),
+        pytest.raises(ConfigError, match=r"aten.randperm.default cannot be drawn .*: give vmap=false"),
+    ):
+        torch.vmap(lambda x: x[torch.randperm(4)], randomness="different")(torch.zeros(3, 4))
 
 
 def test_what_is_not_random_passes_through():
