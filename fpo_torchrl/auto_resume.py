@@ -96,10 +96,11 @@ def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
     saved = load_run_config(run_dir)
     if different := other_settings(saved, cfg):
         words = ", ".join(f"{key}={old} (not {new})" for key, (old, new) in different.items())
-        raise ConfigError(
-            f"run_dir={run_dir} holds a run with other settings: {words}. Choose another directory; "
-            f"resume={of_all_seeds(run_dir)} with a changed value continues what is there with it"
-        )
+        advice = "It has no checkpoint yet: remove the directory, or choose another"
+        if has_checkpoint(run_dir):
+            of_all = of_all_seeds(run_dir)
+            advice = f"Choose another directory; resume={of_all} with a changed value continues what is there with it"
+        raise ConfigError(f"run_dir={run_dir} holds a run with other settings: {words}. {advice}")
     saved.collector = None  # lest the settings of another one stay
     return OmegaConf.merge(saved, {key: cfg[key] for key in BOOKKEEPING})  # pyright: ignore[reportReturnType]
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Collection, Iterator
@@ -19,6 +20,7 @@ from fpo_torchrl.errors import ConfigError, DamagedFileError, NonFiniteError
 from fpo_torchrl.files import InUseError, NoLocksError, make_directory
 from fpo_torchrl.preemption import Preempted, ending_process
 from fpo_torchrl.remote import WorkerLostError, WorkersNotStartedError
+from fpo_torchrl.run_directory import has_checkpoint
 from fpo_torchrl.video import WRITERS, load_encoder
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -75,11 +77,30 @@ def friendly_errors() -> Iterator[None]:
             raise
         fail(f"could not write: {error}. Make room or give write access. {GOES_ON}", EXIT_CHECKPOINT)
     except Preempted as stopped:
-        again = "the same command" if stopped.directory is None else f"fpo-train resume={stopped.directory}"
-        print(f"{stopped}: stopped, and nothing is lost; {again} goes on", file=sys.stderr)
+        print(f"{stopped}: stopped, and nothing is lost; {how_to_go_on(stopped.directory)} goes on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else EXIT_PREEMPTED)
     except KeyboardInterrupt:
         fail(f"interrupted. {GOES_ON}", EXIT_INTERRUPTED)
+
+
+def quoted(value: Path | str) -> str:
+    """A path or another text as the value of a setting, whatever characters it has."""
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def how_to_go_on(run_dir: Path | None) -> str:
+    """The command that continues what stopped in a directory of one run or of several seeds; None stands for a sweep.
+
+    >>> how_to_go_on(None)
+    'the same command'
+    """
+    if run_dir is None:
+        return "the same command"
+    if not any(map(has_checkpoint, (run_dir, *run_dir.glob("seed*")))):
+        return "the same command with resume=auto"
+    is_plain = re.fullmatch(r"[\w./-]+", str(run_dir))
+    return "fpo-train " + (f"resume={run_dir}" if is_plain else shlex.quote(f"resume={quoted(run_dir)}"))
 
 
 def fail(message: str, code: int) -> None:

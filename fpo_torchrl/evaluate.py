@@ -142,8 +142,9 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         line = f"  {label:<{width}} {noise:<7} {mean:>9}   {interval:<20} {result.policy_s * 1e3:>18.3f}"
         print(f"{line} {result.action_spread:>8.2g}")
         if render is not None and len(rows) == 1:
-            one, seed = task_env(policy.cfg, 1, cfg.device), cfg.seed + EVALUATION_SEED
+            seed = cfg.seed + EVALUATION_SEED
             try:
+                one = task_env(policy.cfg, 1, cfg.device)
                 recorded = record(actor, one, render, noise=noise, solver=solver, seed=seed)
             except Exception as error:  # of drivers and packages for drawing, of any kind
                 recorded, reason = None, f"drawing failed ({type(error).__name__}: {error})"

@@ -80,7 +80,7 @@ def check_unused(directory: Path, run_dirs: Sequence[Path]) -> None:
     """
     if not (taken := [run_dir for run_dir in run_dirs if holds_run(run_dir)]):
         return
-    goes_on = all((run_dir / "config.yaml").is_file() and has_checkpoint(run_dir) for run_dir in taken)
+    goes_on = all((run_dir / "config.yaml").is_file() and has_checkpoint(run_dir) for run_dir in run_dirs)
     how = f"resume={directory}" if goes_on else "the same command with resume=auto"
     what, them = ("a run already", "it")
     if taken != [directory]:

@@ -55,10 +55,11 @@ def load_policy(
 def task_env(cfg: DictConfig, num_envs: int, device: str | None = None) -> EnvBase:
     """The environment of a run's config, with whole episodes from the start.
 
-    On a CPU native MuJoCo steps the physics, whatever the run was trained on, which may not be installed here.
+    On a CPU native MuJoCo steps this package's physics, whatever the run was trained on, which may not be installed.
     """
     device = device or cfg.device
     node: Any = {**OmegaConf.to_container(cfg.env, resolve=True), "spread_episodes": False}  # pyright: ignore
-    if device == "cpu" and node.get("backend") is not None:
+    is_ours = str(node["_target_"]).startswith("fpo_torchrl.") and not cfg.task.startswith(("gym/", "playground/"))
+    if device == "cpu" and is_ours and node.get("backend") is not None:
         node |= {"backend": "c"} | ({"max_contacts": None} if "max_contacts" in node else {})
     return build(node, "env", task=cfg.task, num_envs=num_envs, device=device, seed=0)

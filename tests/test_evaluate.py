@@ -119,8 +119,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_numbers(monkeypatch, tmp_path, 
         raise OSError("no screen")
 
     evaluates(monkeypatch, [1.0])
-    monkeypatch.setattr(evaluate, "task_env", lambda *args: None)
-    monkeypatch.setattr(evaluate, "record", record)
+    monkeypatch.setattr(evaluate, "task_env", record)
     rows = evaluate_run("run", EvalConfig(render=f"{tmp_path}/film.gif", output=f"{tmp_path}/table.md"))
     assert f"no {tmp_path}/film.gif: drawing failed (OSError: no screen)" in capsys.readouterr().out
     assert len(rows) == 2

@@ -253,7 +253,7 @@ class TestAutoResume:
         old = OmegaConf.load(tmp_path / "config.yaml")
         del old.trainer.critic_warmup_frames, old.actor.solver.num_steps
         OmegaConf.save(old, tmp_path / "config.yaml")
-        with pytest.raises(ConfigError, match=r"other settings: actor.solver.num_steps=10 \(not 2\)\. Choose"):
+        with pytest.raises(ConfigError, match=r"other settings: actor.solver.num_steps=10 \(not 2\)\. It has no"):
             ensure_trained(cfg)  # the preset's is not the default
         cfg.actor.solver.num_steps = 10
         assert unfinished_run(cfg, tmp_path) is not None

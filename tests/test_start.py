@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import tiny
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fpo_torchrl.auto_resume import names_run, unfinished_run
+from fpo_torchrl.cli import how_to_go_on
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
@@ -69,6 +72,14 @@ class TestADirectoryThatHoldsARun:
         assert run.trainer.frames == 0
 
 
+def test_other_settings_before_the_first_checkpoint_need_another_directory(tmp_path):
+    start_run(config(tmp_path)).hold.close()
+    with pytest.raises(
+        ConfigError, match=r"optim.lr=.* It has no checkpoint yet: remove the directory, or"
+    ):
+        unfinished_run(config(tmp_path, "optim.lr=0.5"), tmp_path)
+
+
 def test_a_directory_that_was_prepared_is_taken(tmp_path):
     (tmp_path / ".hydra").mkdir()
     for name in (LOCK, ".hydra/config.yaml", "notes.txt", "slurm.out"):
@@ -109,3 +120,16 @@ def test_a_run_that_stops_says_where_it_is(tmp_path, monkeypatch):
 )
 def test_which_arguments_name_a_run_to_continue(arguments, named):
     assert names_run(arguments) == named
+
+
+def test_what_stopped_is_continued_by_a_command_that_a_shell_takes(tmp_path):
+    for name in ("plain", "p a,b's"):
+        directory = tmp_path / name
+        (directory / "checkpoints").mkdir(parents=True)
+        assert how_to_go_on(directory) == "the same command with resume=auto"
+        (directory / "checkpoints" / "checkpoint-000000000064.torchrl").touch()
+        program, argument = shlex.split(how_to_go_on(directory))
+        assert program == "fpo-train"
+        (override,) = OverridesParser.create().parse_overrides([argument])
+        assert override.value() == str(directory)
+    assert how_to_go_on(tmp_path / "plain") == f"fpo-train resume={tmp_path}/plain"

@@ -50,11 +50,14 @@ def make_gym_env(
     torch.Size([2, 3])
     """
     make = partial(_make, env_id, max_episode_steps, kwargs)
-    if num_envs == 1 and "render_mode" not in kwargs:  # one copy may be there to be looked at
-        with contextlib.closing(make()) as found:
-            if "rgb_array" in found.metadata.get("render_modes", ()):
-                make = partial(_make, env_id, max_episode_steps, {**kwargs, "render_mode": "rgb_array"})
     vector_env = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    draws = "rgb_array" in vector_env.metadata.get("render_modes", ())
+    if num_envs == 1 and draws and "render_mode" not in kwargs:  # one copy may be there to be looked at
+        with contextlib.suppress(TypeError):  # of a constructor that does not know the mode
+            make = partial(_make, env_id, max_episode_steps, {**kwargs, "render_mode": "rgb_array"})
+            drawn = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)
+            vector_env.close()
+            vector_env = drawn
     spec = vector_env.envs[0].spec
     limit = max_episode_steps if spec is None else spec.max_episode_steps
     if limit is None:

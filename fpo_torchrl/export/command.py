@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fpo_torchrl
 from fpo_torchrl.cli import friendly_errors, output_file
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.errors import ConfigError, DamagedFileError
 from fpo_torchrl.evaluate import solver_of
 from fpo_torchrl.evaluation import show_return
 from fpo_torchrl.files import intact, read_json
@@ -105,8 +105,13 @@ def export_run(
     print(f"  {policy.flow.solver}, {noise} noise; inputs {', '.join(inputs)}")
     print(f"  differs from the actor by at most {error:.1e} on {num_observations} observations")
     print(f"  {path} ({path.stat().st_size / 1024:.0f} KiB)")
-    if noise == "zero" and (doubt := doubt_of_zero_noise(run_dir / "evaluation.json")) is not None:
-        print(f"warning: {doubt}")
+    if noise == "zero":
+        try:
+            doubt = doubt_of_zero_noise(run_dir / "evaluation.json")
+        except DamagedFileError as damaged:
+            doubt = f"how the run did from zero start noise is not known: {damaged}"
+        if doubt is not None:
+            print(f"warning: {doubt}")
     return path
 
 

@@ -72,7 +72,7 @@ class SeedRuns:
                     "vmap=false, or resume them with one value"
                 )
             self.vmap = vmap if vmap is not None else not different and all(map(_gains_from_vmap, built))
-            record_seeds([run.run_dir for run in built])
+        record_seeds([run.run_dir for run in built])
         self.stop = StopOnSignal(built[0].run_dir.parent if built else None)
         for run in built:
             run.stop = self.stop

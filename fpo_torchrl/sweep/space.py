@@ -10,9 +10,9 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from fpo_torchrl.cli import quoted
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.sweep.manifest import key_of, member_configs, values_of
-from fpo_torchrl.sweep.workers import quoted
 
 
 @dataclass(frozen=True)

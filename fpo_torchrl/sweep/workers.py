@@ -14,7 +14,7 @@ from subprocess import STDOUT, Popen
 from typing import Any, TypeVar
 
 from fpo_torchrl.auto_resume import is_finished
-from fpo_torchrl.cli import EXIT_PREEMPTED
+from fpo_torchrl.cli import EXIT_PREEMPTED, quoted
 from fpo_torchrl.errors import DamagedFileError
 from fpo_torchrl.files import InUseError, is_held, locked
 from fpo_torchrl.machine import available_cores
@@ -113,12 +113,6 @@ class Workers:
 def in_directory(run_dir: Path) -> list[str]:
     """The arguments of ``fpo-train`` that make it start or go on in a directory, without a progress bar."""
     return [f"run_dir={quoted(run_dir)}", "resume=auto", "progress=false"]
-
-
-def quoted(value: Path | str) -> str:
-    """A path or another text as the value of a setting, whatever characters it has."""
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def log_of(run_dir: Path) -> Path:

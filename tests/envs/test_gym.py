@@ -145,6 +145,16 @@ class TestRender:
             with pytest.raises(RuntimeError, match='draws no pictures: its render mode is None, not "rgb_array"'):
                 env.render(0)
 
+    def test_a_constructor_that_does_not_know_the_mode_is_called_without(self):
+        class Old(Drawn):
+            def __init__(self):
+                super().__init__()
+
+        gymnasium.register("FpoOld-v0", entry_point=Old, max_episode_steps=4)
+        env = make_gym_env("FpoOld-v0")
+        gymnasium.registry.pop("FpoOld-v0")
+        assert env.reset()["observation"].shape == (1, 3)
+
     def test_a_mode_of_ones_own_is_kept(self):
         assert make_gym_env("FpoDrawn-v0", render_mode="human")._env.envs[0].render_mode == "human"
 

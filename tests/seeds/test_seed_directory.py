@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,18 @@ def test_a_run_begins_with_the_actor_of_one_seed(seeds, tmp_path):
         start_run(config(tmp_path / "run", f"init_from={seeds}"))
     assert not (tmp_path / "run").exists()
     start_run(config(tmp_path / "run", f"init_from={seeds / 'seed1'}"))
+
+
+def test_a_start_that_is_refused_leaves_no_names(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="logger=tensorboard needs a package that is missing"):
+        train_seeds(config(tmp_path / "runs", "num_seeds=2", "logger=tensorboard"))
+    assert not (tmp_path / "runs" / FILE).exists()
+
+
+def test_a_directory_with_a_seed_gone_is_completed_by_resume_auto(tmp_path):
+    begin(tmp_path)
+    shutil.rmtree(tmp_path / "seed1")
+    with pytest.raises(ConfigError, match="the same command with resume=auto continues them"):
+        train_seeds(config(tmp_path, "num_seeds=3"))

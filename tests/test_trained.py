@@ -1,0 +1,25 @@
+"""The environment that a trained policy is evaluated in."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import compose
+
+from fpo_torchrl import trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "backend"),
+    [
+        (["task=CartpoleBalance", "env.backend=warp"], "cpu", "c"),
+        (["task=CartpoleBalance", "env.backend=warp"], "cuda", "warp"),
+        (["task=CartpoleBalance"], "cpu", None),
+        (["task=gym/Own-v0", "env.backend=positional"], "cpu", "positional"),
+        (["task=own", "env._target_=own.make", "env.backend=mjx"], "cpu", "mjx"),
+    ],
+)
+def test_on_a_cpu_only_our_own_physics_is_native_mujocos(changes, device, backend, monkeypatch):
+    built = {}
+    monkeypatch.setattr(trained, "build", lambda node, *args, **kwargs: built.update(node))
+    trained.task_env(compose(*changes), 1, device)
+    assert (built["backend"], built["spread_episodes"]) == (backend, False)
