@@ -74,9 +74,7 @@ class TestADirectoryThatHoldsARun:
 
 def test_other_settings_before_the_first_checkpoint_need_another_directory(tmp_path):
     start_run(config(tmp_path)).hold.close()
-    with pytest.raises(
-        ConfigError, match=r"optim.lr=.* It has no checkpoint yet: remove the directory, or"
-    ):
+    with pytest.raises(ConfigError, match=r"optim.lr=.* It has no checkpoint yet: remove the directory, or"):
         unfinished_run(config(tmp_path, "optim.lr=0.5"), tmp_path)
 
 
