@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from fpo_torchrl.cli import friendly_errors, output_file, video_file
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.evaluation import START_NOISES, evaluate, record, show_return
+from fpo_torchrl.evaluation import START_NOISES, evaluate, show_return, why_no_film
 from fpo_torchrl.flow import SOLVERS, Solver
 from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.provenance import origin
@@ -142,15 +142,9 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         line = f"  {label:<{width}} {noise:<7} {mean:>9}   {interval:<20} {result.policy_s * 1e3:>18.3f}"
         print(f"{line} {result.action_spread:>8.2g}")
         if render is not None and len(rows) == 1:
-            seed = cfg.seed + EVALUATION_SEED
-            try:
-                one = task_env(policy.cfg, 1, cfg.device)
-                recorded = record(actor, one, render, noise=noise, solver=solver, seed=seed)
-            except Exception as error:  # of drivers and packages for drawing, of any kind
-                recorded, reason = None, f"drawing failed ({type(error).__name__}: {error})"
-            else:
-                reason = f"{task} cannot draw itself"
-            print(f"  recorded {recorded}" if recorded is not None else f"  no {render}: {reason}")
+            how = {"noise": noise, "solver": solver, "seed": cfg.seed + EVALUATION_SEED}
+            reason = why_no_film(actor, lambda: task_env(policy.cfg, 1, cfg.device), render, task=task, **how)
+            print(f"  recorded {render}" if reason is None else f"  no {render}: {reason}")
     about = {**origin(str(env.device)), "checkpoint": str(policy.checkpoint), "seed": cfg.seed}
     for path in tables:
         WRITERS[path.suffix](path, rows, about)

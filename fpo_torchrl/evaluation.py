@@ -236,3 +236,14 @@ def record(
     evaluate(actor, env, noise=noise, solver=solver, seed=seed, on_step=draw, **length)
     write_video(pictures, path, duration_s=interval * step_s)
     return Path(path)
+
+
+def why_no_film(
+    actor: TensorDictModule, make_env: Callable[[], EnvBase], path: str | Path, *, task: str, **settings: Any
+) -> str | None:
+    """:func:`record` an episode of what ``make_env`` builds; where machine or task cannot draw, says why it did not."""
+    try:
+        recorded = record(actor, make_env(), path, **settings)
+    except Exception as error:  # of drivers and packages for drawing, of any kind
+        return f"drawing failed ({type(error).__name__}: {error})"
+    return f"{task} cannot draw itself" if recorded is None else None

@@ -16,7 +16,7 @@ from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.collecting import is_restorable
 from fpo_torchrl.config import check_components, check_run
 from fpo_torchrl.errors import ConfigError, NonFiniteError
-from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, record
+from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, why_no_film
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.follow import States, lead
 from fpo_torchrl.health import Finding, Watch
@@ -270,8 +270,8 @@ class Run:
             title=f"{self.cfg.task}, seed {self.cfg.seed}",
         )
         files = ["config.yaml", "provenance.json", "metrics.csv", "learning_curve.png", "evaluation.json"]
-        if self.cfg.render and record_rollout(self, self.run_dir / "rollout.gif"):
-            files.append("rollout.gif")
+        if self.cfg.render:
+            files += self._filmed("rollout.gif")
         print(evaluation_table(evaluations, self.cfg.task))
         latest = self.checkpointer.latest()
         if latest is not None:
@@ -280,15 +280,11 @@ class Run:
             print(f"  {self.run_dir / name}")
         return evaluations
 
-
-def record_rollout(run: Run, path: Path) -> Path | None:
-    """Record one evaluation episode; says so if this machine or task cannot draw."""
-    try:
-        env = run._make_env(1, 0, spread_episodes=False)
-        recorded = record(run.agent.actor, env, path, seed=run.cfg.seed + EVALUATION_SEED)
-    except Exception as error:
-        print(f"no rollout.gif: drawing failed ({type(error).__name__}: {error})")
-        return None
-    if recorded is None:
-        print(f"no rollout.gif: {run.cfg.task} cannot draw itself")
-    return recorded
+    def _filmed(self, name: str) -> list[str]:
+        """Film an evaluation episode: the file's name; none, with a message, where machine or task cannot draw."""
+        seed, make_env = self.cfg.seed + EVALUATION_SEED, partial(self._make_env, 1, 0, spread_episodes=False)
+        reason = why_no_film(self.agent.actor, make_env, self.run_dir / name, task=self.cfg.task, seed=seed)
+        if reason is not None:
+            print(f"no {name}: {reason}")
+            return []
+        return [name]
