@@ -1,5 +1,5 @@
 # make train   trains FPO on a MuJoCo task on this machine's CPU; ARGS="task=PointMass seed=1" passes overrides
-# make test    runs the tests
+# make test    runs the tests, on every core; ARGS="-n 0 tests/modules" chooses some, in one process
 # make gridworld   trains FPO and a Gaussian on GridWorld and draws both; LAYOUT=cshape chooses another of its worlds, ARGS="seed=1" other luck
 # make slurm   installs SLURM on this Debian or Ubuntu machine, for make test ARGS="-m slurm"
 # make check   runs linter, formatter and type checker
@@ -28,8 +28,9 @@ gridworld: install
 	{ wait $$gaussian || { cat $$out/ppo.log; exit 1; }; } && \
 	$(BIN)/fpo-gridworld $$out/fpo $$out/ppo --out $$out
 
+# A worker for each core; the tests of a file stay together, as they share what one of them trains.
 test: install
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile $(ARGS)
 
 slurm:
 	apt-get update && apt-get install --yes slurmctld slurmd slurm-client
