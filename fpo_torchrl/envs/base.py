@@ -118,14 +118,6 @@ class BatchedEnv(EnvBase):
         return {}
 
     # What a task may use.
-    def check_action(self, action: Tensor) -> None:
-        """Raise ``ValueError`` for an action that is not ``[num_envs, action_dim]``."""
-        if action.shape != self._action_shape:
-            raise ValueError(
-                f"{type(self).__name__}: expected an action of shape {list(self._action_shape)} "
-                f"[num_envs, action_dim], got {list(action.shape)}"
-            )
-
     def check_index(self, index: int) -> None:
         """Raise ``ValueError`` for the number of a copy that is not there."""
         if not 0 <= index < self.num_envs:
@@ -148,7 +140,9 @@ class BatchedEnv(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         self._restored = False
-        reward, terminated = self.advance(tensordict.get("action"))
+        action = tensordict.get("action")
+        self._check_action(action)
+        reward, terminated = self.advance(action)
         self.step_count += 1
         truncated = self.out_of_time() & ~terminated
         return self._pack(
@@ -157,6 +151,13 @@ class BatchedEnv(EnvBase):
             terminated=terminated.unsqueeze(-1),
             truncated=truncated.unsqueeze(-1),
         )
+
+    def _check_action(self, action: Tensor) -> None:
+        if action.shape != self._action_shape:
+            raise ValueError(
+                f"{type(self).__name__}: expected an action of shape {list(self._action_shape)} "
+                f"[num_envs, action_dim], got {list(action.shape)}"
+            )
 
     def out_of_time(self) -> Tensor:
         """Which copies have reached the end of their episode, ``[num_envs]``."""

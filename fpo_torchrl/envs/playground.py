@@ -152,7 +152,6 @@ class PlaygroundEnv(BatchedEnv):
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination, each ``[num_envs]``."""
-        self.check_action(action)
         action = action.detach().to(self.device, torch.float32).contiguous()
         state, sound, all_sound = self._programs.step(self._state, to_jax(action))
         if not all_sound:

@@ -278,3 +278,10 @@ def test_runs_on_cuda_and_restores_there(name):
     other.set_state(state)
     assert same(straight, drive(other, carried, actions[20:])[0])
     assert straight[0]["observation"].device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_an_action_of_the_wrong_shape_is_refused(name):
+    env = ENVS[name]()
+    with pytest.raises(ValueError, match=r"expected an action of shape \[6, .\] \[num_envs, action_dim\], got \[6, 5\]"):
+        env.step(env.reset().set("action", torch.zeros(6, 5)))

@@ -230,7 +230,7 @@ def test_numbers_that_are_not_finite_are_refused_and_change_nothing():
 def test_an_action_of_the_wrong_shape_is_refused():
     env = make()
     with pytest.raises(ValueError, match=r"expected an action of shape \[4, 1\] .* got \[4, 2\]"):
-        env.advance(torch.zeros(4, 2))
+        env.step(env.reset().set("action", torch.zeros(4, 2)))
 
 
 def test_through_a_collector():

@@ -100,7 +100,6 @@ class ControlEnv(BatchedEnv):
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination (never), each ``[num_envs]``."""
-        self.check_action(action)
         action = action.to(self.physics.device)
         try:
             self.physics.step(action)

@@ -206,12 +206,6 @@ def test_motions_that_are_not_there_are_refused(tmp_path):
         make(motions=str(tmp_path / "nowhere"))
 
 
-def test_an_action_of_the_wrong_shape_is_refused():
-    env = make()
-    with pytest.raises(ValueError, match=r"shape \[4, 12\] \[num_envs, action_dim\], got \[4, 3\]"):
-        env.advance(torch.zeros(4, 3))
-
-
 POLICIES = {"fpo": FLOW, "ppo": (*SMALL, "actor=gaussian", "loss=ppo", "actor.hidden_sizes=[8]")}
 
 
