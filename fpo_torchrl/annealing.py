@@ -25,6 +25,7 @@ class Annealing:
     def __init__(self, optimizer: Optimizer, loss: Any, total_frames: int, *, lr: bool, prior: float | None) -> None:
         self._optimizer, self._loss = optimizer, loss
         self._lrs, self._lr_frames = [group["lr"] for group in optimizer.param_groups], total_frames if lr else None
+        self._sets_lrs = lr
         self._prior_coeff, self._prior_frames = float(getattr(loss, "prior_coeff", 0.0)), None
         if prior is not None:
             if not 0 < prior <= 1:
@@ -37,9 +38,14 @@ class Annealing:
             self._prior_frames = prior * total_frames
 
     def apply(self, frames: int, *, lr_scale: float) -> None:
-        """Set all to what they are after ``frames``; ``lr_scale`` is a further factor on the step sizes."""
+        """Set all to what they are after ``frames``; ``lr_scale`` is a further factor on the step sizes.
+
+        Step sizes that neither fall nor are scaled are left alone: they may have a scheduler of their own.
+        """
+        self._sets_lrs = self._sets_lrs or lr_scale != 1
         for group, lr in zip(self._optimizer.param_groups, self._lrs, strict=True):
-            group["lr"] = lr * _left(frames, self._lr_frames) * lr_scale
+            if self._sets_lrs:
+                group["lr"] = lr * _left(frames, self._lr_frames) * lr_scale
         if self._prior_frames is not None:
             self._loss.prior_coeff.fill_(self._prior_coeff * _left(frames, self._prior_frames))
 

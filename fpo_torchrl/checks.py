@@ -30,13 +30,48 @@ def check_kinds(example: str, kind: type, **values: Any) -> None:
             raise TypeError(f"{name} must be {article} {kind.__name__} such as {example}, got {value!r}")
 
 
-def check_parts(env: Any, loss: Any, advantage: Any, optimizer: Any) -> None:
+def check_windows(
+    num_envs: int, frames_per_batch: int, minibatch_size: int, unroll_length: int | None, advantage_every: str
+) -> int:
+    """The length of a trainer's windows, by default all steps of a batch; ``ValueError`` for sizes that do not fit."""
+    if frames_per_batch % num_envs:
+        raise ValueError(
+            f"frames_per_batch must be a multiple of num_envs={num_envs}, got {frames_per_batch}; "
+            f"for example {max(1, round(frames_per_batch / num_envs)) * num_envs}"
+        )
+    steps = frames_per_batch // num_envs
+    unroll_length = unroll_length if unroll_length is not None else steps
+    if steps % unroll_length:
+        raise ValueError(f"unroll_length must divide the {steps} steps per batch, got {unroll_length}")
+    if advantage_every not in ("batch", "epoch", "minibatch"):
+        raise ValueError(f'advantage_every must be "batch", "epoch" or "minibatch", got {advantage_every!r}')
+    if advantage_every == "minibatch" and minibatch_size % unroll_length:
+        raise ValueError(
+            f"minibatch_size must be a multiple of unroll_length={unroll_length} when the advantage is "
+            f"recomputed every minibatch, got {minibatch_size}"
+        )
+    return unroll_length
+
+
+def check_parts(env: Any, loss: Any, advantage: Any, optimizer: Any, normalizer: Any = None) -> None:
     """Refuse what a trainer cannot train with.
 
     Raises:
-        ValueError: for environments without one batch dimension, a loss that is not reduced, or one that looks for
-            advantages elsewhere. TypeError: for an optimiser that is not an ``AgentOptimizer``.
+        ValueError: for environments without one batch dimension, or whose entries have other names, a loss that is not
+            reduced, or one that looks for advantages elsewhere. TypeError: for an optimiser that is not an
+            ``AgentOptimizer``.
     """
+    if len(env.action_keys) != 1:
+        raise ValueError(f"the trainer trains one action, and the environment takes {env.action_keys}")
+    names = {"reward": env.reward_keys, "done": env.done_keys, "terminated": env.done_keys}
+    names |= {"observation": env.observation_keys} if normalizer is not None else {}
+    for name, there in names.items():
+        if name not in there:
+            who = "the normalizer" if name == "observation" else "the trainer"
+            raise ValueError(
+                f"{who} reads {name!r}, and the environment writes {', '.join(map(repr, there))}: rename the entry "
+                "with torchrl.envs.RenameTransform"
+            )
     for name in ("advantage", "value_target", "value"):
         wanted = getattr(loss.tensor_keys, name)
         written = getattr(advantage, f"{name}_key", wanted)

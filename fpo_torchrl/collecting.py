@@ -77,16 +77,16 @@ def derived_seed(seed: int, *, part: int = 0, frames: int = 0) -> int:
 
 
 def check_finite(
-    batch: TensorDictBase, observation_keys: Sequence[NestedKey] = ("observation",), *, first_frame: int = 0
+    batch: TensorDictBase, keys: Sequence[NestedKey] = ("observation", "action"), *, first_frame: int = 0
 ) -> None:
-    """Refuse a batch ``[num_envs, time]`` with a NaN or infinite entry, before anything learns from it.
+    """Refuse a batch ``[num_envs, time]`` with a NaN or infinite reward, or entry under ``keys``, now or next.
 
     Raises:
         NonFiniteError: naming the entry, the environment's index and the step.
     """
-    observed = {key: key if isinstance(key, str) else ".".join(key) for key in observation_keys}
-    entries = {name: batch.get(key, None) for key, name in observed.items()} | {"action": batch.get("action", None)}
-    entries |= {f"next {name}": batch.get(unravel_key(("next", key)), None) for key, name in observed.items()}
+    names = {key: key if isinstance(key, str) else ".".join(key) for key in keys}
+    entries = {name: batch.get(key, None) for key, name in names.items()}
+    entries |= {f"next {name}": batch.get(unravel_key(("next", key)), None) for key, name in names.items()}
     entries["reward"] = batch.get(("next", "reward"), None)
     tensors = {name: values for name, values in entries.items() if isinstance(values, Tensor)}  # and not text
     entries = {name: values for name, values in tensors.items() if values.is_floating_point()}

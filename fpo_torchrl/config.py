@@ -127,7 +127,7 @@ SUPPLIED: dict[str, set[str]] = {
     "env": {"task", "num_envs", "device", "seed"},
     "actor": {
         *("obs_dim", "action_dim", "action_low", "action_high", "normalizer"),
-        *("start_noise", "path", "in_keys", "action_key"),
+        *("start_noise", "in_keys", "action_key"),
     },
     "actor/velocity_net": {"obs_dim", "action_dim"},
     "critic": {"obs_dim", "normalizer"},

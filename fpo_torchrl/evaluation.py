@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
+from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
@@ -127,10 +128,11 @@ class ActionSpread:
     """How much a policy's actions differ in one state, from two more draws in every tenth step.
 
     Args:
-        actor, solver: as :func:`evaluate` takes them.
+        actor, solver: as :func:`evaluate` takes them. action_key: where the actor writes.
     """
 
-    def __init__(self, actor: TensorDictModule, solver: Solver | None) -> None:
+    def __init__(self, actor: TensorDictModule, solver: Solver | None, action_key: NestedKey = "action") -> None:
+        self.action_key = action_key
         self.policy, self.exploration = evaluation_policy(actor, "random", solver)
         self.variances: list[Tensor] = []
 
@@ -139,7 +141,7 @@ class ActionSpread:
         if step % _SPREAD_INTERVAL:
             return
         with isolated_rng(step), set_exploration_type(self.exploration):
-            first, second = (self.policy(tensordict.clone())["action"].double() for _ in range(2))
+            first, second = (self.policy(tensordict.clone())[self.action_key].double() for _ in range(2))
         difference = first - second
         self.variances.append(difference.square().reshape(-1, difference.shape[-1]).mean(0).cpu() / 2)
 
@@ -179,7 +181,7 @@ def evaluate(
     num_envs = env.batch_size.numel()
     returns = torch.zeros(num_envs, dtype=torch.float64)
     running = torch.ones(num_envs, dtype=torch.bool)
-    acting, step, spread = 0.0, 0, ActionSpread(actor, solver)
+    acting, step, spread = 0.0, 0, ActionSpread(actor, solver, env.action_key)
     with isolated_rng(seed), set_exploration_type(exploration):
         tensordict = env.reset()
         if on_step is not None:
@@ -189,8 +191,8 @@ def evaluate(
                 spread.add(tensordict, step)
             started = time.perf_counter()
             tensordict = policy(tensordict)
-            if tensordict["action"].is_cuda:
-                torch.cuda.synchronize(tensordict["action"].device)
+            if (action := tensordict[env.action_key]).is_cuda:
+                torch.cuda.synchronize(action.device)
             acting += time.perf_counter() - started
             tensordict, step = env.step(tensordict), step + 1
             reward, done = tensordict["next", "reward"], tensordict["next", "done"]

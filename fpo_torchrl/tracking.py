@@ -93,14 +93,19 @@ def summarize(history: list[TensorDictBase], **beside: Tensor) -> dict[str, floa
 
 
 def describe(
-    batch: TensorDictBase, action_spec: TensorSpec, advantage_key: NestedKey = "advantage"
+    batch: TensorDictBase,
+    action_spec: TensorSpec,
+    *,
+    action_key: NestedKey = "action",
+    advantage_key: NestedKey = "advantage",
 ) -> dict[str, float]:
     """Mean reward of a batch ``[num_envs, time]``, spread of its raw advantages and of its actions, and saturation.
 
     That is the share of the actions' entries within a thousandth of its range of a bound.
     """
-    action: Tensor = batch["action"]
-    values = {"reward": batch["next", "reward"].mean(), "action_std": torch.std(action, (0, 1), correction=0).mean()}
+    action: Tensor = batch.get(action_key)
+    values = {"reward": batch["next", "reward"].float().mean()}
+    values["action_std"] = torch.std(action, (0, 1), correction=0).mean()
     if (advantage := batch.get(advantage_key, None)) is not None:
         values["advantage_std"] = advantage.std(correction=0)
     if isinstance(action_spec, Bounded):

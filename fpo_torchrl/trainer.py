@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from torchrl.objectives import LossModule
 
 from fpo_torchrl.advantage import GAE
 from fpo_torchrl.annealing import Annealing
-from fpo_torchrl.checks import check_counts, check_parts
+from fpo_torchrl.checks import check_counts, check_parts, check_windows
 from fpo_torchrl.collecting import check_finite, innermost, is_restorable, make_collector, own_attribute
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.errors import NonFiniteError
@@ -38,10 +38,10 @@ class Trainer:
     them and yields the metrics as a dict of floats.
 
     Args:
-        env: batched environment, batch size ``[num_envs]``.
+        env: batched environment, batch size ``[num_envs]``, with one action, and its reward under ``"reward"``.
         actor: policy to collect with, the one inside ``loss``.
-        loss: LossModule with ``loss_objective`` and ``loss_critic``, such as FPOLoss or TorchRL's ClipPPOLoss. Its
-            other outputs are logged as their mean over minibatches.
+        loss: LossModule with ``loss_objective`` and, if it has a critic, ``loss_critic``, such as FPOLoss or TorchRL's
+            ClipPPOLoss. Its other outputs are logged as their mean over minibatches.
         advantage: writes advantage and value target into a batch, under the keys at which the loss looks for them.
         optimizer: steps on the sum of the losses.
         normalizer: the actor's and critic's, updated after the gradient steps and frozen during them.
@@ -57,7 +57,8 @@ class Trainer:
             the policy that collected, lest the epochs fit the noise of a few. The published algorithm keeps the pairs.
         critic_warmup_frames (int): train the critic alone at first, on this many frames, rounded up to whole batches:
             an actor that is pretrained would be spoiled by the advantages of a critic that is not.
-        anneal_lr (bool): lower the step sizes linearly to zero at ``total_frames``.
+        anneal_lr (bool): lower the step sizes linearly to zero at ``total_frames``. Without it they are left to a
+            scheduler of your own.
         anneal_prior (float, optional): share of ``total_frames`` in which the loss's ``prior_coeff`` falls to zero.
         compile (bool): compile loss and gradient with ``torch.compile``, on a GPU into CUDA graphs, and there the flow
             policy too. The first gradient step then takes minutes. Values and gradients agree with uncompiled ones to
@@ -94,7 +95,7 @@ class Trainer:
         processes: Processes | None = None,
         workers: RemoteWorkers | None = None,
     ) -> None:
-        check_parts(env, loss, advantage, optimizer)
+        check_parts(env, loss, advantage, optimizer, normalizer)
         processes = processes if processes is not None else Processes()
         num_envs = env.batch_size.numel() * processes.size
         check_counts(total_frames=total_frames, num_epochs=num_epochs, minibatch_size=minibatch_size)
@@ -103,23 +104,8 @@ class Trainer:
             raise ValueError(f"critic_warmup_frames must not be negative, got {critic_warmup_frames}")
         if critic_warmup_frames and "loss_critic" not in loss.out_keys:
             raise ValueError(f"critic_warmup_frames={critic_warmup_frames} needs a loss with a critic")
-        if frames_per_batch % num_envs:
-            raise ValueError(
-                f"frames_per_batch must be a multiple of num_envs={num_envs}, got {frames_per_batch}; "
-                f"for example {max(1, round(frames_per_batch / num_envs)) * num_envs}"
-            )
-        steps = frames_per_batch // num_envs
         minibatch_size = processes.share("minibatch_size", minibatch_size)
-        unroll_length = unroll_length if unroll_length is not None else steps
-        if steps % unroll_length:
-            raise ValueError(f"unroll_length must divide the {steps} steps per batch, got {unroll_length}")
-        if advantage_every not in ("batch", "epoch", "minibatch"):
-            raise ValueError(f'advantage_every must be "batch", "epoch" or "minibatch", got {advantage_every!r}')
-        if advantage_every == "minibatch" and minibatch_size % unroll_length:
-            raise ValueError(
-                f"minibatch_size must be a multiple of unroll_length={unroll_length} when the advantage is "
-                f"recomputed every minibatch, got {minibatch_size}"
-            )
+        unroll_length = check_windows(num_envs, frames_per_batch, minibatch_size, unroll_length, advantage_every)
         recurrent = recurrent_modules(actor) + recurrent_modules(loss)
         if recurrent and advantage_every != "minibatch":
             raise ValueError(
@@ -141,6 +127,7 @@ class Trainer:
         self._evaluate = compiled(self._total_loss, device=env.device) if compile else self._total_loss
         self.lr_scale = 1.0
         """Factor on the step sizes, which checkpoints keep."""
+        self._history: list[TensorDictBase] = []
         self.frames = 0
         self.env_restored = False  # by load_state_dict: its episodes go on
         self.tracker = EpisodeTracker(num_envs, skip_first=bool(own_attribute(env, "spread_episodes")))
@@ -171,43 +158,41 @@ class Trainer:
 
     def learn(self, batch: TensorDictBase) -> dict[str, float]:
         """Advantage, epochs of gradient steps, and then the normaliser; ``batch`` is ``[num_envs, time]``."""
-        steps, losses = self.gradient_steps(batch), None
-        while True:
-            try:
-                minibatch = steps.send(losses)
-            except StopIteration as end:
-                return end.value
+        for minibatch in self.minibatches(batch):
             total, losses = self._evaluate(minibatch)
             self.optimizer.backward(total)
+            self.step(losses)
+        return self.end_update(batch)
 
-    def gradient_steps(
-        self, batch: TensorDictBase
-    ) -> Generator[TensorDictBase, TensorDictBase | None, dict[str, float]]:
-        """:meth:`learn`, with losses and gradients left to the caller; returns the metrics.
-
-        Yields a minibatch, and takes back what the loss reports of it, with the gradient in the weights' ``grad``.
-        """
-        self.processes.check(partial(check_finite, batch, self.env.observation_keys, first_frame=self.frames))
+    def minibatches(self, batch: TensorDictBase) -> Iterator[TensorDictBase]:
+        """Begin to learn from ``batch``: its minibatches, epoch by epoch; :meth:`step` follows each."""
+        keys = [*self.env.observation_keys, self.env.action_key]
+        self.processes.check(partial(check_finite, batch, keys, first_frame=self.frames))
         self.annealing.apply(self.frames, lr_scale=self.lr_scale)
         self.warms_up_critic = self.frames < self.critic_warmup_frames
         behaviour = copy.deepcopy(self.actor) if self.redraws_pairs else None
         if self.normalizer is not None and self.normalizer.as_released:
             self.normalizer.update(self.processes.gather(batch["observation"]))
-        history = []
+        self._history = []
         for epoch in range(self.num_epochs):
             if behaviour is not None and epoch > 0:
                 self._redraw_pairs(behaviour, batch)
             if self.advantage_every == "epoch" or (self.advantage_every == "batch" and epoch == 0):
                 self.advantage(batch)
-            for minibatch in self._minibatches(batch):
+            for minibatch in self._shuffled(batch):
                 if self.standardizes:
                     minibatch[self._advantage_key] = self.processes.standardize(minibatch[self._advantage_key])
-                losses = yield minibatch
-                assert losses is not None
-                if self.warms_up_critic:  # the actor's weights that the critic shares wait as well
-                    self.optimizer.keep_actor()
-                history.append(losses.update(self.optimizer.limited_step(self.processes.average)))
-        metrics = self.processes.reduce(summarize(history, weight_max=self.optimizer.largest_weight()))
+                yield minibatch
+
+    def step(self, losses: TensorDictBase) -> None:
+        """One step with the gradients that are in the weights' ``grad``, of a minibatch with these ``losses``."""
+        if self.warms_up_critic:  # the actor's weights that the critic shares wait as well
+            self.optimizer.keep_actor()
+        self._history.append(losses.update(self.optimizer.limited_step(self.processes.average)))
+
+    def end_update(self, batch: TensorDictBase) -> dict[str, float]:
+        """The metrics of an update, after its last step; the normaliser takes ``batch`` into account."""
+        metrics = self.processes.reduce(summarize(self._history, weight_max=self.optimizer.largest_weight()))
         if not all(map(math.isfinite, metrics.values())):
             names = [name for name, value in metrics.items() if not math.isfinite(value)]
             raise NonFiniteError(
@@ -231,17 +216,18 @@ class Trainer:
             "frames": self.frames,
             "return": self.tracker.mean_return,
             "episodes": self.tracker.num_episodes,
-            **self.processes.reduce(describe(batch, self.env.action_spec, self._advantage_key) | self._of_task()),
+            **self.processes.reduce(self._describe(batch)),
             **metrics,
             "collect_s": collect_s,
             "update_s": update_s,
             "frames_per_s": self.frames_per_batch / (collect_s + update_s),
         }
 
-    def _of_task(self) -> dict[str, float]:
-        """The environment's own metrics, where it is the one that collects."""
-        env = innermost(self.env)
-        return env.metrics() if isinstance(env, BatchedEnv) and self.workers is None else {}
+    def _describe(self, batch: TensorDictBase) -> dict[str, float]:
+        """Summaries of a batch, and the environment's own metrics where it is the one that collects."""
+        keys = {"action_key": self.env.action_key, "advantage_key": self._advantage_key}
+        summaries, env = describe(batch, self.env.action_spec, **keys), innermost(self.env)
+        return summaries | env.metrics() if isinstance(env, BatchedEnv) and self.workers is None else summaries
 
     @torch.no_grad()
     def _redraw_pairs(self, behaviour: Any, batch: TensorDictBase) -> None:
@@ -251,7 +237,7 @@ class Trainer:
         redrawn = [flow.redraw_pairs(encode(behaviour, part)).select(*flow.out_keys) for part in parts]
         batch.update(torch.cat(redrawn))
 
-    def _minibatches(self, batch: TensorDictBase) -> Iterator[TensorDictBase]:
+    def _shuffled(self, batch: TensorDictBase) -> Iterator[TensorDictBase]:
         """One epoch of minibatches in random order: transitions, or windows with their own advantage."""
         if self.advantage_every == "minibatch":
             windows = batch.reshape(-1, self.unroll_length)
@@ -260,8 +246,9 @@ class Trainer:
                 yield self.advantage(windows[index])
             return
         names = self.loss.tensor_keys
-        beside = {*getattr(flow_policy(self.actor), "flow_keys", ()), self._advantage_key, names.value_target}
-        keys = {key for key in self.loss.in_keys if key[0] != "next"} | beside | ({names.value} & {*batch.keys(True)})
+        beside = {*getattr(flow_policy(self.actor), "flow_keys", ()), self._advantage_key}
+        keys = {key for key in self.loss.in_keys if not (isinstance(key, tuple) and key[0] == "next")}
+        keys |= beside | ({names.value, names.value_target} & {*batch.keys(True)})
         transitions = batch.select(*keys).reshape(-1)
         for index in torch.randperm(len(transitions), device=self.env.device).split(self.minibatch_size):
             yield transitions[index]

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torchrl.envs import Compose, InitTracker, TransformedEnv
-from torchrl.modules import LSTMModule
+from torchrl.modules import LSTMModule, OneHotCategorical, ProbabilisticActor
 
 from fpo_torchrl import (
     CFMLoss,
@@ -139,6 +139,27 @@ class TestLoss:
         encoder, actor = chained()[0]
         with pytest.raises(TypeError, match=r"Actor as actor_network, alone or at the end of a TensorDictSequential"):
             loss(TensorDictSequential(actor, encoder))
+
+    @pytest.mark.parametrize("loss", [FPOLoss, CFMLoss])
+    @pytest.mark.parametrize("nested", [False, True])
+    def test_a_second_actor_before_the_flow_is_refused(self, loss, nested):
+        """It would draw again in every update, and its own action would go untrained."""
+        arm, hand = (FlowActor(VelocityMLP(3, 2), action_key=f"{name}_action") for name in ("arm", "hand"))
+        first = TensorDictSequential(arm) if nested else arm
+        with pytest.raises(
+            ValueError, match=r"only encoders can be trained, and there is a FlowActor.*loss of its own"
+        ):
+            loss(TensorDictSequential(first, hand))
+
+    def test_a_distribution_before_the_flow_is_refused(self):
+        chooses = ProbabilisticActor(
+            TensorDictModule(nn.Linear(3, 2), in_keys=["observation"], out_keys=["logits"]),
+            in_keys=["logits"],
+            out_keys=["goal"],
+            distribution_class=OneHotCategorical,
+        )
+        with pytest.raises(ValueError, match="there is a SafeProbabilisticModule, which draws something itself"):
+            FPOLoss(TensorDictSequential(chooses, FlowActor(VelocityMLP(2, 2), in_keys=["goal"])))
 
     def test_it_compiles_without_a_break(self, monkeypatch, move_weights):
         monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # the checks, only there in tests, do not trace

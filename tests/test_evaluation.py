@@ -20,8 +20,9 @@ from fpo_torchrl.modules.gaussian import gaussian_actor
 class Stairs(BatchedEnv):
     """Copy i lasts i + 1 steps; step k of an episode pays k."""
 
-    def __init__(self, num_envs: int) -> None:
-        super().__init__(num_envs=num_envs, obs_dim=1, action_dim=1, max_episode_steps=100, spread_episodes=False)
+    def __init__(self, num_envs: int, action_dim: int = 1) -> None:
+        settings = {"max_episode_steps": 100, "spread_episodes": False}
+        super().__init__(num_envs=num_envs, obs_dim=1, action_dim=action_dim, **settings)
         self.count = torch.zeros(num_envs)
 
     def start_episodes(self, rows):
@@ -125,9 +126,9 @@ class TestActionSpread:
     """Stairs show their step, so that a policy can act by it; how much it differs within one is what counts."""
 
     @staticmethod
-    def spread(act, **settings) -> float:
+    def spread(act, *, action_dim: int = 1, **settings) -> float:
         policy = TensorDictModule(act, in_keys=["observation"], out_keys=["action"])
-        return evaluate(policy, Stairs(400), max_steps=31, **settings).action_spread
+        return evaluate(policy, Stairs(400, action_dim), max_steps=31, **settings).action_spread
 
     def test_it_is_the_deviation_in_one_state(self):
         assert self.spread(lambda step: 10 * step + 0.3 * torch.randn_like(step)) == pytest.approx(0.3, rel=0.05)
@@ -137,7 +138,7 @@ class TestActionSpread:
 
     def test_entries_of_an_action_count_alike(self):
         std = torch.tensor([0.1, 0.5])
-        spread = self.spread(lambda step: std * torch.randn(*step.shape[:-1], 2))
+        spread = self.spread(lambda step: std * torch.randn(*step.shape[:-1], 2), action_dim=2)
         assert spread == pytest.approx(0.3, rel=0.05)
 
     def test_it_is_that_of_the_policy_that_is_trained_whatever_noise_is_evaluated(self, actor):

@@ -27,7 +27,7 @@ from fpo_torchrl.flow import (
 )
 from fpo_torchrl.functional import ACTION_REDUCTIONS, cfm_error
 from fpo_torchrl.modules.likelihood import FlowLikelihood
-from fpo_torchrl.modules.sampler import FlowSampler, explored
+from fpo_torchrl.modules.sampler import FlowSampler, is_exploring
 
 
 class FlowActor(FlowSampler):
@@ -49,7 +49,6 @@ class FlowActor(FlowSampler):
         time_sampler: where on the path; default ``GridTime(10)``, whatever the solver's number of steps.
         pairs: how the pairs of an action are drawn; default :class:`~fpo_torchrl.flow.IndependentPairs`.
             :class:`~fpo_torchrl.flow.AntitheticPairs` cost the same and vary less.
-        path: from noise to action.
         noise_storage: ``"stored"`` keeps noise and time; ``"seed"`` keeps in their place ``"flow_seed"`` ``[*batch]``,
             8 bytes an action, and computes the same pairs from it whenever they are needed.
 
@@ -75,7 +74,6 @@ class FlowActor(FlowSampler):
         action_reduction: Literal["mean", "sum", "sqrt"] = "mean",
         time_sampler: TimeSampler | None = None,
         pairs: PairSampler | None = None,
-        path: LinearPath | None = None,
         noise_storage: Literal["stored", "seed"] = "stored",
         **sampler_settings: Any,
     ) -> None:
@@ -84,7 +82,6 @@ class FlowActor(FlowSampler):
         check_kinds("NoiseTarget()", RegressionTarget, target=target)
         check_kinds("UniformTime()", TimeSampler, time_sampler=time_sampler)
         check_kinds("AntitheticPairs()", PairSampler, pairs=pairs)
-        check_kinds("LinearPath()", LinearPath, path=path)
         if num_mc_samples < 0:
             raise ValueError(f"num_mc_samples must not be negative, got {num_mc_samples}")
         if action_noise_std < 0:
@@ -101,7 +98,7 @@ class FlowActor(FlowSampler):
         self.action_reduction = action_reduction
         self.time_sampler = time_sampler if time_sampler is not None else GridTime()
         self.pairs = pairs if pairs is not None else IndependentPairs()
-        self.path = path if path is not None else LinearPath()
+        self.path = LinearPath()
         self.flow_noise_key = self._beside("flow_noise")
         self.flow_time_key = self._beside("flow_time")
         self.flow_seed_key = self._beside("flow_seed")
@@ -116,7 +113,7 @@ class FlowActor(FlowSampler):
         """Draw an action for each observation and write it with the flow keys."""
         observations = self.observations(tensordict)
         flow_action = self._flow(tensordict, observations)[-1]
-        if self.action_noise_std and explored():
+        if self.action_noise_std and is_exploring():
             flow_action = flow_action + self.action_noise_std * torch.randn_like(flow_action)
         self._write(tensordict, flow_action)
         if self.flow_keys:
@@ -150,7 +147,8 @@ class FlowActor(FlowSampler):
         if missing:
             raise KeyError(
                 f"the batch lacks {missing}, which FlowActor writes at collection. Collect with num_mc_samples of at "
-                "least 1, and keep these keys when you select entries from the batch"
+                "least 1, and keep these keys when you select entries from the batch. A loss that hands the actor its "
+                "inputs alone, as A2CLoss does, cannot train it"
             )
 
     def _new_pairs(self, tensordict: TensorDictBase, flow_action: Tensor) -> tuple[Tensor, Tensor]:

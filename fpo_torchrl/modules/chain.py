@@ -1,7 +1,7 @@
 """Policies in which other modules, such as a recurrent or convolutional encoder, come before the flow.
 
 Such a policy is a ``TensorDictSequential`` that ends with a flow policy. The encoder runs once for an action; inside a
-velocity network it would run once for every step of the solver.
+velocity network it would run once for every step of the solver. It runs again in every update, and draws nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import ProbabilisticTensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import nn
 from torchrl.modules import GRUModule, LSTMModule
 
@@ -29,8 +29,25 @@ def is_flow(policy: Any) -> bool:
     return isinstance(flow_policy(policy), FlowSampler)
 
 
+def check_encoders(policy: Any) -> None:
+    """Refuse a ``TensorDictSequential`` in which something before its flow acts too: ``ValueError``.
+
+    What comes before the flow runs again in every update, and must write what it wrote at collection.
+    """
+    if not isinstance(policy, TensorDictSequential):
+        return
+    *encoders, last = links(policy)
+    for module in (module for encoder in encoders for module in encoder.modules()):
+        if isinstance(module, FlowSampler | ProbabilisticTensorDictModule):
+            raise ValueError(
+                f"before the flow of a policy only encoders can be trained, and there is a {type(module).__name__}, "
+                "which draws something itself: give each actor a loss of its own, and add the losses"
+            )
+    check_encoders(last)
+
+
 def recurrent_modules(net: nn.Module) -> list[nn.Module]:
-    """What remembers in ``net``; TorchRL's losses run it along the last dimension of the batch."""
+    """The recurrent modules of ``net``; TorchRL's losses run them along the last dimension of the batch."""
     return [module for module in net.modules() if isinstance(module, GRUModule | LSTMModule)]
 
 

@@ -187,7 +187,7 @@ class FlowSampler(TensorDictModuleBase):
 
     def _flow(self, tensordict: TensorDictBase, observations: list[Tensor]) -> list[Tensor]:
         """The points ``[*batch, act]`` that the flow passes, from noise to the action before squashing."""
-        explores = explored()
+        explores = is_exploring()
         start_noise = self.start_noise or (RandomNoise() if explores else ZeroNoise())
         batch = self._batch_shape(tensordict, observations)
         noise = start_noise.sample((*batch, self.action_dim), like=self.action_low)
@@ -222,12 +222,17 @@ class FlowSampler(TensorDictModuleBase):
 
     def _checked_field(self, observations: list[Tensor]) -> VelocityField:
         """As :meth:`_field`, but velocities of another size than the action, which would broadcast, are refused."""
-        field = self._field(observations)
+        try:
+            field = self._field(observations)
+        except RuntimeError as error:
+            self._note_precision(error, observations)
+            raise
 
         def checked(x_t: Tensor, time: Tensor) -> Tensor:
             try:
                 velocity = field(x_t, time)
             except RuntimeError as error:
+                self._note_precision(error, (*observations, x_t, time))
                 shapes = ", ".join(str(tuple(value.shape)) for value in (*observations, x_t, time))
                 error.add_note(
                     f"velocity_net was called with observations, x_t and time of shapes {shapes}. Their leading "
@@ -242,6 +247,16 @@ class FlowSampler(TensorDictModuleBase):
             return velocity
 
         return checked
+
+    def _note_precision(self, error: RuntimeError, inputs: Sequence[Tensor]) -> None:
+        """Tell an ``error`` of a network whose ``inputs`` have another precision than the actor."""
+        own = self.action_low.dtype
+        others = [str(value.dtype) for value in inputs if value.dtype != own]
+        if others:
+            error.add_note(
+                f"velocity_net was given {others[0]} by an actor of {own}: bring observations, actions and the actor "
+                "to one precision, the actor before it collects or is given to a loss"
+            )
 
     def _write(self, tensordict: TensorDictBase, flow_action: Tensor) -> TensorDictBase:
         """Write the action, and what it was before squashing."""
@@ -263,7 +278,8 @@ class FlowSampler(TensorDictModuleBase):
         squash = SQUASHES[self.squash]
         if squash is None:
             return flow_action
-        return self._centre + self.half_range * squash(flow_action)
+        action = self._centre + self.half_range * squash(flow_action)
+        return action.clamp(self.action_low, self.action_high)  # rounding may have passed them
 
     __repr__ = nn.Module.__repr__  # TensorDictModuleBase's own leaves extra_repr out
 
@@ -284,6 +300,6 @@ def is_bound(value: Tensor) -> bool:
     return bool((value.abs() < torch.finfo(value.dtype).max / 2).all())
 
 
-def explored() -> bool:
+def is_exploring() -> bool:
     """Whether TorchRL's exploration type asks for random actions; where none is set it does."""
     return exploration_type() in (ExplorationType.RANDOM, None)

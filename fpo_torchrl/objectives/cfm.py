@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictParams, TensorDictSequential, dispatch
 from tensordict.utils import NestedKey
 from torchrl.objectives import LossModule
 
 from fpo_torchrl.checks import check_counts, check_kinds
-from fpo_torchrl.flow import RegressionTarget, TimeSampler, UniformTime, VelocityTarget
+from fpo_torchrl.flow import (
+    IndependentPairs,
+    PairSampler,
+    RegressionTarget,
+    TimeSampler,
+    UniformTime,
+    VelocityTarget,
+)
 from fpo_torchrl.functional import ACTION_REDUCTIONS
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import encode, flow_policy
+from fpo_torchrl.modules.chain import check_encoders, encode, flow_policy
 
 
 class CFMLoss(LossModule):
@@ -26,7 +32,7 @@ class CFMLoss(LossModule):
     Args:
         actor_network: the :class:`FlowActor` to train, or a ``TensorDictSequential`` that ends with one.
         num_mc_samples (int): pairs drawn for each action, at least 1.
-        target, time_sampler, action_reduction: as in :class:`FlowActor`, but by default the plain velocity
+        target, time_sampler, pairs, action_reduction: as in :class:`FlowActor`, but by default the plain velocity
             target and uniform times, under which the flow's samples follow the data.
         reduction: over the batch, as in any LossModule: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -60,12 +66,14 @@ class CFMLoss(LossModule):
         num_mc_samples: int = 1,
         target: RegressionTarget | None = None,
         time_sampler: TimeSampler | None = None,
+        pairs: PairSampler | None = None,
         action_reduction: str = "mean",
         reduction: str = "mean",
     ) -> None:
         check_counts(num_mc_samples=num_mc_samples)
         check_kinds("VelocityTarget()", RegressionTarget, target=target)
         check_kinds("UniformTime()", TimeSampler, time_sampler=time_sampler)
+        check_kinds("AntitheticPairs()", PairSampler, pairs=pairs)
         if action_reduction not in ACTION_REDUCTIONS:
             raise ValueError(
                 f"action_reduction must be one of {', '.join(ACTION_REDUCTIONS)}, got {action_reduction!r}"
@@ -75,11 +83,13 @@ class CFMLoss(LossModule):
                 "CFMLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "
                 f"{type(actor_network).__name__}"
             )
+        check_encoders(actor_network)
         super().__init__()
         self.convert_to_functional(actor_network, "actor_network")
         self.num_mc_samples = num_mc_samples
         self.target = target if target is not None else VelocityTarget()
         self.time_sampler = time_sampler if time_sampler is not None else UniformTime()
+        self.pairs = pairs if pairs is not None else IndependentPairs()
         self.action_reduction = action_reduction
         self.reduction = reduction
         self.set_keys(action=flow_policy(actor_network).action_key)
@@ -109,9 +119,8 @@ class CFMLoss(LossModule):
                     f"{tuple(action.shape)}; a missing last dimension (action.unsqueeze(-1)) is the usual cause"
                 )
             flow_action = actor.unsquash(action)
-            shape = (*action.shape[:-1], self.num_mc_samples)
-            noise = torch.randn((*shape, action.shape[-1]), device=action.device, dtype=action.dtype)
-            time = self.time_sampler.sample((*shape, 1), like=action)
+            shape = (*action.shape[:-1], self.num_mc_samples, action.shape[-1])
+            noise, time = self.pairs.sample(shape, self.time_sampler, like=action)
             observations = actor.observations(encode(self.actor_network, tensordict.copy()))
             losses = actor.pair_loss(
                 observations, flow_action, noise, time, target=self.target, action_reduction=self.action_reduction

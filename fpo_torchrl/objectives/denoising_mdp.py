@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
-from torch import Tensor
 
 from fpo_torchrl.modules.chain import flow_policy
 from fpo_torchrl.modules.denoising import DenoisingActor
-from fpo_torchrl.objectives.surrogate import FlowPPOLoss, by_either_name, stored
+from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms, by_either_name, stored
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
 
@@ -66,8 +64,8 @@ class DenoisingMDPLoss(FlowPPOLoss):
             **ppo_settings,
         )
 
-    def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def ratio_terms(self, tensordict: TensorDictBase) -> RatioTerms:
         """Log-likelihood of each step under the current weights minus that at collection, ``[*batch, steps]``."""
         new = self.flow_actor.get_dist(tensordict).step_log_prob
         key = self.flow_actor.denoising_log_prob_key
-        return new - stored(tensordict, key, new, "the log-likelihood of each denoising step"), {}
+        return RatioTerms(new - stored(tensordict, key, new, "the log-likelihood of each denoising step"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,7 +13,7 @@ from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.functional import fpo_log_ratio, straight_through_clamp
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.chain import flow_policy
-from fpo_torchrl.objectives.surrogate import FlowPPOLoss, by_either_name, stored
+from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms, by_either_name, stored
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
 
@@ -80,6 +79,7 @@ class FPOLoss(FlowPPOLoss):
     >>> loss = FPOLoss(FlowActor(VelocityMLP(3, 2)), critic, clip_epsilon=0.05)
     """
 
+    extra_diagnostics = ("cfm_loss_old", "cfm_loss_new")
     _schedulable_buffers = frozenset({"cfm_coeff", "prior_coeff"})
 
     def __init__(
@@ -136,9 +136,9 @@ class FPOLoss(FlowPPOLoss):
             value = torch.tensor(float(coefficient), device=device)
             self.register_buffer(f"{name}_coeff", value, persistent=False)
         self.pulls = tuple(name for name, coefficient in pulls.items() if coefficient)
-        self.beside_ratio = ("cfm_loss_old", "cfm_loss_new", *(f"loss_{name}" for name in self.pulls))
+        self.extra_losses = tuple(f"loss_{name}" for name in self.pulls)
 
-    def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def ratio_terms(self, tensordict: TensorDictBase) -> RatioTerms:
         """``L_old - L_new`` per group of pairs ``[*batch, groups]``; the two pulls, and the mean of both losses."""
         actor = self.flow_actor
         new = actor.get_dist(tensordict).cfm_loss
@@ -148,12 +148,14 @@ class FPOLoss(FlowPPOLoss):
                 f"the loss groups the actor's num_mc_samples={actor.num_mc_samples} pairs of an action, "
                 f"the batch has {new.shape[-1]}: collect and train with the same number"
             )
-        beside = {"cfm_loss_old": old.mean(-1), "cfm_loss_new": new.detach().mean(-1)}
+        diagnostics, losses = {"cfm_loss_old": old.mean(-1), "cfm_loss_new": new.detach().mean(-1)}, {}
         if "cfm" in self.pulls:
-            beside["loss_cfm"] = self.cfm_coeff * new.mean(-1, keepdim=True)
+            losses["loss_cfm"] = self.cfm_coeff * new.mean(-1, keepdim=True)
         if "prior" in self.pulls:
-            beside["loss_prior"] = self.prior_coeff * actor.prior_loss(tensordict).unsqueeze(-1)
+            losses["loss_prior"] = self.prior_coeff * actor.prior_loss(tensordict).unsqueeze(-1)
         if self.cfm_loss_clamp is not None:
             old, new = self.cfm_loss_clamp(old), self.cfm_loss_clamp(new)
         log_ratio = fpo_log_ratio(old, new, self.num_ratio_groups)
-        return log_ratio if self.log_ratio_clamp is None else self.log_ratio_clamp(log_ratio), beside
+        if self.log_ratio_clamp is not None:
+            log_ratio = self.log_ratio_clamp(log_ratio)
+        return RatioTerms(log_ratio, losses, diagnostics)

@@ -6,20 +6,32 @@ import contextlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential, dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor
-from torchrl.objectives import PPOLoss
+from torchrl.objectives import PPOLoss, ValueEstimators
+from torchrl.objectives.value import VTrace
 
 from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.functional import effective_sample_size
-from fpo_torchrl.modules.chain import encode, flow_policy
+from fpo_torchrl.modules.chain import check_encoders, encode, flow_policy
 from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
+
+
+class RatioTerms(NamedTuple):
+    """What a loss of a flow policy makes of a batch under the current weights."""
+
+    log_ratio: Tensor
+    """Logarithms of the ratios, ``[*batch, ratios]``."""
+    losses: Mapping[str, Tensor] = {}
+    """Further losses by name, each ``[*batch, 1]``."""
+    diagnostics: Mapping[str, Tensor] = {}
+    """Numbers of each action by name, ``[*batch]``, whose means are reported."""
 
 
 class FlowPPOLoss(PPOLoss):
@@ -50,8 +62,10 @@ class FlowPPOLoss(PPOLoss):
     """
 
     actor_network: FlowSampler | TensorDictSequential  # pyright: ignore[reportIncompatibleVariableOverride]
-    beside_ratio: tuple[str, ...] = ()
-    """Names of what :meth:`log_ratio` returns beside the ratio."""
+    extra_losses: tuple[str, ...] = ()
+    """Names of the further losses in :meth:`ratio_terms`."""
+    extra_diagnostics: tuple[str, ...] = ()
+    """Names of the diagnostics there."""
 
     def __init__(
         self,
@@ -69,6 +83,7 @@ class FlowPPOLoss(PPOLoss):
     ) -> None:
         name = type(self).__name__
         check_kinds("SPO(0.05)", TrustRegion, trust_region=trust_region)
+        check_encoders(actor_network)
         if min_advantage is not None and not min_advantage < 0:
             raise ValueError(f"min_advantage must be negative or None, got {min_advantage}")
         if max_advantage is not None and not max_advantage > 0:
@@ -99,13 +114,17 @@ class FlowPPOLoss(PPOLoss):
         self.min_advantage, self.max_advantage = min_advantage, max_advantage
 
     @abstractmethod
-    def log_ratio(self, tensordict: TensorDictBase) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Logarithms of the ratios ``[*batch, ratios]`` under the current weights, and what else comes of them.
+    def ratio_terms(self, tensordict: TensorDictBase) -> RatioTerms:
+        """What the loss makes of a batch, which holds the outputs of the modules before the flow, as they are now."""
 
-        ``tensordict`` holds the outputs of the modules before the flow, under the current weights too. What else comes
-        is further losses ``[*batch, 1]``, whose names begin with "loss_", and diagnostics ``[*batch]``, whose mean is
-        reported.
-        """
+    def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> Any:
+        """As in TorchRL's ``PPOLoss``; ``ValueError`` for V-trace, which needs a likelihood of the actor's inputs."""
+        if value_type in (ValueEstimators.VTrace, VTrace):
+            raise ValueError(
+                f"{type(self).__name__} has no likelihood for V-trace's importance weights: choose GAE, TD0, TD1 or "
+                "TDLambda"
+            )
+        return super().make_value_estimator(value_type, **hyperparams)
 
     @property
     def flow_actor(self) -> Any:
@@ -151,10 +170,10 @@ class FlowPPOLoss(PPOLoss):
                 keys.append("loss_critic")
             keys += ["ratio_mean", "ratio_min", "ratio_max", "ESS"]
             keys += ["clip_fraction", "clip_fraction_positive", "clip_fraction_negative"]
-            keys += self.beside_ratio
+            keys += [*self.extra_diagnostics, *self.extra_losses]
             if self._has_critic and self.log_explained_variance:
                 keys.append("explained_variance")
-            if self.clip_value is not None:
+            if self.clip_value:
                 keys.append("value_clip_fraction")
             self._out_keys = keys
         return self._out_keys
@@ -182,7 +201,7 @@ class FlowPPOLoss(PPOLoss):
         weights = self.actor_network_params.to_module(self.actor_network) if self.functional else None
         with weights if weights is not None else contextlib.nullcontext():
             tensordict = encode(self.actor_network, tensordict)
-            log_ratio, beside = self.log_ratio(tensordict)
+            log_ratio, extra_losses, extra_diagnostics = self.ratio_terms(tensordict)
         batch, valid = log_ratio.shape[:-1], self._valid(tensordict, log_ratio[..., :1])
         if valid is not None:  # before exp, whose gradient would be 0 times infinity for garbage
             log_ratio = log_ratio.where(valid, 0.0)
@@ -194,10 +213,8 @@ class FlowPPOLoss(PPOLoss):
                 f"{self.trust_region} should return an objective for each ratio, shape {tuple(log_ratio.shape)}, got "
                 f"{tuple(objective.shape)}"
             )
-        losses = {"loss_objective": -objective.mean(-1, keepdim=True)}
-        losses.update({name: value for name, value in beside.items() if name.startswith("loss_")})
-        also = {name: value for name, value in beside.items() if name not in losses}
-        diagnostics = self._diagnose(log_ratio, advantage, also, valid)
+        losses = {"loss_objective": -objective.mean(-1, keepdim=True), **extra_losses}
+        diagnostics = self._diagnose(log_ratio, advantage, extra_diagnostics, valid)
         if self._has_critic:
             loss_critic, value_clip_fraction, explained_variance = self.loss_critic(tensordict)
             losses["loss_critic"] = loss_critic
@@ -227,13 +244,13 @@ class FlowPPOLoss(PPOLoss):
 
     @torch.no_grad()
     def _diagnose(
-        self, log_ratio: Tensor, advantage: Tensor, also: Mapping[str, Tensor], valid: Tensor | None
+        self, log_ratio: Tensor, advantage: Tensor, extra: Mapping[str, Tensor], valid: Tensor | None
     ) -> dict[str, Tensor]:
-        """Statistics of the ratios, and the means of what is ``also`` there, over what is not padding."""
+        """Statistics of the ratios and the means of ``extra`` ``[*batch]``, over what is not padding."""
         if valid is not None and valid.any():
             counted = valid.squeeze(-1)
             log_ratio, advantage = log_ratio[counted], advantage[counted]
-            also = {name: value[counted] for name, value in also.items()}
+            extra = {name: value[counted] for name, value in extra.items()}
         ratio = log_ratio.exp()
         clipped = self.trust_region.is_outside(ratio).to(ratio.dtype)
         positive = (advantage >= 0).to(ratio.dtype).expand_as(ratio)
@@ -249,7 +266,7 @@ class FlowPPOLoss(PPOLoss):
             "clip_fraction": clipped.mean(),
             "clip_fraction_positive": share(positive),
             "clip_fraction_negative": share(1 - positive),
-            **{name: value.mean() for name, value in also.items()},
+            **{name: value.mean() for name, value in extra.items()},
         }
 
 

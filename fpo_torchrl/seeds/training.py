@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from tensordict import TensorDictBase
@@ -13,6 +14,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.seeds.stack import Member, Stack
 
+Result = TypeVar("Result")
 Results = dict[Member, dict[str, float] | NonFiniteError]
 """Of an iteration: every agent's metrics, or the error that ended it; metrics may be replaced by an error met since."""
 
@@ -24,7 +26,7 @@ def train_in_turn(members: Sequence[Member]) -> Iterator[Results]:
     """
     running = {member: iter(member.trainer) for member in members}
     while running:
-        answers = {member: _advance(member, iterations.send, None) for member, iterations in running.items()}
+        answers = {member: _guarded(member, partial(next, it, None)) for member, it in running.items()}
         results = {member: answer for member, answer in answers.items() if answer is not None}
         if results:
             yield results
@@ -110,25 +112,27 @@ def _collect(
 
 def _learn(stacks: StackCache, batches: dict[Member, TensorDictBase | NonFiniteError]) -> dict[Member, Any]:
     """The metrics of every agent's update, or the error that ended it."""
-    updates = {
-        member: member.trainer.gradient_steps(batch)
-        for member, batch in batches.items()
-        if not isinstance(batch, NonFiniteError)
-    }
-    answers = batches | {member: _advance(member, update.send, None) for member, update in updates.items()}
-    while minibatches := {m: answers[m] for m in updates if isinstance(answers[m], TensorDictBase)}:
-        losses = stacks([*minibatches]).backward([*minibatches.values()])
-        for member, reported in zip(minibatches, losses, strict=True):
-            answers[member] = _advance(member, updates[member].send, reported)
-    return answers
+    results: dict[Member, Any] = {member: batch for member, batch in batches.items() if isinstance(batch, Exception)}
+    updates = {m: m.trainer.minibatches(batch) for m, batch in batches.items() if not isinstance(batch, Exception)}
+    while updates:
+        minibatches = {member: _guarded(member, partial(next, update, None)) for member, update in updates.items()}
+        for member in [member for member, minibatch in minibatches.items() if minibatch is None]:
+            results[member] = _guarded(member, partial(member.trainer.end_update, batches[member]))
+        results |= {member: minibatch for member, minibatch in minibatches.items() if isinstance(minibatch, Exception)}
+        updates = {member: update for member, update in updates.items() if member not in results}
+        if not updates:
+            break
+        losses = stacks([*updates]).backward([minibatches[member] for member in updates])
+        for member, reported in zip(updates, losses, strict=True):
+            with member.generator:
+                member.trainer.step(reported)
+    return {member: results[member] for member in batches}
 
 
-def _advance(member: Member, send: Callable[[Any], Any], value: Any) -> Any:
-    """What ``send(value)`` answers or returns at its end, on the agent's random numbers; or that it diverged."""
+def _guarded(member: Member, compute: Callable[[], Result]) -> Result | NonFiniteError:
+    """What ``compute`` gives on the agent's random numbers, or the error if the agent diverged."""
     try:
         with member.generator:
-            return send(value)
-    except StopIteration as end:
-        return end.value
+            return compute()
     except NonFiniteError as error:
         return error

@@ -283,5 +283,7 @@ def test_runs_on_cuda_and_restores_there(name):
 @pytest.mark.parametrize("name", ENVS)
 def test_an_action_of_the_wrong_shape_is_refused(name):
     env = ENVS[name]()
-    with pytest.raises(ValueError, match=r"expected an action of shape \[6, .\] \[num_envs, action_dim\], got \[6, 5\]"):
+    with pytest.raises(
+        ValueError, match=r"expected an action of shape \[6, .\] \[num_envs, action_dim\], got \[6, 5\]"
+    ):
         env.step(env.reset().set("action", torch.zeros(6, 5)))

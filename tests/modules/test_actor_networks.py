@@ -67,6 +67,13 @@ def test_a_network_that_does_not_broadcast_is_told_the_rule():
     assert "expands them first, to torch.broadcast_shapes" in note
 
 
+def test_inputs_of_two_precisions_are_named():
+    batch = TensorDict(observation=torch.zeros(4, 3, dtype=torch.float64), batch_size=4)
+    with pytest.raises(RuntimeError, match="must have the same dtype") as caught:
+        FlowActor(VelocityMLP(3, 2))(batch)
+    assert caught.value.__notes__[0].startswith("velocity_net was given torch.float64 by an actor of torch.float32: ")
+
+
 def test_several_observations_are_too_many_for_the_perceptron():
     actor = FlowActor(VelocityMLP(3, 2), in_keys=["position", "goal"])
     with pytest.raises(ValueError, match=r"takes one observation, got 2: concatenate them.*CatTensors"):

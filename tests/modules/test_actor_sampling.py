@@ -139,3 +139,19 @@ class TestSquash:
     def test_bounds_that_cannot_be_squashed_into_are_refused(self, low, high):
         with pytest.raises(ValueError, match=r"squash='tanh' needs finite bounds with low < high"):
             FlowActor(ConstantVelocity(0.0, 0.0), action_low=low, action_high=high)
+
+
+@pytest.mark.parametrize("squash", ["tanh", "clip"])
+def test_saturated_actions_do_not_pass_their_bounds_by_rounding(squash):
+    """Centre and half range are rounded: 0.2 would come out as 0.2000000477, which no Box of Gymnasium contains."""
+    generator = torch.Generator().manual_seed(0)
+    low = -torch.rand(200, generator=generator)
+    high = torch.rand(200, generator=generator)
+    actor = FlowActor(ConstantVelocity(*[50.0] * 200), squash=squash, action_low=low, action_high=high)
+    action = actor(observations(3))["action"]
+    assert (action <= high).all()
+    torch.testing.assert_close(action, high.expand(3, 200))
+    actor.velocity_net.velocity.data.neg_()
+    action = actor(observations(3))["action"]
+    assert (action >= low).all()
+    torch.testing.assert_close(action, low.expand(3, 200))

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from fpo_torchrl import CFMLoss, Euler, FlowActor, NoiseTarget, UniformTime, VelocityMLP
+from fpo_torchrl.flow import PairSampler
 
 
 def test_it_learns_both_modes_of_a_mixture():
@@ -162,3 +163,16 @@ def test_a_setting_out_of_range_is_refused(make_actor, kwargs, message):
 def test_names_in_the_place_of_parts_are_refused(make_actor, name, wrong):
     with pytest.raises(TypeError, match=rf"{name} must be a .* got '{wrong}'"):
         CFMLoss(make_actor(), **{name: wrong})
+
+
+def test_pairs_are_drawn_by_the_sampler_it_is_given():
+    """At noise 1 and -1 the velocity to the action 0.5 is -0.5 and 1.5, and a network that says 0 errs by those."""
+
+    class TwoPairs(PairSampler):
+        def sample(self, shape, times, like, draws=None):
+            return torch.tensor([1.0, -1.0]).view(2, 1).expand(shape), torch.full((*shape[:-1], 1), 0.5)
+
+    still = VelocityMLP(1, 1, hidden_sizes=(4,), output_scale=0.0)
+    loss = CFMLoss(FlowActor(still, squash="none"), num_mc_samples=2, pairs=TwoPairs())
+    batch = TensorDict(observation=torch.zeros(3, 1), action=torch.full((3, 1), 0.5), batch_size=3)
+    assert loss(batch)["loss_cfm"].item() == pytest.approx((0.5**2 + 1.5**2) / 2)

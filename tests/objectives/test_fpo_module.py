@@ -9,7 +9,8 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.modules import NormalParamExtractor, ProbabilisticActor, TanhNormal
-from torchrl.objectives import ClipPPOLoss
+from torchrl.objectives import ClipPPOLoss, ValueEstimators
+from torchrl.objectives.value import VTrace
 
 from fpo_torchrl import (
     ASPO,
@@ -25,6 +26,7 @@ class TestAsALossModule:
             {},
             {"critic_coeff": 0.0},
             {"log_explained_variance": False},
+            {"clip_value": 0.0},
             {"ratio": "per_sample"},
             {"cfm_coeff": 0.3, "prior_coeff": 0.1},
         ],
@@ -263,6 +265,11 @@ class TestBadInput:
             FPOLoss(make_actor(), actor=make_actor())
         with pytest.raises(ValueError, match="critic and critic_network are two names"):
             FPOLoss(make_actor(), make_critic(), critic=make_critic())
+
+    @pytest.mark.parametrize("kind", [ValueEstimators.VTrace, VTrace])
+    def test_v_trace_which_weighs_by_likelihoods(self, make_actor, make_critic, kind):
+        with pytest.raises(ValueError, match="FPOLoss has no likelihood for V-trace's importance weights: choose GAE"):
+            FPOLoss(make_actor(), make_critic()).make_value_estimator(kind)
 
     def test_an_entropy_bonus(self, make_actor):
         with pytest.raises(ValueError, match="no entropy in closed form"):

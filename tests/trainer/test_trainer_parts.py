@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from small_trainer import BATCH, NUM_ENVS, trainer_on
-from torchrl.envs import GymEnv, ParallelEnv, SerialEnv, StepCounter, TransformedEnv
+from torchrl.envs import GymEnv, ParallelEnv, RenameTransform, SerialEnv, StepCounter, TransformedEnv
 
+from fpo_torchrl import FlowActor, FPOLoss, ObservationNormalizer, VelocityMLP
 from fpo_torchrl.envs.probe import ProbeEnv
+from fpo_torchrl.errors import NonFiniteError
+from fpo_torchrl.evaluation import evaluate
+from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.trainer import Trainer
 
 
@@ -90,3 +94,72 @@ def test_advantages_under_another_key_than_the_loss_reads_are_refused():
     own["advantage"].set_keys(advantage="adv")
     (metrics,) = Trainer(**own, total_frames=BATCH, frames_per_batch=BATCH)
     assert metrics["frames"] == BATCH
+
+
+def renamed(**transform) -> TransformedEnv:
+    return TransformedEnv(ProbeEnv("both", num_envs=NUM_ENVS), RenameTransform(**transform))
+
+
+@pytest.mark.parametrize("name", ["reward", "done", "terminated"])
+def test_entries_of_the_environment_under_other_names_are_refused(name):
+    env = renamed(in_keys=[name], out_keys=["other"])
+    with pytest.raises(ValueError, match=rf"the trainer reads '{name}', and the .* 'other'.*RenameTransform"):
+        Trainer(**parts(env=env), total_frames=BATCH, frames_per_batch=BATCH)
+
+
+def test_a_normalizer_of_an_observation_that_is_not_there_is_refused():
+    env = renamed(in_keys=["observation"], out_keys=["pose"])
+    with pytest.raises(ValueError, match=r"the normalizer reads 'observation', and the environment writes 'pose'"):
+        Trainer(**parts(env=env), normalizer=ObservationNormalizer(1), total_frames=BATCH, frames_per_batch=BATCH)
+
+
+class TestAnActionOfAnyName:
+    @pytest.fixture
+    def env(self):
+        return renamed(in_keys=[], out_keys=[], in_keys_inv=["action"], out_keys_inv=["torque"])
+
+    def actor(self, network: type[VelocityMLP] = VelocityMLP) -> FlowActor:
+        return FlowActor(network(1, 1, hidden_sizes=(8,)), num_mc_samples=2, action_key="torque")
+
+    def test_it_is_trained_and_evaluated(self, env):
+        trainer = trainer_on(env, actor=self.actor())
+        assert all(metrics["action_std"] > 0 for metrics in trainer)
+        assert evaluate(trainer.actor, env).action_spread > 0
+
+    def test_it_is_refused_if_it_is_not_finite(self, env):
+        class Sick(VelocityMLP):
+            def forward(self, observation, x_t, time):
+                return super().forward(observation, x_t, time) * torch.nan
+
+        with pytest.raises(NonFiniteError, match=r"^torque of environment 0 at step 0 .* Nothing was learnt"):
+            next(iter(trainer_on(env, actor=self.actor(Sick))))
+
+
+def test_several_actions_are_refused(monkeypatch):
+    own = parts()
+    monkeypatch.setattr(ProbeEnv, "action_keys", ["arm", "leg"])
+    with pytest.raises(ValueError, match=r"trains one action, and the environment takes \['arm', 'leg'\]"):
+        Trainer(**own, total_frames=BATCH, frames_per_batch=BATCH)
+
+
+def test_a_loss_without_a_critic_learns_from_any_advantage():
+    """With the reward for an advantage, the policy of an environment that pays for large actions makes them larger."""
+
+    def reward_to_advantage(batch):
+        return batch.set("advantage", batch["next", "reward"])
+
+    own = parts(env=ProbeEnv("action", num_envs=64), advantage=reward_to_advantage)
+    own["loss"] = FPOLoss(own["actor"])
+    own["optimizer"] = AgentOptimizer(own["actor"].parameters(), [], lr=0.01)
+    rewards = [metrics["reward"] for metrics in Trainer(**own, total_frames=4096, frames_per_batch=256)]
+    assert rewards[-1] > rewards[0]
+
+
+def test_rewards_of_whole_numbers():
+    class Whole(ProbeEnv):
+        def advance(self, action):
+            reward, terminated = super().advance(action)
+            return reward.long(), terminated
+
+    (metrics,) = trainer_on(Whole("constant", num_envs=NUM_ENVS), total_frames=BATCH)
+    assert metrics["reward"] == 1

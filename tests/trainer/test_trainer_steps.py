@@ -77,6 +77,24 @@ class TestTraining:
         trainer.learn(next(iter(trainer.start())))  # at total_frames the step size is 0
         assert unchanged(trainer, before)
 
+    def test_step_sizes_that_do_not_fall_are_left_to_a_scheduler(self, probe):
+        trainer = trainer_on(probe, lr=0.04, total_frames=3 * BATCH)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(trainer.optimizer, 0.5)
+        used = []
+        trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+        for _ in trainer:
+            scheduler.step()
+        assert used == [0.04, 0.04, 0.02, 0.02, 0.01, 0.01]  # two epochs of one minibatch each
+
+    def test_a_scaled_step_size_comes_back(self, probe):
+        trainer = trainer_on(probe, lr=0.04, total_frames=3 * BATCH)
+        used = []
+        for scale in (1.0, 0.5, 1.0):
+            trainer.lr_scale = scale
+            next(iter(trainer))
+            used.append(trainer.optimizer.param_groups[0]["lr"])
+        assert used == [0.04, 0.02, 0.04]
+
     def test_the_pull_of_the_prior_falls_linearly_to_zero_and_stays_there(self, probe):
         trainer = trainer_on(probe, lr=1e-9, total_frames=4 * BATCH, prior_coeff=0.3, anneal_prior=0.75)
         pulls = [(trainer.loss.prior_coeff.item(), metrics["loss_prior"]) for metrics in trainer]
