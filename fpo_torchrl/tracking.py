@@ -66,8 +66,8 @@ class EpisodeTracker:
         self.num_episodes = int(state["num_episodes"])
 
 
-METRIC_NAMES = {"ratio_mean": "ratio", "mean_ratio": "ratio", "max_ratio": "ratio_max"}
-"""Names in the metrics of entries that our loss and TorchRL's call differently."""
+METRIC_NAMES = {"mean_ratio": "ratio", "min_ratio": "ratio_min", "max_ratio": "ratio_max"}
+"""Names in the metrics of some entries of a loss."""
 
 
 def summarize(history: list[TensorDictBase], **beside: Tensor) -> dict[str, float]:

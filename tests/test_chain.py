@@ -87,7 +87,7 @@ class TestLoss:
         ours, theirs = (ACTORS[name][2](actor, functional=functional)(batch) for actor in (policy, inside))
         for key, value in theirs.items():
             torch.testing.assert_close(ours[key], value)
-        assert ours["ratio_max"] > 1.001
+        assert ours["max_ratio"] > 1.001
         expected = gradients(theirs["loss_objective"], inside)
         assert all(gradient.any() for gradient in expected)
         torch.testing.assert_close(gradients(ours["loss_objective"], policy), expected)
@@ -194,8 +194,8 @@ class TestRecurrent:
 
     def test_the_ratio_is_one_before_the_first_step(self, policy, batch):
         out = FPOLoss(policy)(batch)
-        assert out["ratio_max"].item() == pytest.approx(1, abs=1e-6)
-        assert out["ratio_min"].item() == pytest.approx(1, abs=1e-6)
+        assert out["max_ratio"].item() == pytest.approx(1, abs=1e-6)
+        assert out["min_ratio"].item() == pytest.approx(1, abs=1e-6)
 
     def test_the_objective_of_an_action_has_a_gradient_by_what_was_seen_before(self, policy, batch):
         batch["observation"].requires_grad_()

@@ -94,7 +94,7 @@ class TestActionChunks:
             batch = actor(TensorDict(observation=torch.randn(6, 3), batch_size=6))
         batch["advantage"], batch["value_target"] = torch.randn(6, 1), torch.randn(6, 1)
         losses = FPOLoss(actor, critic)(batch)
-        assert losses["ratio_max"].item() == pytest.approx(1, abs=1e-4)
+        assert losses["max_ratio"].item() == pytest.approx(1, abs=1e-4)
         losses["loss_objective"].backward()
 
 
@@ -150,7 +150,7 @@ class TestComposition:
             batch = collect(actor)
             losses = FPOLoss(actor)(batch)
         assert batch["action"].dtype == torch.float32
-        assert losses["ratio_max"].item() == pytest.approx(1, abs=1e-6)
+        assert losses["max_ratio"].item() == pytest.approx(1, abs=1e-6)
         losses["loss_objective"].backward()
 
     def test_vmapped_parameters_score_one_batch_under_many_policies(self, make_actor, collect, move_weights):

@@ -42,7 +42,7 @@ class FlowPPOLoss(PPOLoss):
     Keys: reads the inputs of actor and critic, the actor's ``flow_keys``, and ``"advantage"`` ``[*batch, 1]``,
     or of a team ``[*batch, 1]`` for actions ``[*batch, agents, act]``, and ``"value_target"`` (computed by the value
     estimator where absent). Returns ``"loss_objective"`` and
-    ``"loss_critic"``, and without gradient ``"ratio_mean"``, ``"ratio_min"``, ``"ratio_max"``, ``"ESS"`` (share
+    ``"loss_critic"``, and without gradient ``"mean_ratio"``, ``"min_ratio"``, ``"max_ratio"``, ``"ESS"`` (share
     of the batch), ``"clip_fraction"`` and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"``
     by the sign of the advantage, the subclass's own diagnostics and ``"explained_variance"``.
 
@@ -168,7 +168,7 @@ class FlowPPOLoss(PPOLoss):
             keys = ["loss_objective"]
             if self._has_critic:
                 keys.append("loss_critic")
-            keys += ["ratio_mean", "ratio_min", "ratio_max", "ESS"]
+            keys += ["mean_ratio", "min_ratio", "max_ratio", "ESS"]
             keys += ["clip_fraction", "clip_fraction_positive", "clip_fraction_negative"]
             keys += [*self.extra_diagnostics, *self.extra_losses]
             if self._has_critic and self.log_explained_variance:
@@ -259,9 +259,9 @@ class FlowPPOLoss(PPOLoss):
             return (clipped * of).sum() / of.sum().clamp_min(1)
 
         return {
-            "ratio_mean": ratio.mean(),
-            "ratio_min": ratio.min(),
-            "ratio_max": ratio.max(),
+            "mean_ratio": ratio.mean(),
+            "min_ratio": ratio.min(),
+            "max_ratio": ratio.max(),
             "ESS": effective_sample_size(log_ratio),
             "clip_fraction": clipped.mean(),
             "clip_fraction_positive": share(positive),

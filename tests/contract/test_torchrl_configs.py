@@ -85,7 +85,7 @@ class Witness:
 
     def update(self, module, inputs, losses) -> None:
         if self.fresh:
-            self.ratios.append(losses["ratio_max"].item())
+            self.ratios.append(losses["max_ratio"].item())
         self.fresh = False
 
 

@@ -58,7 +58,7 @@ def test_the_objective_is_the_mean_over_steps_of_clipped_ratios():
     losses = DenoisingMDPLoss(actor, clip_epsilon=0.2, normalize_advantage=False, reduction="none")(td)
     torch.testing.assert_close(losses["loss_objective"], torch.tensor([-(1.2 + 0.5) / 2, (2.0 + 0.8) / 2]))
     assert losses["clip_fraction"] == 1
-    torch.testing.assert_close(losses["ratio_max"], torch.tensor(2.0))
+    torch.testing.assert_close(losses["max_ratio"], torch.tensor(2.0))
 
 
 def test_a_step_outside_the_clip_gives_no_gradient_and_the_others_do():
@@ -75,7 +75,7 @@ def test_at_collection_ratios_are_1_and_the_gradient_is_the_policy_gradient(make
     actor = make_denoiser()
     td = collect(actor, 20)
     losses = DenoisingMDPLoss(actor, normalize_advantage=False)(td)
-    assert losses["ratio_min"] == losses["ratio_max"] == 1
+    assert losses["min_ratio"] == losses["max_ratio"] == 1
     found = torch.autograd.grad(losses["loss_objective"], list(actor.parameters()))
     path, log_prob = td["denoising_path"], []
     for step in range(4):
@@ -113,7 +113,7 @@ def test_the_final_steps_alone_are_trained(make_denoiser, collect):
     actor = make_denoiser(num_final_steps=2)
     td = collect(actor, 5)
     assert td["denoising_log_prob"].shape == (5, 2)
-    assert DenoisingMDPLoss(actor)(td)["ratio_mean"] == 1
+    assert DenoisingMDPLoss(actor)(td)["mean_ratio"] == 1
 
 
 def test_the_losss_keys_are_the_actors(make_denoiser, make_critic, collect):

@@ -26,7 +26,7 @@ class TestAtThetaOld:
         actor.normalizer.update(3 * torch.randn(50, 3) + 1)
         batch = collect(actor, 20, 5)
         out = FPOLoss(actor, ratio=ratio, trust_region=trust_region, normalize_advantage=False)(batch)
-        for key in ("ratio_mean", "ratio_min", "ratio_max"):
+        for key in ("mean_ratio", "min_ratio", "max_ratio"):
             assert out[key] == 1, key
         assert out["ESS"].item() == pytest.approx(1, abs=1e-5)
         for key in ("clip_fraction", "clip_fraction_positive", "clip_fraction_negative"):
@@ -40,8 +40,8 @@ class TestAtThetaOld:
         loss, batch = FPOLoss(actor, ratio=ratio), collect(actor, 20, 50).reshape(1000)
         for minibatch in batch[torch.randperm(1000)].split(37):
             out = loss(minibatch)
-            assert out["ratio_min"].item() == pytest.approx(1, abs=1e-5)
-            assert out["ratio_max"].item() == pytest.approx(1, abs=1e-5)
+            assert out["min_ratio"].item() == pytest.approx(1, abs=1e-5)
+            assert out["max_ratio"].item() == pytest.approx(1, abs=1e-5)
             assert out["clip_fraction"] == 0
 
     @pytest.mark.parametrize("trust_region", REGIONS, ids=repr)
@@ -58,8 +58,8 @@ class TestAtThetaOld:
         batch = collect(actor)
         move_weights(actor)
         per_action, per_sample, groups = (FPOLoss(actor, ratio=ratio)(batch) for ratio in RATIOS)
-        assert per_action["ratio_mean"] < groups["ratio_mean"] < per_sample["ratio_mean"]
-        assert per_action["ratio_max"] < groups["ratio_max"] < per_sample["ratio_max"]
+        assert per_action["mean_ratio"] < groups["mean_ratio"] < per_sample["mean_ratio"]
+        assert per_action["max_ratio"] < groups["max_ratio"] < per_sample["max_ratio"]
         assert 1 > per_action["ESS"] > groups["ESS"] > per_sample["ESS"] > 0
         assert all(out["ESS"].shape == () for out in (per_action, per_sample, groups))
 
@@ -107,9 +107,9 @@ class TestByHand:
         loss, batch = by_hand(self.LOG_RATIOS, self.ADVANTAGES, new=2.0, ratio="per_sample", clip_epsilon=0.2)
         out = loss(batch)
         ratios = [1.221403, 1.0, 0.818731, 1.0]
-        assert out["ratio_mean"].item() == pytest.approx(sum(ratios) / 4, abs=1e-5)
-        assert out["ratio_min"].item() == pytest.approx(0.818731, abs=1e-5)
-        assert out["ratio_max"].item() == pytest.approx(1.221403, abs=1e-5)
+        assert out["mean_ratio"].item() == pytest.approx(sum(ratios) / 4, abs=1e-5)
+        assert out["min_ratio"].item() == pytest.approx(0.818731, abs=1e-5)
+        assert out["max_ratio"].item() == pytest.approx(1.221403, abs=1e-5)
         assert out["ESS"].item() == pytest.approx(sum(ratios) ** 2 / (4 * sum(r**2 for r in ratios)), abs=1e-5)
         assert out["clip_fraction"] == 0.25  # 1.2214 > 1.2, and 0.8187 > 0.8
         assert out["cfm_loss_new"].item() == pytest.approx(2.0)
@@ -200,7 +200,7 @@ class TestClamps:
         clamps = {"log_ratio_clamp": Clamp(high=0.5), "cfm_loss_clamp": Clamp(high=3.0)}
         loss, batch = by_hand([[6.0]], [1.0], **clamps)  # old 7, new 1: after the clamp 3 and 1
         out = loss(batch)
-        assert out["ratio_max"].item() == pytest.approx(math.exp(0.5))
+        assert out["max_ratio"].item() == pytest.approx(math.exp(0.5))
         assert (out["cfm_loss_old"].item(), out["cfm_loss_new"].item()) == (pytest.approx(7), pytest.approx(1))
 
     @pytest.mark.parametrize(

@@ -142,13 +142,13 @@ class TestAsALossModule:
         loss, batch = FPOLoss(actor, make_critic()), collect(actor)
         loss.set_keys(action=["action", "flow_action"], sample_log_prob=["a", "b"])
         assert {"observation", *actor.flow_keys} <= set(loss.in_keys)
-        assert loss(batch)["ratio_max"] == 1
+        assert loss(batch)["max_ratio"] == 1
 
     def test_nested_action_keys_need_no_set_keys(self, make_actor, collect):
         actor = make_actor(action_key=("agent", "action"))
         batch = collect(actor)
         out = FPOLoss(actor)(batch)
-        assert out["ratio_max"] == 1
+        assert out["max_ratio"] == 1
         assert ("agent", "flow_noise") in FPOLoss(actor).in_keys
 
     @pytest.mark.parametrize("action_key", ["high", ("agent", "action")])

@@ -28,7 +28,7 @@ def test_losses_and_diagnostics_are_those_of_the_other_steps(padded, make_critic
     move_weights(actor)
     expected, found = loss(whole), loss(batch)
     names = {*loss.out_keys} - {"explained_variance"}  # TorchRL's, which knows no mask
-    assert {"loss_objective", "loss_critic", "ratio_max", "ESS", "clip_fraction", "cfm_loss_old"} <= names
+    assert {"loss_objective", "loss_critic", "max_ratio", "ESS", "clip_fraction", "cfm_loss_old"} <= names
     for name in names:
         torch.testing.assert_close(found[name], expected[name])
 

@@ -127,7 +127,7 @@ def test_losses_and_policy_gradients(golden, make_actor, batch, prefix, kwargs):
     assert_same(out["loss_objective"], golden[f"{prefix}_policy_loss"], scale=batch["advantage"].abs().mean().item())
     assert_same(out["loss_critic"], golden[f"{prefix}_v_loss"])
     assert_same(out["loss_objective"] + out["loss_critic"], golden[f"{prefix}_total_loss"])
-    assert_same(out["ratio_mean"], golden[f"{prefix}_ratio_mean"])
+    assert_same(out["mean_ratio"], golden[f"{prefix}_ratio_mean"])
     assert_same(out["clip_fraction"], golden[f"{prefix}_clip_fraction"])
     out["loss_objective"].backward()
     layers = actor.velocity_net.net.layers
