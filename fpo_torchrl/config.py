@@ -82,11 +82,11 @@ BOOKKEEPING = (
     *("label", "run_dir", "resume", "progress", "render", "num_threads", "logger", "num_seeds", "vmap", "collector"),
     *("keep_checkpoints", "checkpoint_interval_frames", "nan_rollbacks", "nan_lr_factor"),
 )
-"""Settings that leave the results of a run as they are, but for the random numbers of remote workers; those for a NaN
-let one go on that has none."""
+"""Settings that do not change what a run learns, with two exceptions: ``collector`` decides which random numbers remote
+workers draw, and those that begin with ``nan_`` what happens after a NaN."""
 
 LARGEST_SEED = 2**62
-"""Of a run, whose evaluations and other parts have seeds that are derived from it."""
+"""The largest seed of a run, which leaves room in an int64 for the seeds that are derived from it."""
 
 COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "actor": {

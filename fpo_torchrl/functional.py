@@ -71,7 +71,7 @@ def denoising_log_prob(
 
 
 def straight_through_clamp(x: Tensor, low: float | None, high: float | None) -> Tensor:
-    """Clamped value, but the gradient of the unclamped one; of an infinite ``x`` none."""
+    """Clamp ``x`` with the gradient of the unclamped value; infinite entries have none."""
     return x.clamp(low, high).detach() + (x - x.detach()).nan_to_num()  # the second term is 0, or infinity less itself
 
 

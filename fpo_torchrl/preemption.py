@@ -47,8 +47,8 @@ class StopOnSignal:
 
     As a context manager it handles signals inside, in the main thread; in another one it hears nothing. Further
     signals change nothing, but a second Ctrl-C interrupts at once. If the run stops, the handler that was there before
-    is called on the way out: submitit's, which requeues the job. Afterwards all handlers are those of before, but one
-    that was not installed from Python, which cannot be had: that signal then does what it does by default.
+    is called on the way out: submitit's, which requeues the job. Afterwards the handlers of before are back; one that
+    was not installed from Python cannot be read, and its signal then does what it does by default.
 
     In a SLURM job of submitit a run that stops on SIGTERM waits for SLURM's SIGKILL: a job that SLURM preempts is
     requeued once it was killed, but not if it ends by itself in the time of grace. One that is cancelled is killed

@@ -34,42 +34,33 @@ from fpo_torchrl.tracking import EpisodeTracker, describe, summarize
 class Trainer:
     """On-policy training of any actor and PPO-like loss; with FPOLoss and a FlowActor, it is FPO's Algorithm 1.
 
-    Iterating over it trains: each step of the iteration collects ``frames_per_batch`` frames, learns from
-    them and yields the metrics as a dict of floats.
+    Iterating over it trains: each step collects ``frames_per_batch`` frames, learns from them and yields metrics.
 
     Args:
-        env: batched environment, batch size ``[num_envs]``, with one action, and its reward under ``"reward"``.
+        env: environment of batch size ``[num_envs]``, with one action, and its reward under ``"reward"``.
         actor: policy to collect with, the one inside ``loss``.
-        loss: LossModule with ``loss_objective`` and, if it has a critic, ``loss_critic``, such as FPOLoss or TorchRL's
-            ClipPPOLoss. Its other outputs are logged as their mean over minibatches.
-        advantage: writes advantage and value target into a batch, under the keys at which the loss looks for them.
+        loss: LossModule with ``loss_objective`` and, if it has a critic, ``loss_critic``; all its outputs are logged.
+        advantage: writes advantage and value target into a batch, where the loss looks for them.
         optimizer: steps on the sum of the losses.
         normalizer: the actor's and critic's, updated after the gradient steps and frozen during them.
         total_frames (int): when to stop, rounded up to whole batches.
-        frames_per_batch (int): frames collected between updates, a multiple of ``num_envs``.
+        frames_per_batch (int): frames between updates, a multiple of ``num_envs``.
         num_epochs (int): passes over each batch.
         minibatch_size (int): transitions per gradient step; the last one of an epoch may be smaller.
-        advantage_every: recompute the advantage with the current critic every ``"batch"`` (once),
-            ``"epoch"`` or ``"minibatch"`` (the released code; minibatches are then whole windows).
-        unroll_length (int): length of those windows in steps, a divisor of the steps per batch; without effect
-            unless ``advantage_every="minibatch"``. A recurrent policy is trained on them.
-        redraw_pairs (bool): give a FlowActor's actions other (noise, time) pairs in each epoch, with the CFM losses of
-            the policy that collected, lest the epochs fit the noise of a few. The published algorithm keeps the pairs.
-        critic_warmup_frames (int): train the critic alone at first, on this many frames, rounded up to whole batches:
-            an actor that is pretrained would be spoiled by the advantages of a critic that is not.
-        anneal_lr (bool): lower the step sizes linearly to zero at ``total_frames``. Without it they are left to a
-            scheduler of your own.
+        advantage_every: recompute the advantage every ``"batch"`` (once), ``"epoch"`` or ``"minibatch"`` (the released
+            code; minibatches are then whole windows, as a recurrent policy needs them).
+        unroll_length (int): steps of a window, a divisor of the steps per batch.
+        redraw_pairs (bool): give a FlowActor's actions other pairs in each epoch, with the CFM losses of the policy
+            that collected. The published algorithm keeps the pairs.
+        critic_warmup_frames (int): train the critic alone on so many frames at first, for an actor that is pretrained.
+        anneal_lr (bool): lower the step sizes linearly to zero; if not, they are left to a scheduler of your own.
         anneal_prior (float, optional): share of ``total_frames`` in which the loss's ``prior_coeff`` falls to zero.
-        compile (bool): compile loss and gradient with ``torch.compile``, on a GPU into CUDA graphs, and there the flow
-            policy too. The first gradient step then takes minutes. Values and gradients agree with uncompiled ones to
-            rounding, but what draws random numbers inside draws others; so a run resumed on a GPU is not bit for bit.
-        processes: those that train together, each with an equal share of environments, batch and minibatch (the sizes
-            above are of all); advantages are then normalised over all of them. Default this one alone.
+        compile (bool): compile loss and gradient, on a GPU into CUDA graphs, and there the policy too (docs/speed.md).
+        processes: those that train together; the sizes above are of all. Default this one alone.
         workers: that collect, instead of this process; ``env`` then only shows what their environments are like.
 
     Raises:
-        ValueError: for sizes that do not fit together. NonFiniteError: while iterating, for a NaN or
-            infinite observation, action, reward, loss or weight.
+        ValueError: for parts or sizes that do not fit together. NonFiniteError: while iterating, for a NaN or infinity.
     """
 
     def __init__(

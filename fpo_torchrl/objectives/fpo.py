@@ -51,28 +51,23 @@ class FPOLoss(FlowPPOLoss):
     ``"cfm_loss_new"``, the means before any clamp, and with their coefficients ``"loss_cfm"`` and ``"loss_prior"``.
 
     Args:
-        actor_network: the :class:`FlowActor`, or a ``TensorDictSequential`` that ends with one, of which every
-            module is trained. The FlowActor holds CFM target and reduction, so that collection and update agree. Move
-            it to its device and precision before: as every ``LossModule``, the loss takes its weights and buffers over.
+        actor_network: the :class:`FlowActor`, or a ``TensorDictSequential`` of encoders that ends with one. Move it to
+            its device and precision before: as every ``LossModule``, the loss takes its weights and buffers over.
         critic_network: module that writes ``"state_value"``.
         clip_epsilon: radius of the clip on the ratio, or ``(low, high)`` radii.
         trust_region: an object in place of the clip, with its own radius: ``SPO(0.05)``, ``ASPO(0.05)``.
         ratio: ``"per_action"`` (FPO), ``"per_sample"`` (FPO++), or the number of groups of pairs between. The
             objective is the mean over an action's ratios, where FPO++ Eq. 13 has their sum.
         cfm_loss_clamp, log_ratio_clamp: :class:`Clamp` on both losses, and on the log-ratio.
-        cfm_coeff (float): weight of the CFM loss itself, at least 0 (the published algorithm). A likelihood has mean
-            gradient zero over the policy's own actions, so a baseline in the advantage costs nothing; the CFM loss
-            has that only where the velocity is the mean velocity of those actions' paths. This term keeps it there.
-        prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm). It stands in
-            for the entropy bonus that a flow does not have. A schedule may assign to both coefficients; a loss
-            that was built with 0 is without the term for good.
+        cfm_coeff (float): weight of the CFM loss itself, at least 0 (the published algorithm); see docs/robust_fpo.md.
+        prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm), in place of
+            an entropy bonus. A schedule may assign to both coefficients; one built with 0 is out for good.
         actor, critic: other names of the first two, as TorchRL's losses have them.
-        min_advantage, max_advantage and further keywords: as in
-            :class:`~fpo_torchrl.objectives.surrogate.FlowPPOLoss`.
+        min_advantage, max_advantage and further keywords: as in the base class.
 
     Raises:
-        TypeError: without an actor with ``get_dist`` and flow keys. ValueError: for a setting out of range
-            or an advantage of another shape. KeyError: for a batch without the flow keys.
+        TypeError: without a FlowActor. ValueError: for a setting out of range or an advantage of another shape.
+            KeyError: for a batch without the flow keys.
 
     >>> from fpo_torchrl import FlowActor, VelocityMLP, ValueMLP
     >>> critic = TensorDictModule(ValueMLP(3), in_keys=["observation"], out_keys=["state_value"])

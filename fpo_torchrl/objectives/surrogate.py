@@ -47,8 +47,8 @@ class FlowPPOLoss(PPOLoss):
     by the sign of the advantage, the subclass's own diagnostics and ``"explained_variance"``.
 
     Args:
-        actor_network: the flow policy, or a ``TensorDictSequential`` that ends with one; what comes before it, such as
-            an encoder, is trained too. critic_network: module that writes ``"state_value"``.
+        actor_network: the flow policy, or a ``TensorDictSequential`` that ends with one; the encoders before it are
+            trained too. critic_network: module that writes ``"state_value"``.
         trust_region: what happens to ratios far from 1.
         min_advantage, max_advantage (float, optional): bounds on an advantage, below and above 0, in standard
             deviations if advantages are normalised, else in units of the return. The lower one limits what a few
@@ -57,8 +57,8 @@ class FlowPPOLoss(PPOLoss):
             default the authors' 0.25, ``"l2"`` and True.
 
     Raises:
-        ValueError: for a setting out of range or an advantage of another shape. KeyError: for a batch without
-            the actor's flow keys.
+        ValueError: for a setting out of range, a second actor before the flow, or an advantage of another shape.
+            KeyError: for a batch without the actor's flow keys.
     """
 
     actor_network: FlowSampler | TensorDictSequential  # pyright: ignore[reportIncompatibleVariableOverride]

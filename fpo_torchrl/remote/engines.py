@@ -66,7 +66,7 @@ class RayWorkers(RemoteWorkers):
 
 
 class WorkerCollector(Collector):
-    """A worker of Ray, which asks for its truth when it fails; without an end it has no length to tell that by."""
+    """A worker of Ray, which asks a collector that failed whether it is true: an endless one has no length to tell."""
 
     def __bool__(self) -> bool:
         return True
@@ -109,7 +109,7 @@ class RPCWorkers(RemoteWorkers):
 
 @dataclass(frozen=True)
 class RPCWorkerEnv:
-    """The same for a worker with its share of the learner's threads and cores, that ends with it: RPC would wait."""
+    """A :class:`WorkerEnv` that also limits the worker's threads and cores, and ends it when the learner has died."""
 
     make_env: WorkerEnv
     num_threads: int

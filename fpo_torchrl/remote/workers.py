@@ -148,7 +148,7 @@ class RemoteBatches:
 
 @dataclass(frozen=True)
 class WorkerEnv:
-    """A worker's way to its environments, on the way to which it seeds its random numbers."""
+    """Seeds a worker's random numbers, and then builds its environments."""
 
     make_env: Callable[..., EnvBase]
     num_envs: int

@@ -171,9 +171,10 @@ def read_results(
 
 
 def told_apart(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """``runs``, with several settings of one label, as seeds that are there twice on a task give away, told apart.
+    """``runs``, of which those with one label but several settings get the settings behind it: "FPO optim.lr=0.0001".
 
-    The settings in which they differ then stand behind the label, on every task: "FPO optim.lr=0.0001".
+    A label was used for several settings if a seed is there twice on a task. The settings then stand behind it on
+    every task.
     """
     keys: dict[str, set[str]] = {}
     for label, task in {(run.label, run.task) for run in runs}:

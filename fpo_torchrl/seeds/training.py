@@ -16,7 +16,8 @@ from fpo_torchrl.seeds.stack import Member, Stack
 
 Result = TypeVar("Result")
 Results = dict[Member, dict[str, float] | NonFiniteError]
-"""Of an iteration: every agent's metrics, or the error that ended it; metrics may be replaced by an error met since."""
+"""Of an iteration, for each agent: its metrics, or the error that ended it. Who receives metrics may put an error in
+their place."""
 
 
 def train_in_turn(members: Sequence[Member]) -> Iterator[Results]:

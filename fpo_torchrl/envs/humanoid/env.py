@@ -41,48 +41,37 @@ class HumanoidEnv(BatchedEnv):
     """``num_envs`` humanoids that each track a motion, 30 control steps a second.
 
     An episode starts in a random frame of a random motion, in the reference's state; it terminates when the body is
-    too far from the reference and is truncated at the end of the motion. The action sets the targets of the servos.
+    too far from the reference and is truncated at the end of the motion. Actions set the targets of the servos.
     The reward, at most 1, is that of the whole body under every conditioning, less a price on power.
 
-    Keys are those of :class:`~fpo_torchrl.envs.base.BatchedEnv`. ``"observation"`` is the body itself and then the
-    *whole* goal (:func:`~fpo_torchrl.envs.humanoid.observation.observe`); what a policy may see of it
-    is up to ``observation_masks``, which ``fpo-train`` puts behind the normaliser.
+    Keys, and the arguments that are not below: as :class:`~fpo_torchrl.envs.base.BatchedEnv`. The observation is the
+    body and then the *whole* goal (:func:`~fpo_torchrl.envs.humanoid.observation.observe`); what a policy may see of
+    it is up to ``observation_masks``, which ``fpo-train`` puts behind the normaliser.
 
     Args:
         task (str): ``"humanoid/full"`` (28 servos) or ``"humanoid/planar"`` (12).
-        num_envs (int): copies, at least 1.
-        device: where observations, rewards and actions live, and physics and motions too with ``backend="warp"``.
-        seed (int): of the motions and frames that episodes start with.
-        max_episode_steps (int): control steps after which an episode is truncated at the latest.
-        spread_episodes (bool): give the copies different phases at the very first reset.
         motions (str, optional): a motion's file or a folder of them; None for a walk made of sines.
-        clips: names of the motions to take; None for all.
-        mirror (bool): track every motion's mirror image too.
+        clips: names of the motions to take; None for all. mirror (bool): track their mirror images too.
         cycles (int): how often a motion that loops is repeated.
         conditioning (str): the goal that the policy sees: ``"full"``, ``"root_hands"`` or ``"root"``.
-        critic_goal (str): the goal that the critic sees, whatever the policy is: ``"full"``, or ``"masked"`` as the
-            policy's.
+        critic_goal (str): the goal that the critic sees: ``"full"``, or ``"masked"`` as the policy's.
         distance (str): what ends an episode: the ``"farthest"`` body's distance or the ``"mean"`` distance.
         max_distance (float): in metres, positive.
-        action_unit (float): what 1 in an action is of a servo's range, at most 1. Actions go from -1 / action_unit to
-            1 / action_unit; at 0.055 standard normal ones are as wide as the reference's exploration.
+        action_unit (float): share of a servo's range, at most 1, that 1 in an action stands for: bounds are
+            +-1 / action_unit. At 0.055 standard normal actions are as wide as the reference's exploration.
         power_coeff (float): price of a watt per control step.
-        failure_share (float): of the episodes, those that start in motions that were lost often lately: see
-            :class:`~fpo_torchrl.envs.humanoid.failures.FailureWeights`. The others start in any motion.
-        random_start (bool): if false, copy ``i`` tracks motion ``i``, from its first frame, and those after the last
-            motion begin anew; for evaluation.
-        backend (str): what steps the physics: ``"c"`` is native MuJoCo on the CPU, in float64, ``"warp"`` is MuJoCo
-            Warp on ``device``, in float32, meant for GPUs. (MJX limits the force of servos in another way.)
-        num_threads (int, optional): threads that step the physics of ``"c"``; None means every core.
+        failure_share (float): of the episodes, those that start in motions that were often lost
+            (:class:`~fpo_torchrl.envs.humanoid.failures.FailureWeights`); the others start in any.
+        random_start (bool): if false, copy ``i`` tracks motion ``i`` (counted round) from its first frame.
+        backend (str): ``"c"``, MuJoCo on the CPU in float64, or ``"warp"``, MuJoCo Warp on ``device`` in float32.
+        num_threads (int, optional): that step the physics of ``"c"``; None means every core.
         max_contacts (int, optional): room for contacts that ``"warp"`` has in a copy; None means 64.
 
     Raises:
-        ValueError: for an unknown task or setting, one out of range, or an action of the wrong shape; MotionError, a
-            kind of it, for motions that cannot be used.
-        ImportError: for ``"warp"`` without MuJoCo Warp. CapacityError: when stepping, as in ``ControlEnv``.
-        NonFiniteError: when stepping, if an action is not finite, or if physics breaks down in more than 1 % of
-            the steps, or in the reference's state too. A copy in which it does so now and then terminates, without
-            reward, and is counted in ``num_diverged``.
+        ValueError: for a setting out of range or an action of the wrong shape; its kind MotionError for motions that
+            cannot be used. ImportError: without MuJoCo Warp. CapacityError: when stepping, as in ``ControlEnv``.
+        NonFiniteError: when stepping, for an action that is not finite, or if physics breaks down in more than 1 % of
+            the steps. A copy in which it does so now and then terminates without reward (``num_diverged``).
 
     >>> env = HumanoidEnv("humanoid/planar", num_envs=4, num_threads=1)
     >>> env.rollout(3, break_when_any_done=False)["observation"].shape
