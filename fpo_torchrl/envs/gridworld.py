@@ -24,6 +24,8 @@ SIZE = 25
 CENTER = SIZE // 2
 GOAL_REWARD = 20.0
 DEATH_REWARD = -10.0
+MOVE_THRESHOLD = 0.5
+"""Beyond this an action coordinate moves the agent by one cell."""
 
 
 def gridworld_step(
@@ -51,7 +53,7 @@ def gridworld_step(
     ([2, 24], 0.0, False)
     """
     size = wall.shape[-1]
-    move = (action > 0.5).long() - (action < -0.5).long()
+    move = (action > MOVE_THRESHOLD).long() - (action < -MOVE_THRESHOLD).long()
     target = (position + move).clamp_(0, size - 1)
     blocked = wall.take(target[..., 1] * size + target[..., 0])
     position = torch.where(blocked.unsqueeze(-1), position, target)

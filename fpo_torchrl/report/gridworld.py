@@ -11,11 +11,11 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor
 from torchrl.envs.utils import set_exploration_type
 
-from fpo_torchrl.envs import multimodality
 from fpo_torchrl.envs.gridworld import CENTER, Layout, gridworld_step
 from fpo_torchrl.evaluation import evaluation_policy, isolated_rng
 from fpo_torchrl.flow import RandomSteps
 from fpo_torchrl.modules.sampler import FlowSampler
+from fpo_torchrl.report import multimodality
 
 _DRAWS_OF_STEPS = 100
 
@@ -111,7 +111,7 @@ def measure(policy: GridPolicy, start: tuple[int, int], *, num_rollouts: int = 2
 
     ``success`` and ``path_efficiency`` are means over one episode from every cell. At the saddle cells, ``both`` is
     the share with two populated modes and a valley between; ``minor``, ``commit`` and ``valley`` are means over them
-    (:mod:`fpo_torchrl.envs.multimodality`), and ``saddle_efficiency`` is that of the episodes from there. Of the
+    (:mod:`fpo_torchrl.report.multimodality`), and ``saddle_efficiency`` is that of the episodes from there. Of the
     rollouts from one cell of the saddle there are the shares by the side on which they leave the mirror axis
     first (``share_low`` is below or left of it), and the entropy in bits of the goal region reached.
 

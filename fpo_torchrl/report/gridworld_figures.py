@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Rectangle
 
-from fpo_torchrl.envs.gridworld import CENTER, SIZE, Layout
-from fpo_torchrl.envs.multimodality import MOVE_THRESHOLD
+from fpo_torchrl.envs.gridworld import CENTER, MOVE_THRESHOLD, SIZE, Layout
 from fpo_torchrl.plots import COLOURS, new_figure
 from fpo_torchrl.video import write_gif
 

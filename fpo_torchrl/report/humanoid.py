@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from fpo_torchrl.builders import build
 from fpo_torchrl.cli import friendly_errors, output_file, video_file
 from fpo_torchrl.envs.humanoid import HumanoidEnv, goal_ambiguity
-from fpo_torchrl.envs.humanoid.scores import TrackingScores, evaluate_tracking
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluation import START_NOISES
 from fpo_torchrl.files import write_json
+from fpo_torchrl.report.humanoid_scores import TrackingScores, evaluate_tracking
 from fpo_torchrl.trained import TrainedPolicy, load_policy
 from fpo_torchrl.video import write_video
 

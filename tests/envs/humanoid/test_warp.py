@@ -10,9 +10,9 @@ from torchrl.envs import check_env_specs
 from fpo_torchrl.envs import make_env
 from fpo_torchrl.envs.humanoid import HUMANOID_TASKS, HumanoidEnv
 from fpo_torchrl.envs.humanoid.model import FORCE_LIMIT, build_spec
-from fpo_torchrl.envs.humanoid.scores import evaluate_tracking
 from fpo_torchrl.envs.physics.backends import make_physics
 from fpo_torchrl.errors import NonFiniteError
+from fpo_torchrl.report.humanoid_scores import evaluate_tracking
 
 ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fpo_torchrl.envs.multimodality import both, commit, goal_entropy, minor, path_efficiency, valley
+from fpo_torchrl.report.multimodality import both, commit, goal_entropy, minor, path_efficiency, valley
 
 
 def normal(std: float, *, mean: float = 0.0, draws: int = 10, k: int = 2000) -> torch.Tensor:

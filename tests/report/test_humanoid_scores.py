@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from tensordict.nn import TensorDictModule
 
 from fpo_torchrl.envs.humanoid import HumanoidEnv
-from fpo_torchrl.envs.humanoid.scores import evaluate_tracking, position_errors
+from fpo_torchrl.report.humanoid_scores import evaluate_tracking, position_errors
 
 
 def make(num_envs: int = 2, **settings) -> HumanoidEnv:

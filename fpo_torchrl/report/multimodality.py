@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-MOVE_THRESHOLD = 0.5
-"""Beyond this an action coordinate moves the agent by one cell."""
+from fpo_torchrl.envs.gridworld import MOVE_THRESHOLD
 
 
 def minor(actions: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
