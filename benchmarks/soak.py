@@ -35,8 +35,8 @@ from omegaconf import OmegaConf
 
 from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.checkpoint import DamagedError, verify
-from fpo_torchrl.cli import EXIT_CHECKPOINT, friendly_errors
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.files import write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import origin
@@ -208,7 +208,7 @@ class Soak:
         """An end is by a kill, at the end of the run, or with a message."""
         if "Traceback" in said or (code not in (0, -9) and not re.search("^error: ", said, flags=re.M)):
             self.blame(f"{fault}: exit code {code} with the message {said[-500:]!r}")
-        elif code not in (0, -9, EXIT_CHECKPOINT):
+        elif code not in (0, -9, CheckpointError.exit_code):
             self.blame(f"{fault}: exit code {code}")
 
     def has_rows(self, run_dir: Path, frames: int) -> bool:

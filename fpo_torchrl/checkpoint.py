@@ -16,12 +16,9 @@ from torchrl.checkpoint import CheckpointError as TorchRLCheckpointError
 
 import fpo_torchrl
 from fpo_torchrl.checks import check_counts
+from fpo_torchrl.errors import CheckpointError
 
 FORMAT_VERSION = 1
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read; the message says why and what to do."""
 
 
 class DamagedError(CheckpointError):

@@ -15,11 +15,9 @@ from pathlib import Path
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.errors import ConfigError, DamagedFileError, NonFiniteError
-from fpo_torchrl.files import InUseError, NoLocksError, make_directory
+from fpo_torchrl.errors import GOES_ON, CheckpointError, ConfigError, UserError
+from fpo_torchrl.files import make_directory
 from fpo_torchrl.preemption import Preempted, ending_process
-from fpo_torchrl.remote import WorkerLostError, WorkersNotStartedError
 from fpo_torchrl.run_directory import has_checkpoint
 from fpo_torchrl.video import WRITERS, load_encoder
 
@@ -30,16 +28,13 @@ RUN_FILES = (
     "measures.json",
 )
 """What other commands read or show of a run, which no other file may replace."""
-GOES_ON = "A run that has a checkpoint goes on from it with fpo-train resume=RUN_DIRECTORY"
-EXIT_CONFIG, EXIT_CHECKPOINT, EXIT_DIVERGED, EXIT_IN_USE, EXIT_WORKER_LOST, EXIT_NO_WORKERS = 2, 3, 4, 5, 6, 7
 EXIT_PREEMPTED, EXIT_INTERRUPTED = 75, 130
-"""Exit codes; 75 is EX_TEMPFAIL of sysexits.h, try again."""
+"""Exit codes of what is no error; 75 is EX_TEMPFAIL of sysexits.h, try again."""
 
 
 @contextlib.contextmanager
 def friendly_errors() -> Iterator[None]:
-    """Turn the errors that users cause into messages; exits with 2 (config), 3 (files), 4 (diverged), 5 (in
-    use), 6 (a remote worker is gone) or 7 (the workers did not start).
+    """Turn the errors that users cause into messages, and exit with the code of :mod:`fpo_torchrl.errors`.
 
     A run that stopped on a signal exits with 75, on Ctrl-C with 130: nothing is wrong, and it can go on.
     """
@@ -50,32 +45,18 @@ def friendly_errors() -> Iterator[None]:
     try:
         with ending_process():
             yield
-    except DamagedFileError as error:
-        fail(str(error), EXIT_CHECKPOINT)
-    except ConfigError as error:
-        fail(str(error), EXIT_CONFIG)
+    except UserError as error:
+        fail(f"{error}{error.advice}", error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
-        fail(describe(error), EXIT_CONFIG)
-    except CheckpointError as error:
-        fail(str(error), EXIT_CHECKPOINT)
-    except NoLocksError as error:
-        fail(f"{error}, but several processes share this directory. Choose one on another", EXIT_CHECKPOINT)
-    except InUseError as error:
-        fail(str(error), EXIT_IN_USE)
-    except NonFiniteError as error:
-        fail(str(error), EXIT_DIVERGED)
-    except WorkerLostError as error:
-        fail(f"{error}. The last checkpoint is intact. {GOES_ON}", EXIT_WORKER_LOST)
-    except WorkersNotStartedError as error:
-        fail(f"{error}. If it repeats, look at the cluster and at what is installed there", EXIT_NO_WORKERS)
+        fail(describe(error), ConfigError.exit_code)
     except ValueError as error:
         if "Config group override" not in str(error):  # what Hydra says to normalizer=null
             raise
-        fail(f"{error}; give the name of an option: fpo-train --help lists them", EXIT_CONFIG)
+        fail(f"{error}; give the name of an option: fpo-train --help lists them", ConfigError.exit_code)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        fail(f"could not write: {error}. Make room or give write access. {GOES_ON}", EXIT_CHECKPOINT)
+        fail(f"could not write: {error}. Make room or give write access. {GOES_ON}", CheckpointError.exit_code)
     except Preempted as stopped:
         print(f"{stopped}: stopped, and nothing is lost; {how_to_go_on(stopped.directory)} goes on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else EXIT_PREEMPTED)

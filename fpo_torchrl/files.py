@@ -16,18 +16,10 @@ from typing import Any, TextIO
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fpo_torchrl.errors import ConfigError, DamagedFileError
+from fpo_torchrl.errors import ConfigError, DamagedFileError, InUseError, NoLocksError
 
 PARTIAL = ".partial"
 """How the name ends of what is not yet whole."""
-
-
-class InUseError(RuntimeError):
-    """Another process holds the lock."""
-
-
-class NoLocksError(RuntimeError):
-    """The file system has no locks."""
 
 
 @contextmanager

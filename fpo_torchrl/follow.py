@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_map_only
 
 from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import Agent
-from fpo_torchrl.checkpoint import CheckpointError, RandomNumbers
+from fpo_torchrl.checkpoint import RandomNumbers
 from fpo_torchrl.collecting import derived_seed, is_restorable
-from fpo_torchrl.errors import NonFiniteError
+from fpo_torchrl.errors import CheckpointError, NonFiniteError
 from fpo_torchrl.machine import prepare_machine
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import Preempted, StopOnSignal

@@ -15,7 +15,7 @@ from fpo_torchrl.builders import build
 from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.collecting import is_restorable
 from fpo_torchrl.config import check_components, check_run
-from fpo_torchrl.errors import ConfigError, NonFiniteError
+from fpo_torchrl.errors import ConfigError, NonFiniteError, WorkersError
 from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, why_no_film
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.follow import States, lead
@@ -27,7 +27,6 @@ from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
-from fpo_torchrl.remote import WorkersError
 from fpo_torchrl.seeds.directory import begun_seeds, check_is_run
 
 EVALUATION_SEED = 10_000

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import PARTIAL, InUseError, NoLocksError, locked, make_directory
+from fpo_torchrl.errors import ConfigError, InUseError, NoLocksError
+from fpo_torchrl.files import PARTIAL, locked, make_directory
 
 LOCK = ".lock"
 """The file in its directory that a run holds while it trains."""

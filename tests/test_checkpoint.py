@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from tiny import same
 from torch import nn
 
-from fpo_torchrl.checkpoint import Checkpointer, CheckpointError, RandomNumbers
+from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
+from fpo_torchrl.errors import CheckpointError
 from fpo_torchrl.optim import AgentOptimizer
 
 
@@ -82,17 +82,17 @@ def edit_manifest(path: Path, edit) -> None:
 class TestRoundTrip:
     def test_everything_comes_back_bit_for_bit(self, saved, tmp_path):
         other = Parts(tmp_path, seed=1)
-        assert not same(other.state(), saved.state())
+        assert not tiny.same(other.state(), saved.state())
         assert other.checkpointer.load() == saved.path
-        assert same(other.state(), saved.state())
+        assert tiny.same(other.state(), saved.state())
         other.learn()  # and the optimizer goes on
 
     def test_some_components_of_it(self, saved, tmp_path):
         other = Parts(tmp_path, seed=1)
         critic = copy.deepcopy(other.critic.state_dict())
         other.checkpointer.load(components={"actor"})
-        assert same(other.actor.state_dict(), saved.actor.state_dict())
-        assert same(other.critic.state_dict(), critic)
+        assert tiny.same(other.actor.state_dict(), saved.actor.state_dict())
+        assert tiny.same(other.critic.state_dict(), critic)
 
     def test_random_numbers_go_on(self, tmp_path):
         checkpointer = Checkpointer(tmp_path, rng=RandomNumbers())
@@ -106,7 +106,7 @@ class TestRoundTrip:
         assert saved.checkpointer.save(64) == saved.path
         other = Parts(tmp_path, seed=1)
         other.checkpointer.load()
-        assert same(other.state(), saved.state())
+        assert tiny.same(other.state(), saved.state())
 
     def test_the_newest_are_kept(self, tmp_path):
         checkpointer = Parts(tmp_path, keep_last=2).checkpointer
@@ -216,7 +216,7 @@ class TestRefused:
         before = parts.state()
         with pytest.raises(CheckpointError, match=f"(?s){message}"):
             parts.checkpointer.load(path)
-        assert same(parts.state(), before)
+        assert tiny.same(parts.state(), before)
 
     def test_a_truncated_newest_leaves_the_one_before(self, saved, tmp_path):
         before = saved.state()
@@ -224,7 +224,7 @@ class TestRefused:
         corrupt(saved.checkpointer.save(128), "truncated")
         other = Parts(tmp_path, seed=1)
         assert other.checkpointer.load() == saved.path
-        assert same(other.state(), before)
+        assert tiny.same(other.state(), before)
 
 
 @contextmanager
@@ -254,7 +254,7 @@ class TestFullDisk:
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-000000000064.torchrl"]
         other = Parts(tmp_path, seed=1)
         other.checkpointer.load()
-        assert same(other.state(), before)
+        assert tiny.same(other.state(), before)
         saved.checkpointer.save(128)  # with room again it works
 
     def test_the_first_checkpoint_has_none_before_it(self, tmp_path):
@@ -288,7 +288,7 @@ def test_killed_while_saving_the_one_before_is_the_newest(tmp_path, moment):
     assert process.exitcode == -signal.SIGKILL
     other = Parts(tmp_path, seed=1)
     assert other.checkpointer.load().name == "checkpoint-000000000064.torchrl"
-    assert same(other.state(), Parts(tmp_path).state())
+    assert tiny.same(other.state(), Parts(tmp_path).state())
     other.checkpointer.save(128)
     assert other.checkpointer.latest().name == "checkpoint-000000000128.torchrl"
 
@@ -297,4 +297,4 @@ def test_a_run_moved_elsewhere_still_loads(saved, tmp_path):
     shutil.move(tmp_path / "checkpoints", tmp_path / "elsewhere" / "checkpoints")
     other = Parts(tmp_path / "elsewhere", seed=1)
     other.checkpointer.load()
-    assert same(other.state(), saved.state())
+    assert tiny.same(other.state(), saved.state())

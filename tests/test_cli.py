@@ -16,9 +16,8 @@ import tiny
 import torch
 from PIL import Image
 
-from fpo_torchrl import EulerMaruyama, FlowActor, VelocityMLP, evaluate, train
+from fpo_torchrl import EulerMaruyama, FlowActor, VelocityMLP, errors, evaluate, train
 from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.errors import DamagedFileError
 from fpo_torchrl.evaluate import EvalConfig, evaluate_run
 from fpo_torchrl.evaluation import Evaluation
 from fpo_torchrl.loggers import read_metrics
@@ -106,7 +105,14 @@ class TestFriendlyErrors:
     @pytest.mark.parametrize(
         ("error", "code", "words"),
         [
-            (DamagedFileError("a.json is damaged"), 3, "a.json is damaged"),
+            (errors.ConfigError("x=1 is wrong"), 2, "error: x=1 is wrong\n"),
+            (errors.DamagedFileError("a.json is damaged"), 3, "error: a.json is damaged\n"),
+            (errors.CheckpointError("no checkpoint"), 3, "error: no checkpoint\n"),
+            (errors.NoLocksError("no locks"), 3, "no locks, but several processes share this directory. Choose one"),
+            (errors.NonFiniteError("a NaN"), 4, "error: a NaN\n"),
+            (errors.InUseError("it is in use"), 5, "error: it is in use\n"),
+            (errors.WorkerLostError("it is gone"), 6, "it is gone. The last checkpoint is intact. A run that has a"),
+            (errors.WorkersNotStartedError("no answer"), 7, "error: no answer. If it repeats, look at the cluster"),
             (KeyboardInterrupt(), 130, "goes on from it with fpo-train resume=RUN_DIRECTORY"),
             (OSError(28, "No space left on device", "metrics.csv"), 3, "could not write: [Errno 28] No space left"),
             (
@@ -121,6 +127,13 @@ class TestFriendlyErrors:
             raise error
         assert stopped.value.code == code
         assert words in capsys.readouterr().err
+
+    def test_the_code_of_each_error_is_documented(self):
+        page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text()
+        kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+        assert len(kinds) > 1
+        for kind in kinds:
+            assert f"\n| {kind.exit_code} | " in page, kind
 
     @pytest.mark.parametrize("error", [ValueError("a mistake of ours"), FileNotFoundError(2, "No such file", "x")])
     def test_a_bug_keeps_its_traceback(self, error):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.loggers import MetricsCSV, read_metrics
 from fpo_torchrl.run import Run
 from fpo_torchrl.start import resume_run, start_run

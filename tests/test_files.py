@@ -10,17 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fpo_torchrl.errors import ConfigError, DamagedFileError
-from fpo_torchrl.files import (
-    InUseError,
-    is_held,
-    locked,
-    make_directory,
-    read_json,
-    replacing,
-    write_json,
-    write_whole,
-)
+from fpo_torchrl.errors import ConfigError, DamagedFileError, InUseError
+from fpo_torchrl.files import is_held, locked, make_directory, read_json, replacing, write_json, write_whole
 
 
 class TestLocked:

@@ -19,8 +19,9 @@ hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from fpo_torchrl.cli import EXIT_CHECKPOINT, EXIT_CONFIG, EXIT_DIVERGED, friendly_errors  # noqa: E402
+from fpo_torchrl.cli import friendly_errors  # noqa: E402
 from fpo_torchrl.config import COMPONENTS  # noqa: E402
+from fpo_torchrl.errors import CheckpointError, ConfigError, NonFiniteError  # noqa: E402
 from fpo_torchrl.settings import flatten  # noqa: E402
 from fpo_torchrl.start import start_run  # noqa: E402
 from fpo_torchrl.sweep.manifest import composer  # noqa: E402
@@ -62,7 +63,7 @@ def outcome(function: Callable[[], Any]) -> tuple[int, str]:
 
 
 def check(code: int, said: str) -> None:
-    assert code in (0, EXIT_CONFIG, EXIT_CHECKPOINT, EXIT_DIVERGED)
+    assert code in (0, *(error.exit_code for error in (ConfigError, CheckpointError, NonFiniteError)))
     assert "Traceback" not in said
     if code:
         message = said.rpartition("error: ")[2].strip()

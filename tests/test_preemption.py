@@ -14,8 +14,8 @@ import tiny
 from omegaconf import OmegaConf
 
 from fpo_torchrl.auto_resume import ensure_trained, unfinished_run
-from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import InUseError, locked
+from fpo_torchrl.errors import ConfigError, InUseError
+from fpo_torchrl.files import locked
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import SIGNALS, Preempted, StopOnSignal, ending_process
 from fpo_torchrl.provenance import read_provenance

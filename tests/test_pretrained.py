@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fpo_torchrl import CFMLoss
-from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.run import Run
 from fpo_torchrl.start import resume_run, start_run
 

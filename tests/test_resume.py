@@ -13,8 +13,7 @@ import tiny
 from omegaconf import OmegaConf
 
 from fpo_torchrl.auto_resume import unfinished_run
-from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.errors import ConfigError, DamagedFileError
+from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import Run
 from fpo_torchrl.start import load_run_config, resume_run, start_run

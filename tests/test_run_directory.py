@@ -11,8 +11,8 @@ import tiny
 
 from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import InUseError, is_held, locked
+from fpo_torchrl.errors import ConfigError, InUseError
+from fpo_torchrl.files import is_held, locked
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.start import resume_run, start_run

@@ -18,9 +18,9 @@ import torch
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.errors import ConfigError, WorkersNotStartedError
 from fpo_torchrl.preemption import SIGNALS
-from fpo_torchrl.remote.workers import RemoteWorkers, WorkerEnv, WorkersNotStartedError, kept_signal_handlers, told
+from fpo_torchrl.remote.workers import RemoteWorkers, WorkerEnv, kept_signal_handlers, told
 
 
 class RayWorkers(RemoteWorkers):

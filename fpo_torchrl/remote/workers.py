@@ -21,23 +21,11 @@ from torchrl.envs import EnvBase
 
 from fpo_torchrl.checks import check_counts
 from fpo_torchrl.collecting import PLAIN, derived_seed
-from fpo_torchrl.errors import NonFiniteError
+from fpo_torchrl.errors import NonFiniteError, WorkerLostError, WorkersNotStartedError
 from fpo_torchrl.preemption import SIGNALS
 
 WORKER = ("collector", "worker")
 """Where a batch says which worker collected it."""
-
-
-class WorkersError(RuntimeError):
-    """The workers are not there."""
-
-
-class WorkerLostError(WorkersError):
-    """A worker, or the connection to it, is gone."""
-
-
-class WorkersNotStartedError(WorkersError):
-    """The workers, or the cluster that they are to run in, did not start."""
 
 
 class RemoteWorkers(ABC):

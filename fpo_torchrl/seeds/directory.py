@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.files import intact, read_json, write_json
 from fpo_torchrl.run_directory import holds_run
 

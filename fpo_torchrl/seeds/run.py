@@ -14,8 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.auto_resume import AUTO, directory_of, final_evaluation, other_settings, unfinished
-from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.errors import ConfigError, NonFiniteError
+from fpo_torchrl.errors import CheckpointError, ConfigError, NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
 from fpo_torchrl.flow import RandomSteps
 from fpo_torchrl.modules.chain import flow_policy, is_flow

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fpo_torchrl.checkpoint import CheckpointError
 from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.errors import ConfigError, DamagedFileError
+from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
 from fpo_torchrl.start import load_run_config
 from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
 from fpo_torchrl.sweep.table import row_of, status_table

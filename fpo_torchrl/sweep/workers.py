@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from fpo_torchrl.auto_resume import is_finished
 from fpo_torchrl.cli import EXIT_PREEMPTED, quoted
-from fpo_torchrl.errors import DamagedFileError
-from fpo_torchrl.files import InUseError, is_held, locked
+from fpo_torchrl.errors import DamagedFileError, InUseError
+from fpo_torchrl.files import is_held, locked
 from fpo_torchrl.machine import available_cores
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import read_provenance

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 
-from fpo_torchrl import cli
+from fpo_torchrl import cli, errors
 from fpo_torchrl.builders import build, build_agent, signature
 from fpo_torchrl.config import COMPONENTS, SUPPLIED
 from fpo_torchrl.envs.probe import ProbeEnv
@@ -132,8 +132,10 @@ def test_the_help_names_every_task_and_exit_code():
     text = " ".join((CONF / "hydra" / "help" / "fpo.yaml").read_text().split())
     families = {name.partition("/")[0] for name in list_tasks()}
     assert not [family for family in families if family not in text]
-    codes = {"wrong setting": cli.EXIT_CONFIG, "checkpoint": cli.EXIT_CHECKPOINT, "diverged": cli.EXIT_DIVERGED}
-    codes |= {"directory in use": cli.EXIT_IN_USE, "remote worker gone": cli.EXIT_WORKER_LOST}
-    codes |= {"stopped by a signal": cli.EXIT_PREEMPTED}
-    for meaning, code in {**codes, "by Ctrl-C": cli.EXIT_INTERRUPTED}.items():
+    of_errors = {"wrong setting": errors.ConfigError, "checkpoint": errors.CheckpointError}
+    of_errors |= {"diverged": errors.NonFiniteError, "directory in use": errors.InUseError}
+    of_errors |= {"remote worker gone": errors.WorkerLostError}
+    codes = {meaning: error.exit_code for meaning, error in of_errors.items()}
+    codes |= {"stopped by a signal": cli.EXIT_PREEMPTED, "by Ctrl-C": cli.EXIT_INTERRUPTED}
+    for meaning, code in codes.items():
         assert f"{code} {meaning}" in text

@@ -17,10 +17,10 @@ from fpo_torchrl.assembly import build_trainer, check_workers
 from fpo_torchrl.builders import build
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.collecting import PLAIN
-from fpo_torchrl.errors import ConfigError, NonFiniteError
+from fpo_torchrl.errors import ConfigError, NonFiniteError, WorkerLostError, WorkersNotStartedError
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import Preempted
-from fpo_torchrl.remote import RPCWorkers, WorkerLostError, WorkersNotStartedError
+from fpo_torchrl.remote import RPCWorkers
 from fpo_torchrl.remote.engines import WorkerCollector, shares
 from fpo_torchrl.remote.workers import told
 from fpo_torchrl.run import Run

@@ -20,10 +20,9 @@ from omegaconf import OmegaConf
 from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import build
 from fpo_torchrl.collecting import derived_seed, make_collector
-from fpo_torchrl.errors import NonFiniteError
+from fpo_torchrl.errors import NonFiniteError, WorkerLostError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes
-from fpo_torchrl.remote import WorkerLostError
 from fpo_torchrl.remote.engines import shares
 from fpo_torchrl.trainer import Trainer
 

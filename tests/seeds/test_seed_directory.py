@@ -10,8 +10,7 @@ import pytest
 import tiny
 
 from fpo_torchrl.auto_resume import ensure_trained
-from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.errors import ConfigError, DamagedFileError
+from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
 from fpo_torchrl.files import read_json
 from fpo_torchrl.seeds.directory import FILE
 from fpo_torchrl.seeds.run import SeedRuns, configs_of_seeds, resume, train_seeds

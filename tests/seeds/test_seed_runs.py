@@ -11,9 +11,8 @@ import tiny
 import torch
 
 from fpo_torchrl.auto_resume import AUTO
-from fpo_torchrl.checkpoint import CheckpointError
-from fpo_torchrl.errors import ConfigError, DamagedFileError, NonFiniteError
-from fpo_torchrl.files import InUseError, locked, read_json, write_json
+from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError, InUseError, NonFiniteError
+from fpo_torchrl.files import locked, read_json, write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance

@@ -9,8 +9,9 @@ import torch
 from motions import write_npz
 from tensordict import TensorDict
 
-from fpo_torchrl.checkpoint import Checkpointer, CheckpointError
+from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.envs.humanoid import HumanoidEnv
+from fpo_torchrl.errors import CheckpointError
 
 
 def make(**settings) -> HumanoidEnv:
