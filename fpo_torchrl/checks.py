@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -30,6 +33,42 @@ def check_kinds(example: str, kind: type, **values: Any) -> None:
             raise TypeError(f"{name} must be {article} {kind.__name__} such as {example}, got {value!r}")
 
 
+def check_choice(
+    name: str, value: Any, choices: Iterable[Any], *, other: str = "", error: type[Exception] = ValueError
+) -> None:
+    """Raise ``error`` if ``value`` is none of ``choices``; ``other`` says in words what else it could have been.
+
+    >>> check_choice("std", "learnt", ["observation", "learned"], other="a positive number")
+    Traceback (most recent call last):
+    ValueError: std must be one of observation, learned or a positive number, got 'learnt'; did you mean 'learned'?
+    """
+    if value in (known := list(choices)):
+        return
+    allowed = ", ".join(map(str, known)) + (f" or {other}" if other else "")
+    hint = "".join(f"; did you mean {it!r}?" for it in closest(value, known))
+    raise error(f"{name} must be one of {allowed}, got {value!r}{hint}")
+
+
+def closest(name: Any, known: Iterable[Any], count: int = 1) -> list[Any]:
+    """At most ``count`` of the ``known`` names that are much like ``name``, the best first.
+
+    Case and punctuation do not count, nor need the name have what stands before a slash.
+
+    >>> closest("two_wals", ["gridworld/two_walls", "CheetahRun"]), closest("cheetah_run", ["CheetahRun"])
+    (['gridworld/two_walls'], ['CheetahRun'])
+    >>> closest("Atari", ["gridworld/two_walls", "CheetahRun"])
+    []
+    """
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    known = list(known)
+    spelling = {plain(str(it).rpartition("/")[2]): it for it in known} | {plain(str(it)): it for it in known}
+    close = get_close_matches(plain(str(name)), spelling, n=2 * count)  # a name may be there in both spellings
+    return list(dict.fromkeys(spelling[text] for text in close))[:count]
+
+
 def check_windows(
     num_envs: int, frames_per_batch: int, minibatch_size: int, unroll_length: int | None, advantage_every: str
 ) -> int:
@@ -43,8 +82,7 @@ def check_windows(
     unroll_length = unroll_length if unroll_length is not None else steps
     if steps % unroll_length:
         raise ValueError(f"unroll_length must divide the {steps} steps per batch, got {unroll_length}")
-    if advantage_every not in ("batch", "epoch", "minibatch"):
-        raise ValueError(f'advantage_every must be "batch", "epoch" or "minibatch", got {advantage_every!r}')
+    check_choice("advantage_every", advantage_every, ("batch", "epoch", "minibatch"))
     if advantage_every == "minibatch" and minibatch_size % unroll_length:
         raise ValueError(
             f"minibatch_size must be a multiple of unroll_length={unroll_length} when the advantage is "

@@ -21,6 +21,7 @@ from torchrl.objectives import ClipPPOLoss
 from fpo_torchrl import flow, modules, objectives, torchrl_configs
 from fpo_torchrl.advantage import GAE, BraxGAE
 from fpo_torchrl.builders import signature
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.envs.humanoid import HumanoidEnv
 from fpo_torchrl.envs.registry import make_env
 from fpo_torchrl.errors import ConfigError
@@ -190,8 +191,7 @@ def collector_named(option: Any) -> DictConfig | None:
     options = COMPONENTS["collector"]
     if option == "local":
         return None
-    if not isinstance(option, str) or option not in options:
-        raise ConfigError(f"collector={option}: expected {', '.join(options)} or local")
+    check_choice("collector", option, [*options, "local"], error=ConfigError)
     return OmegaConf.structured(schema(options[option], SUPPLIED["collector"]))
 
 
@@ -201,8 +201,7 @@ def logger_named(option: Any) -> str | None:
     Raises:
         ConfigError: for another name.
     """
-    if option not in ("none", *LOGGERS):
-        raise ConfigError(f"logger={option}: expected none, {' or '.join(LOGGERS)}")
+    check_choice("logger", option, ["none", *LOGGERS], error=ConfigError)
     return None if option == "none" else option
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.cli import friendly_errors, output_file, video_file
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluation import START_NOISES, evaluate, show_return, why_no_film
@@ -97,10 +98,10 @@ def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | N
         return None
     if not is_flow(actor):
         raise ConfigError("solvers and steps are settings of a flow policy; this run trained a Gaussian")
-    if name is not None and name not in SOLVERS:
-        raise ConfigError(f"solvers: unknown solver {name!r}, known are {', '.join(SOLVERS)}")
-    own = flow_policy(actor).solver
-    solver = SOLVERS[name]() if name is not None else own
+    own = solver = flow_policy(actor).solver
+    if name is not None:
+        check_choice("solver", name, SOLVERS, error=ConfigError)
+        solver = SOLVERS[name]()
     try:
         return solver.with_steps(num_steps if num_steps is not None else own.num_steps)
     except ValueError as error:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
 
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.flow import FixedNoise, RandomNoise, Solver, StartNoise, ZeroNoise
 from fpo_torchrl.modules.chain import for_inference, is_flow
 from fpo_torchrl.video import write_video
@@ -117,8 +118,7 @@ def evaluation_policy(
     Raises:
         ValueError: for an unknown start noise.
     """
-    if noise not in START_NOISES:
-        raise ValueError(f"noise must be one of {', '.join(START_NOISES)}, got {noise!r}")
+    check_choice("noise", noise, START_NOISES)
     if is_flow(actor):
         return for_inference(actor, solver=solver, start_noise=START_NOISES[noise]()), ExplorationType.RANDOM
     return actor, ExplorationType.RANDOM if noise == "random" else ExplorationType.DETERMINISTIC

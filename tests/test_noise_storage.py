@@ -50,7 +50,7 @@ def test_a_batch_without_the_seeds_is_refused(make_actor, collect):
 
 
 def test_an_unknown_storage_is_refused(make_actor):
-    with pytest.raises(ValueError, match='must be "stored" or "seed", got \'none\''):
+    with pytest.raises(ValueError, match="noise_storage must be one of stored, seed, got 'none'"):
         make_actor(noise_storage="none")
 
 

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from fpo_torchrl.checks import check_choice
+
 from .base import BatchedEnv
 
 if TYPE_CHECKING:
@@ -174,8 +176,7 @@ LAYOUTS: dict[str, Callable[[Tensor, Tensor], Masks]] = {
 
 def make_layout(name: str) -> Layout:
     """Build one of the authors' layouts by name; ``ValueError`` if there is no such layout."""
-    if name not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {name!r}")
+    check_choice("layout", name, LAYOUTS)
     y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
     none = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     return Layout(name=name, **({"death": none, "wall": none} | LAYOUTS[name](x, y)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from gymnasium.wrappers import TransformAction, TransformObservation
 from tensordict import TensorDictBase
 from torchrl.envs import GymWrapper
 
+from fpo_torchrl.checks import closest
 from fpo_torchrl.envs.base import spread_phases
 
 
@@ -147,7 +147,7 @@ def _make(env_id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) ->
     try:
         env = gymnasium.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv, ModuleNotFoundError) as error:
-        close = get_close_matches(env_id, list(gymnasium.registry), n=3)
+        close = closest(env_id, gymnasium.registry, 3)
         raise ValueError(
             f"Gymnasium cannot find {env_id!r}: {error} "
             + (f"Close ids: {', '.join(close)}. " if close else "")

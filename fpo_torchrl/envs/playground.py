@@ -8,13 +8,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fpo_torchrl.checks import closest
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.envs.jax_bridge import (
     jax_device,
@@ -55,7 +55,7 @@ def make_playground_env(
     except ImportError as error:
         raise missing("playground", error) from error
     if name not in registry.ALL_ENVS:
-        close = get_close_matches(name, registry.ALL_ENVS, n=3)
+        close = closest(name, registry.ALL_ENVS, 3)
         raise ValueError(
             f"MuJoCo Playground has no environment {name!r}. "
             + (f"Close names: {', '.join(close)}" if close else f"Known: {', '.join(registry.ALL_ENVS)}")

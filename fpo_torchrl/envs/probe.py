@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fpo_torchrl.checks import check_choice
+
 from .base import BatchedEnv
 
 TARGET = 0.5
@@ -153,8 +155,7 @@ class ProbeEnv(BatchedEnv):
         spread_episodes: bool = False,
     ) -> None:
         if isinstance(probe, str):
-            if probe not in PROBES:
-                raise ValueError(f"probe must be one of {', '.join(PROBES)}; got {probe!r}")
+            check_choice("probe", probe, PROBES)
             probe = PROBES[probe]
         super().__init__(
             num_envs=num_envs,

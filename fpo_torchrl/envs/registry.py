@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 import torch
 from torchrl.envs import EnvBase
+
+from fpo_torchrl.checks import closest
 
 from .gridworld import LAYOUTS, GridWorld
 from .probe import PROBES, BimodalBandit, ProbeEnv
@@ -112,13 +113,7 @@ def _builder(task: str) -> Callable[..., EnvBase]:
 def _suggestion(task: str, known: list[str]) -> str:
     if re.search(r"-v\d+$", task):
         return f"Did you mean 'gym/{task.rpartition('/')[2]}'? "
-
-    def plain(name: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", name.lower())
-
-    spelling = {plain(name.rpartition("/")[2]): name for name in known} | {plain(name): name for name in known}
-    close = get_close_matches(plain(task), list(spelling), n=1)
-    return f"Did you mean {spelling[close[0]]!r}? " if close else ""
+    return "".join(f"Did you mean {name!r}? " for name in closest(task, known))
 
 
 def _check_int(name: str, value: object, minimum: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import fpo_torchrl
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.cli import friendly_errors, output_file
 from fpo_torchrl.errors import ConfigError, DamagedFileError
 from fpo_torchrl.evaluate import solver_of
@@ -76,9 +77,8 @@ def export_run(
         ConfigError: for wrong settings, a run of a Gaussian, or an export that does not agree with the policy.
         CheckpointError: if the run cannot be read.
     """
-    for name, value, known in (("format", format, FORMATS), ("noise", noise, NOISES)):
-        if value not in known:
-            raise ConfigError(f"{name}={value!r}: expected {', '.join(known)}")
+    check_choice("format", format, FORMATS, error=ConfigError)
+    check_choice("noise", noise, NOISES, error=ConfigError)
     suffix = FORMATS[format].suffix
     path = output_file("--out", out, [suffix]) if out is not None else run_dir / f"policy{suffix}"
     trained = load_policy(run_dir, num_envs=NUM_COPIES, device="cpu", checkpoint=checkpoint)

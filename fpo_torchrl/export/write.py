@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.modules import FlowPolicy
 
@@ -45,8 +46,7 @@ def export_policy(
         ConfigError: for an unknown format, a batch of one, a package that is not installed, or a file that computes
             other actions (:data:`TOLERANCE`).
     """
-    if format not in FORMATS:
-        raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    check_choice("format", format, FORMATS, error=ConfigError)
     expected = policy(*inputs.values())
     if min(len(value) for value in inputs.values()) < 2:
         raise ConfigError("the example inputs need a batch of at least 2, so that the batch size stays free")

@@ -10,7 +10,7 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from fpo_torchrl.checks import check_kinds
+from fpo_torchrl.checks import check_choice, check_kinds
 from fpo_torchrl.flow import (
     Draws,
     GridTime,
@@ -86,12 +86,8 @@ class FlowActor(FlowSampler):
             raise ValueError(f"num_mc_samples must not be negative, got {num_mc_samples}")
         if action_noise_std < 0:
             raise ValueError(f"action_noise_std must not be negative, got {action_noise_std}")
-        if action_reduction not in ACTION_REDUCTIONS:
-            raise ValueError(
-                f"action_reduction must be one of {', '.join(ACTION_REDUCTIONS)}, got {action_reduction!r}"
-            )
-        if noise_storage not in ("stored", "seed"):
-            raise ValueError(f'noise_storage must be "stored" or "seed", got {noise_storage!r}')
+        check_choice("action_reduction", action_reduction, ACTION_REDUCTIONS)
+        check_choice("noise_storage", noise_storage, ("stored", "seed"))
         self.num_mc_samples = num_mc_samples
         self.action_noise_std = action_noise_std
         self.target = target if target is not None else NoiseTarget()

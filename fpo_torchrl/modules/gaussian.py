@@ -10,6 +10,7 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.modules import IndependentNormal, ProbabilisticActor, TanhNormal
 
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.modules.velocity import dense_layers, make_activation
 
 
@@ -40,8 +41,8 @@ class GaussianMLP(nn.Module):
         normalizer: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if std not in ("observation", "learned") and not (isinstance(std, (int, float)) and std > 0):
-            raise ValueError(f'std must be "observation", "learned" or a positive number, got {std!r}')
+        if not (isinstance(std, (int, float)) and std > 0):
+            check_choice("std", std, ("observation", "learned"), other="a positive number")
         self.normalizer = normalizer
         self.std = std
         self.activation = make_activation(activation)
@@ -84,8 +85,7 @@ def gaussian_actor(
         action_low, action_high: bounds of the action for ``"tanh"``.
         obs_dim, action_dim, hidden_sizes, std, init_std, activation, init, normalizer: as in :class:`GaussianMLP`.
     """
-    if squash not in ("tanh", "none"):
-        raise ValueError(f'squash must be "tanh" or "none", got {squash!r}')
+    check_choice("squash", squash, ("tanh", "none"))
     network = GaussianMLP(
         obs_dim,
         action_dim,

@@ -13,7 +13,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from fpo_torchrl.checks import check_kinds
+from fpo_torchrl.checks import check_choice, check_kinds
 from fpo_torchrl.flow import Euler, RandomNoise, Solver, StartNoise, ZeroNoise
 from fpo_torchrl.flow.solver import VelocityField
 
@@ -78,8 +78,7 @@ class FlowSampler(TensorDictModuleBase):
                 f"{type(self).__name__} needs the size of the action: give {type(velocity_net).__name__} an attribute "
                 "action_dim, or pass action_dim="
             )
-        if squash not in SQUASHES:
-            raise ValueError(f"squash must be one of {', '.join(SQUASHES)}, got {squash!r}")
+        check_choice("squash", squash, SQUASHES)
         if normalizer is not None and len(in_keys) > 1:
             raise ValueError(
                 f"normalizer works on one observation, got in_keys={in_keys}; normalise inside velocity_net"

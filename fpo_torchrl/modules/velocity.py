@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fpo_torchrl.checks import check_choice
+
 
 class CosSinTimeEmbedding(nn.Module):
     """``[cos(2^k t), sin(2^k t)]`` for ``k = 0 ... num_features / 2 - 1``: the authors' embedding.
@@ -68,8 +70,7 @@ def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
     """The activation of a name, or of a class of one's own."""
     if not isinstance(activation, str):
         return activation()
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)} or a class, got {activation!r}")
+    check_choice("activation", activation, ACTIVATIONS, other="a class")
     return ACTIVATIONS[activation]()
 
 
@@ -88,8 +89,7 @@ def dense_layers(sizes: Sequence[int], init: str = "lecun_uniform") -> nn.Module
     """Linear layers between consecutive ``sizes``."""
     if min(sizes) < 1:
         raise ValueError(f"hidden_sizes must be at least 1 each, got {list(sizes[1:-1])}")
-    if init not in INITS:
-        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+    check_choice("init", init, INITS)
     layers = nn.ModuleList()
     for num_in, num_out in pairwise(sizes):
         layers.append(nn.Linear(num_in, num_out))
@@ -104,8 +104,7 @@ def precision(autocast: str | None, like: Tensor) -> AbstractContextManager:
 
 def check_autocast(autocast: str | None) -> None:
     """Refuse a precision that is not there."""
-    if autocast not in (None, "bfloat16"):
-        raise ValueError(f'autocast must be "bfloat16" or None, got {autocast!r}')
+    check_choice("autocast", autocast, ("bfloat16", None))
 
 
 class VelocityMLP(nn.Module):

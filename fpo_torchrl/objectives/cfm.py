@@ -9,7 +9,7 @@ from tensordict.nn import TensorDictParams, TensorDictSequential, dispatch
 from tensordict.utils import NestedKey
 from torchrl.objectives import LossModule
 
-from fpo_torchrl.checks import check_counts, check_kinds
+from fpo_torchrl.checks import check_choice, check_counts, check_kinds
 from fpo_torchrl.flow import (
     IndependentPairs,
     PairSampler,
@@ -74,10 +74,7 @@ class CFMLoss(LossModule):
         check_kinds("VelocityTarget()", RegressionTarget, target=target)
         check_kinds("UniformTime()", TimeSampler, time_sampler=time_sampler)
         check_kinds("AntitheticPairs()", PairSampler, pairs=pairs)
-        if action_reduction not in ACTION_REDUCTIONS:
-            raise ValueError(
-                f"action_reduction must be one of {', '.join(ACTION_REDUCTIONS)}, got {action_reduction!r}"
-            )
+        check_choice("action_reduction", action_reduction, ACTION_REDUCTIONS)
         if not isinstance(flow_policy(actor_network), FlowActor):
             raise TypeError(
                 "CFMLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "

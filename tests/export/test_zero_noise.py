@@ -40,5 +40,5 @@ def test_a_damaged_evaluation_is_named(tmp_path):
 @pytest.mark.parametrize("wrong", [{"format": "onx"}, {"noise": "random"}])
 def test_names_that_are_unknown(wrong, tmp_path):
     ((name, value),) = wrong.items()
-    with pytest.raises(ConfigError, match=rf"{name}='{value}': expected .*, "):
+    with pytest.raises(ConfigError, match=rf"{name} must be one of .*, got '{value}'"):
         export_run(tmp_path, **wrong)

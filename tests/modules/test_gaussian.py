@@ -93,7 +93,7 @@ def test_the_observation_is_normalised_first():
 
 @pytest.mark.parametrize("std", ["observed", 0.0, -1.0])
 def test_other_standard_deviations_are_refused(std):
-    with pytest.raises(ValueError, match='std must be "observation", "learned" or a positive number'):
+    with pytest.raises(ValueError, match="std must be one of observation, learned or a positive number"):
         GaussianMLP(3, 2, std=std)
 
 

@@ -171,7 +171,7 @@ class TestTraining:
             {"advantage_every": "minibatch", "unroll_length": 3, "minibatch_size": 7},
             "minibatch_size must be a multiple of unroll_length=3",
         ),
-        ({"advantage_every": "often"}, 'advantage_every must be "batch", "epoch" or "minibatch", got \'often\''),
+        ({"advantage_every": "often"}, "advantage_every must be one of batch, epoch, minibatch, got 'often'"),
         *[
             ({name: 0}, f"{name} must be at least 1, got 0")
             for name in ("total_frames", "frames_per_batch", "num_epochs", "minibatch_size", "unroll_length")

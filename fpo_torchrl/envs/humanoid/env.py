@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchrl.data import Bounded
 
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.envs.humanoid.failures import FailureWeights
 from fpo_torchrl.envs.humanoid.goal import goal_dim
@@ -103,14 +104,9 @@ class HumanoidEnv(BatchedEnv):
         num_threads: int | None = None,
         max_contacts: int | None = None,
     ) -> None:
-        choices = {
-            "task": (task, HUMANOID_TASKS),
-            "distance": (distance, DISTANCES),
-            "backend": (backend, ("c", "warp")),
-        }
-        for name, (value, known) in choices.items():
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        check_choice("task", task, HUMANOID_TASKS)
+        check_choice("distance", distance, DISTANCES)
+        check_choice("backend", backend, ("c", "warp"))
         skeleton = SKELETONS[task.partition("/")[2]]
         if not max_distance > 0:
             raise ValueError(f"max_distance must be positive, got {max_distance}")

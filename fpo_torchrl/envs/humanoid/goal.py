@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.envs.humanoid.skeleton import Skeleton
 
 GOAL_BLOCKS = {
@@ -37,8 +38,7 @@ def conditioned_bodies(skeleton: Skeleton, conditioning: str) -> list[int]:
     Raises:
         ValueError: for an unknown conditioning.
     """
-    if conditioning not in CONDITIONINGS:
-        raise ValueError(f"conditioning must be one of {', '.join(CONDITIONINGS)}, got {conditioning!r}")
+    check_choice("conditioning", conditioning, CONDITIONINGS)
     names = CONDITIONINGS[conditioning]
     return list(range(len(skeleton.bodies))) if names is None else skeleton.index(names)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.envs.humanoid import rotations
 from fpo_torchrl.envs.humanoid.goal import goal_mask
 from fpo_torchrl.envs.humanoid.kinematics import BodyStates
@@ -27,8 +28,7 @@ def observation_masks(skeleton: Skeleton, conditioning: str, critic_goal: str) -
     Raises:
         ValueError: for an unknown conditioning or critic goal.
     """
-    if critic_goal not in ("full", "masked"):
-        raise ValueError(f'critic_goal must be "full" or "masked", got {critic_goal!r}')
+    check_choice("critic_goal", critic_goal, ("full", "masked"))
     own = torch.ones(self_dim(skeleton), dtype=torch.bool)
     seen = {"actor": conditioning, "critic": "full" if critic_goal == "full" else conditioning}
     return {role: torch.cat([own, goal_mask(skeleton, goal)]) for role, goal in seen.items()}

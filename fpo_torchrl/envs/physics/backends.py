@@ -6,6 +6,7 @@ from __future__ import annotations
 import mujoco  # pyright: ignore[reportMissingTypeStubs]
 import torch
 
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.envs.physics.c import CPhysics
 from fpo_torchrl.envs.physics.mjx import MJXPhysics
 from fpo_torchrl.envs.physics.protocol import Physics
@@ -41,8 +42,7 @@ def make_physics(
         ValueError: for an unknown back end, a count below 1, or a setting of another back end.
         ImportError: for a back end whose package is not installed.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown physics backend {backend!r}. Known: {', '.join(BACKENDS)}")
+    check_choice("backend", backend, BACKENDS)
     settings = {"c": {"num_threads": num_threads}, "mjx": {}, "warp": {"max_contacts": max_contacts}}
     given = {key: {name: it for name, it in own.items() if it is not None} for key, own in settings.items()}
     for owner, own in given.items():

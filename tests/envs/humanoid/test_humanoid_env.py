@@ -184,7 +184,7 @@ def test_an_action_that_is_not_finite_is_an_error(value):
     [
         ({"task": "humanoid/dog"}, "task must be one of humanoid/full, humanoid/planar"),
         ({"conditioning": "hands"}, "conditioning must be one of full, root_hands, root, got 'hands'"),
-        ({"critic_goal": "none"}, 'critic_goal must be "full" or "masked", got \'none\''),
+        ({"critic_goal": "none"}, "critic_goal must be one of full, masked, got 'none'"),
         ({"distance": "median"}, "distance must be one of farthest, mean, got 'median'"),
         ({"max_distance": 0.0}, "max_distance must be positive, got 0"),
         ({"action_unit": 0.0}, "action_unit must be above 0 and at most 1, got 0"),
