@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Collection, Iterator
+from argparse import ArgumentParser
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -88,6 +91,17 @@ def fail(message: str, code: int) -> None:
     """Print ``message`` and leave with ``code``."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def take_defaults(parser: ArgumentParser, function: Callable[..., Any]) -> ArgumentParser:
+    """Give a command's options the defaults of the function behind it, whose arguments have their names.
+
+    >>> take_defaults(ArgumentParser(), lambda runs, seed=3: None).get_default("seed")
+    3
+    """
+    arguments = inspect.signature(function).parameters
+    parser.set_defaults(**{name: it.default for name, it in arguments.items() if it.default is not it.empty})
+    return parser
 
 
 def output_file(setting: str, path: str | Path, endings: Collection[str]) -> Path:

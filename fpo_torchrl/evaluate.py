@@ -22,20 +22,6 @@ from fpo_torchrl.report.samplers import WRITERS, draw_samplers
 from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import load_policy, task_env
 
-USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of a run.
-
-  solvers=[euler,heun]   any of {", ".join(SOLVERS)}; default: the solver it was trained with
-  steps=[1,5,10]         numbers of solver steps; default: those it was trained with
-  noise=[random,zero]    start noise: {", ".join(START_NOISES)}
-  episodes=32            episodes of each evaluation
-  seed=0                 of the episodes
-  device=cpu             default: the device it was trained on
-  checkpoint=PATH        default: the newest of the run
-  render=PATH.gif        also record an episode with the first combination, as a .gif or .mp4
-  output=[T.csv,T.md]    also write the numbers to files, as {", ".join(WRITERS)}
-  plot=PATH.png          also draw return and latency over the steps of a flow policy
-"""
-
 
 @dataclass
 class EvalConfig:
@@ -90,6 +76,22 @@ def is_steps(value: Any) -> bool:
     [True, True, False, False, False, False]
     """
     return value is None or (type(value) is int and value >= 1)
+
+
+DEFAULTS = EvalConfig()
+USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of a run.
+
+  solvers=[euler,heun]   any of {", ".join(SOLVERS)}; default: the solver it was trained with
+  steps=[1,5,10]         numbers of solver steps; default: those it was trained with
+  noise=[{",".join(DEFAULTS.noise)}]    start noise: {", ".join(START_NOISES)}
+  episodes={DEFAULTS.episodes}            episodes of each evaluation
+  seed={DEFAULTS.seed}                 of the episodes
+  device=cpu             default: the device it was trained on
+  checkpoint=PATH        default: the newest of the run
+  render=PATH.gif        also record an episode with the first combination, as a .gif or .mp4
+  output=[T.csv,T.md]    also write the numbers to files, as {", ".join(WRITERS)}
+  plot=PATH.png          also draw return and latency over the steps of a flow policy
+"""
 
 
 def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from torchrl.checkpoint import Checkpoint
 
 from fpo_torchrl.builders import build_agent
 from fpo_torchrl.checkpoint import Checkpointer
-from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.cli import friendly_errors, take_defaults
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.flow import Euler, RandomNoise, ZeroNoise
@@ -41,16 +40,14 @@ def parser() -> argparse.ArgumentParser:
         description="Train students that do in a few Euler steps what a run's flow policy does in many, and compare "
         "them with it by return and latency. Each student's directory is one for fpo-eval, fpo-export and init_from.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="directory of a run of a flow policy")
-    parser.add_argument("--steps", type=int, nargs="+", help="Euler steps of each student; default: 1 2")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of a run of a flow policy")
+    parser.add_argument("--steps", type=int, nargs="+", help="Euler steps of each student; default: %(default)s")
     parser.add_argument("--updates", type=int, help="gradient steps for each; default: %(default)s")
     parser.add_argument("--episodes", type=int, help="of each evaluation; default: %(default)s")
     parser.add_argument("--seed", type=int, help="default: %(default)s")
     parser.add_argument("--checkpoint", help="path of a checkpoint; default: the newest of the run")
     parser.add_argument("--out", type=Path, help="where to write; default: distilled/ in the run's directory")
-    options = inspect.signature(distill_run).parameters
-    parser.set_defaults(**{name: it.default for name, it in options.items() if it.default is not it.empty})
-    return parser
+    return take_defaults(parser, distill_run)
 
 
 def distill_run(
@@ -160,9 +157,9 @@ def save_student(student: Any, cfg: DictConfig, teacher: TrainedPolicy, director
 
 def main() -> None:
     """Distill as the command line says."""
-    settings = vars(parser().parse_args())
+    arguments = parser().parse_args()
     with friendly_errors():
-        distill_run(settings.pop("run"), settings.pop("out"), **settings)
+        distill_run(**vars(arguments))
 
 
 if __name__ == "__main__":

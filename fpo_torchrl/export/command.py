@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fpo_torchrl
 from fpo_torchrl.checks import check_choice
-from fpo_torchrl.cli import friendly_errors, output_file
+from fpo_torchrl.cli import friendly_errors, output_file, take_defaults
 from fpo_torchrl.errors import ConfigError, DamagedFileError
 from fpo_torchrl.evaluate import solver_of
 from fpo_torchrl.evaluation import show_return
@@ -37,20 +37,19 @@ def parser() -> argparse.ArgumentParser:
         description="Write a run's policy as one file, from raw observation to action: encoders, normaliser, flow and "
         "squashing. The file is compared with the policy before it is kept.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="directory of a run of a flow policy")
-    parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of a run of a flow policy")
+    parser.add_argument("--format", choices=FORMATS, help="default: %(default)s")
     parser.add_argument("--solver", choices=deterministic, help="default: the one it was trained with, without noise")
     parser.add_argument("--steps", type=int, help="number of solver steps; default: as in training")
     parser.add_argument(
         "--noise",
         choices=NOISES,
-        default="zero",
         help="start noise of the flow: zero or one fixed draw make a deterministic policy, input makes the noise a "
         "second input; default: %(default)s",
     )
     parser.add_argument("--checkpoint", help="path of a checkpoint; default: the newest of the run")
     parser.add_argument("--out", type=Path, help="file to write; default: policy.<suffix> in the run's directory")
-    return parser
+    return take_defaults(parser, export_run)
 
 
 def example_inputs(policy: TrainedPolicy, *, with_noise: bool) -> dict[str, Tensor]:
@@ -130,9 +129,8 @@ def doubt_of_zero_noise(evaluation: Path) -> str | None:
 def main() -> None:
     """Export as the command line says."""
     arguments = parser().parse_args()
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("run", "out")}
     with friendly_errors():
-        export_run(arguments.run, arguments.out, **settings)
+        export_run(**vars(arguments))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.cli import friendly_errors, take_defaults
 from fpo_torchrl.errors import ConfigError
 
 
@@ -18,32 +18,29 @@ def parser() -> argparse.ArgumentParser:
         "with 95 % stratified bootstrap intervals.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIRS", help="directories with runs at any depth")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="where to write; default: %(default)s")
+    parser.add_argument("--out", type=Path, help="where to write; default: %(default)s")
     parser.add_argument(
         "--metric",
         choices=("random", "zero"),
-        default="random",
-        help="start noise of the final evaluation; random, the default, is the policy as it is trained",
+        help="start noise of the final evaluation, where random is the policy as it is trained; default: %(default)s",
     )
-    parser.add_argument("--max-return", type=float, default=1000.0, help="best possible return; default: %(default)g")
+    parser.add_argument("--max-return", type=float, help="best possible return; default: %(default)g")
     parser.add_argument(
-        "--min-return",
-        type=float,
-        default=0.0,
-        help="worst possible return, which a diverged run counts as; default: %(default)g",
+        "--min-return", type=float, help="worst possible return, which a diverged run counts as; default: %(default)g"
     )
     parser.add_argument(
         "--algorithms",
         nargs="+",
         metavar="LABEL",
+        dest="labels",
         help="which to show, in this order; the first is compared with each other. Default: all, by name",
     )
-    return parser
+    return take_defaults(parser, report)
 
 
 def report(
     runs: list[Path],
-    out: Path,
+    out: Path = Path("report"),
     *,
     metric: str = "random",
     max_return: float = 1000.0,
@@ -73,14 +70,7 @@ def main() -> None:
     """Report as the command line says."""
     arguments = parser().parse_args()
     with friendly_errors():
-        report(
-            arguments.runs,
-            arguments.out,
-            metric=arguments.metric,
-            max_return=arguments.max_return,
-            min_return=arguments.min_return,
-            labels=arguments.algorithms,
-        )
+        report(**vars(arguments))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.cli import friendly_errors, take_defaults
 from fpo_torchrl.envs.gridworld import make_layout
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import make_directory, write_json
@@ -28,11 +28,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUNS", help="directories with runs on one layout, at any depth"
     )
-    parser.add_argument("--out", type=Path, default=Path("gridworld"), help="where to write; default: %(default)s")
-    return parser
+    parser.add_argument("--out", type=Path, help="where to write; default: %(default)s")
+    return take_defaults(parser, show)
 
 
-def show(runs: list[Path], out: Path) -> dict[str, dict[str, float]]:
+def show(runs: list[Path], out: Path = Path("gridworld")) -> dict[str, dict[str, float]]:
     """Measure and draw the policies of ``runs``; returns the numbers by the name of each policy.
 
     Raises:
@@ -75,7 +75,7 @@ def main() -> None:
     """Show the runs that the command line names."""
     arguments = parser().parse_args()
     with friendly_errors():
-        show(arguments.runs, arguments.out)
+        show(**vars(arguments))
 
 
 if __name__ == "__main__":

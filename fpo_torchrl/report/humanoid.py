@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fpo_torchrl.builders import build
-from fpo_torchrl.cli import friendly_errors, output_file, video_file
+from fpo_torchrl.cli import friendly_errors, output_file, take_defaults, video_file
 from fpo_torchrl.envs.humanoid import HumanoidEnv, goal_ambiguity
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluation import START_NOISES
@@ -126,12 +126,14 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = argparse.ArgumentParser(prog="fpo-humanoid", description="Score how the policies of runs track motions.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIRECTORY")
-    parser.add_argument("--noise", nargs="+", choices=list(START_NOISES), default=["zero"], help="default zero")
-    parser.add_argument("--episodes", type=int, default=1, help="of each motion; default 1")
+    parser.add_argument("--noise", nargs="+", choices=list(START_NOISES), help="default: %(default)s")
+    parser.add_argument("--episodes", type=int, help="of each motion; default: %(default)s")
     parser.add_argument("--motions", help="file or folder; default those of the run")
     parser.add_argument("--output", type=Path, help="also write all scores to this JSON file")
     parser.add_argument("--video", type=Path, help="also film all runs side by side, as a .gif or .mp4")
     parser.add_argument("--clip", help="the motion to film, such as walk_mirrored; default the first")
+    take_defaults(parser, score_run)
+    parser.set_defaults(noise=[parser.get_default("noise")])  # the option takes several
     return parser
 
 

@@ -44,7 +44,7 @@ class RunRecord:
         """Frames trained on."""
         return int(self.metrics[-1]["frames"]) if self.metrics else 0
 
-    def score(self, metric: str, worst: float = 0.0) -> float | None:
+    def score(self, metric: str, worst: float) -> float | None:
         """The final return that aggregates count: ``worst`` for a diverged run, None for one that may still go on."""
         if self.status == "diverged":
             return worst
@@ -91,8 +91,8 @@ class Results:
     runs: list[RunRecord]
     labels: list[str]
     metric: str
-    worst: float = 0.0
-    best: float = 1000.0
+    worst: float
+    best: float
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -126,21 +126,16 @@ class Results:
 
 
 def read_results(
-    directories: Iterable[Path],
-    *,
-    metric: str,
-    labels: Sequence[str] | None = None,
-    worst: float = 0.0,
-    best: float = 1000.0,
+    directories: Iterable[Path], *, metric: str, worst: float, best: float, labels: Sequence[str] | None = None
 ) -> Results:
     """Read every run below ``directories``.
 
     Args:
         directories: run directories, or directories with runs anywhere below them.
         metric: "random" or "zero".
+        worst, best: the worst and the best possible return.
         labels: the algorithms to keep, in this order; default all, in alphabetical order. One whose settings are told
             apart (:func:`told_apart`) stands for all of them.
-        worst, best: the worst and the best possible return.
 
     Raises:
         ConfigError: if there is no run, a label is not there, a seed is there twice, a file is damaged, or a diverged

@@ -14,6 +14,8 @@ from fpo_torchrl.report.runs import differing_settings, read_results, read_run
 from fpo_torchrl.report.tables import Table, duration
 from fpo_torchrl.start import start_run
 
+RETURNS = {"metric": "random", "worst": 0, "best": 1000}
+
 
 class TestReading:
     def test_settings_that_differ_are_named(self, tmp_path, fpo_report):
@@ -39,7 +41,7 @@ class TestReading:
     def test_a_label_makes_a_group_of_its_own(self, tmp_path):
         make_run(tmp_path, seed=0)
         make_run(tmp_path, seed=0, label="FPO, 4 steps")
-        assert read_results([tmp_path], metric="random").labels == ["FPO", "FPO, 4 steps"]
+        assert read_results([tmp_path], **RETURNS).labels == ["FPO", "FPO, 4 steps"]
 
     def test_settings_that_share_a_label_are_told_apart_on_every_task(self, tmp_path):
         """As a sweep leaves them that was extended by another value, on one of two tasks."""
@@ -49,7 +51,7 @@ class TestReading:
             make_run(tmp_path / "first", "BallInCup", seed=seed, score=300, optim={"lr": 1e-4})
         make_run(tmp_path / "first", loss="PPO")
         slow, fast = "FPO optim.lr=0.0001", "FPO optim.lr=0.001"
-        results = read_results([tmp_path], metric="random")
+        results = read_results([tmp_path], **RETURNS)
         assert results.labels == [slow, fast, "PPO"]
         assert [list(results.scores("PointMass", label)) for label in (slow, fast)] == [[200, 200], [100, 100]]
         assert list(results.scores("BallInCup", slow)) == [300, 300]
@@ -66,7 +68,7 @@ class TestReading:
         for name, lr in (("a", 1e-3), ("b", 1e-4)):
             make_run(tmp_path / name, optim={"lr": lr})
         make_run(tmp_path, loss="PPO")
-        results = read_results([tmp_path], metric="random", labels=labels)
+        results = read_results([tmp_path], **RETURNS, labels=labels)
         assert results.labels == kept
         assert len(results.runs) == len(kept)
 
@@ -75,7 +77,7 @@ class TestReading:
         make_run(tmp_path / "a", trainer={"num_epochs": 1, "gamma": 0.9})
         make_run(tmp_path / "b", trainer={"num_epochs": 2, "gamma": 0.9})
         make_run(tmp_path / "a", "BallInCup", trainer={"num_epochs": 1, "gamma": 0.5})
-        labels = read_results([tmp_path], metric="random").labels
+        labels = read_results([tmp_path], **RETURNS).labels
         assert labels == ["FPO trainer.num_epochs=1", "FPO trainer.num_epochs=2"]
 
     def test_runs_behind_links_are_found_once(self, tmp_path):
@@ -85,29 +87,29 @@ class TestReading:
         (runs / "there").symlink_to(tmp_path / "elsewhere")
         (runs / "again").symlink_to(real)
         (real / "up").symlink_to(runs)  # round and round
-        (run,) = read_results([runs], metric="random").runs
+        (run,) = read_results([runs], **RETURNS).runs
         assert run.directory.resolve() == real
 
     def test_a_run_named_twice_is_read_once(self, tmp_path):
         directory = make_run(tmp_path)
-        assert len(read_results([directory, tmp_path, tmp_path / "." / directory.name], metric="random").runs) == 1
+        assert len(read_results([directory, tmp_path, tmp_path / "." / directory.name], **RETURNS).runs) == 1
 
     def test_other_config_files_are_no_runs(self, tmp_path):
         make_run(tmp_path)
         (tmp_path / "conf").mkdir()
         (tmp_path / "conf" / "config.yaml").write_text("defaults: []\n")
-        assert len(read_results([tmp_path], metric="random").runs) == 1
+        assert len(read_results([tmp_path], **RETURNS).runs) == 1
 
     def test_runs_from_before_provenance(self, tmp_path):
         run = read_run(make_run(tmp_path, status=None))
         assert (run.status, run.device) == ("finished", "unknown")
-        assert run.score("random") == 500
+        assert run.score("random", worst=0) == 500
 
     def test_the_evaluation_of_a_run_that_went_on_does_not_count(self, tmp_path):
         directory = make_run(tmp_path)
         path = directory / "provenance.json"
         path.write_text(path.read_text().replace("finished", "running"))
-        assert read_run(directory).score("random") is None
+        assert read_run(directory).score("random", worst=0) is None
 
     def test_a_run_as_fpo_train_leaves_it(self, tmp_path, monkeypatch):
         monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
@@ -116,7 +118,7 @@ class TestReading:
         record = read_run(tmp_path / "run")
         assert (record.task, record.label, record.seed, record.status) == ("gridworld/two_walls", "FPO", 0, "finished")
         assert record.frames == 256
-        assert record.score("zero") == evaluations["zero"].mean
+        assert record.score("zero", worst=0) == evaluations["zero"].mean
         assert list(record.series("eval_zero")[0]) == [128, 256]
         assert record.device.endswith("cores")
 
@@ -214,4 +216,4 @@ class TestTable:
 
 def test_errors_are_for_users(tmp_path):
     with pytest.raises(ConfigError):
-        read_results([tmp_path], metric="random")
+        read_results([tmp_path], **RETURNS)

@@ -163,7 +163,7 @@ class TestFpoReport:
         monkeypatch.setattr(
             "matplotlib.figure.Figure.savefig", lambda self, *a, **k: shown.append(self.axes[0].get_xlim())
         )
-        draw_curves(Results([run], ["FPO"], "random"), tmp_path / "curves.png")
+        draw_curves(Results([run], ["FPO"], "random", worst=0, best=1000), tmp_path / "curves.png")
         assert shown == [(0, 50_000)]
 
     def test_where_returns_are_negative_a_diverged_run_counts_as_the_worst_one(self, tmp_path, fpo_report):

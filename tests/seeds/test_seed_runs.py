@@ -16,7 +16,7 @@ from fpo_torchrl.files import locked, read_json, write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
-from fpo_torchrl.report.runs import read_results
+from fpo_torchrl.report.runs import read_results, read_run
 from fpo_torchrl.run import Run
 from fpo_torchrl.seeds.run import SeedRuns, configs_of_seeds, resume, train_seeds
 from fpo_torchrl.start import load_run_config, new_run, start_run
@@ -78,7 +78,7 @@ class TestDirectories:
         found, lone = load_policy(directory / "seed2"), load_policy(alone[2])
         for mine, theirs in zip(found.actor.parameters(), lone.actor.parameters(), strict=True):
             assert mine.equal(theirs)
-        results = read_results([directory], metric="random")
+        results = read_results([directory], metric="random", worst=0, best=1000)
         assert [(run.seed, run.status, run.frames) for run in results.runs] == [
             (1, "finished", 256),
             (2, "finished", 256),
@@ -101,7 +101,7 @@ def test_together_they_leave_the_same_files(tmp_path, capsys):
     for seed in (1, 2):
         assert read_metrics(tmp_path / f"seed{seed}" / "metrics.csv")[-1]["frames"] == 256
         policy = load_policy(tmp_path / f"seed{seed}")
-        means.append(read_results([policy.checkpoint.parents[1]], metric="random").runs[0].score("random"))
+        means.append(read_run(policy.checkpoint.parents[1]).score("random", worst=0))
     assert returned == pytest.approx(sum(means) / 2)
     output = capsys.readouterr().out
     assert "seeds 1, 2 in one arithmetic: 256 frames each" in output
