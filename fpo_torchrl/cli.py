@@ -22,7 +22,7 @@ from fpo_torchrl.errors import GOES_ON, CheckpointError, ConfigError, UserError
 from fpo_torchrl.files import make_directory
 from fpo_torchrl.preemption import Preempted, ending_process
 from fpo_torchrl.run_directory import has_checkpoint
-from fpo_torchrl.video import WRITERS, load_encoder
+from fpo_torchrl.video import VIDEO_WRITERS, load_encoder
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 """The errors of a file system that is full or cannot be written to."""
@@ -126,7 +126,7 @@ def output_file(setting: str, path: str | Path, endings: Collection[str]) -> Pat
 
 def video_file(setting: str, path: str | Path) -> Path:
     """As :func:`output_file`, for an animation that can be written here."""
-    path = output_file(setting, path, WRITERS)
+    path = output_file(setting, path, VIDEO_WRITERS)
     if path.suffix == ".mp4":
         load_encoder()
     return path

@@ -18,7 +18,7 @@ from fpo_torchrl.evaluation import START_NOISES, evaluate, show_return, why_no_f
 from fpo_torchrl.flow import SOLVERS, Solver
 from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.provenance import origin
-from fpo_torchrl.report.samplers import WRITERS, draw_samplers
+from fpo_torchrl.report.samplers import TABLE_WRITERS, draw_samplers
 from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import load_policy, task_env
 
@@ -89,7 +89,7 @@ USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of
   device=cpu             default: the device it was trained on
   checkpoint=PATH        default: the newest of the run
   render=PATH.gif        also record an episode with the first combination, as a .gif or .mp4
-  output=[T.csv,T.md]    also write the numbers to files, as {", ".join(WRITERS)}
+  output=[T.csv,T.md]    also write the numbers to files, as {", ".join(TABLE_WRITERS)}
   plot=PATH.png          also draw return and latency over the steps of a flow policy
 """
 
@@ -120,7 +120,7 @@ def sampler_columns(solver: Solver | None) -> dict[str, Any]:
 
 def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     """Evaluate every combination of solver, steps and noise; prints a table and returns its rows."""
-    tables = [output_file("output", path, WRITERS) for path in cfg.output if path is not None]
+    tables = [output_file("output", path, TABLE_WRITERS) for path in cfg.output if path is not None]
     plot = output_file("plot", cfg.plot, [".png"]) if cfg.plot is not None else None
     render = video_file("render", cfg.render) if cfg.render is not None else None
     policy = load_policy(run_dir, num_envs=cfg.episodes, device=cfg.device, checkpoint=cfg.checkpoint)
@@ -150,7 +150,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
             print(f"  recorded {render}" if reason is None else f"  no {render}: {reason}")
     about = {**origin(str(env.device)), "checkpoint": str(policy.checkpoint), "seed": cfg.seed}
     for path in tables:
-        WRITERS[path.suffix](path, rows, about)
+        TABLE_WRITERS[path.suffix](path, rows, about)
         print(f"  {path}")
     if plot is not None:
         print(f"  {draw_samplers(rows, plot, title=task)}")

@@ -31,7 +31,7 @@ def write_mp4(pictures: Sequence[np.ndarray], path: str | Path, *, duration_s: f
     film.close()
 
 
-WRITERS = {".gif": write_gif, ".mp4": write_mp4}
+VIDEO_WRITERS = {".gif": write_gif, ".mp4": write_mp4}
 """What writes an animation, by the ending of the file's name."""
 
 
@@ -53,4 +53,4 @@ def write_video(pictures: Sequence[np.ndarray], path: str | Path, *, duration_s:
         pictures: uint8 ``[height, width, 3]`` each, all of one size; at least one.
         path: ends in ``.gif`` or ``.mp4``.
     """
-    WRITERS[Path(path).suffix](pictures, path, duration_s=duration_s)
+    VIDEO_WRITERS[Path(path).suffix](pictures, path, duration_s=duration_s)

@@ -56,13 +56,13 @@ class TestTable:
             self.row("running", 75, 100.0),  # 4 s a frame
             self.row("waiting", 0, None),
         ]
-        assert status_table(rows).endswith("4 runs: 1 done, 2 running, 1 waiting, 0 failed; about 00:04:22 left")
+        assert status_table(rows).endswith("4 runs: 1 done, 2 running, 1 waiting, 0 failed; about 4.38 min left")
         # 50 + 25 + 100 frames at 3 s, two at a time: 262 s
 
     def test_the_columns(self):
         lines = status_table([self.row("running", 50, 3661.0)]).splitlines()
         assert lines[0].split() == ["run", "seed", "state", "frames", "return", "left"]
-        assert lines[1].split() == ["ab", "PointMass", "optim.lr=0.1", "3", "running", "50/100", "1.235", "01:01:01"]
+        assert lines[1].split() == ["ab", "PointMass", "optim.lr=0.1", "3", "running", "50/100", "1.235", "1.02", "h"]
 
     def test_a_row_from_files(self, tmp_path):
         sweep, entry = Sweep(tmp_path), self.row("", 0, None).entry

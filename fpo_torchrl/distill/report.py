@@ -16,6 +16,7 @@ from fpo_torchrl.modules import FlowPolicy
 from fpo_torchrl.modules.chain import flow_policy, for_inference
 from fpo_torchrl.plots import COLOURS, new_figure, tidy
 from fpo_torchrl.run import EVALUATION_SEED
+from fpo_torchrl.text import Table
 from fpo_torchrl.trained import TrainedPolicy
 
 from .student import action_error
@@ -70,17 +71,14 @@ def compare(
 
 def markdown(rows: Rows) -> str:
     """The rows as a table."""
-    lines = [
-        "| policy | solver | action error | CPU ms | ms, median / p99 | return, random noise | return, zero noise |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    titles = ["policy", "solver", "action error", "CPU ms", "ms, median / p99"]
+    lines = []
     for row in rows:
         returns = [" ".join(show_return(value)) for value in row["returns"].values()]
         latency = row["latency"]
         times = [f"{latency['cpu_ms']:.3f}", f"{latency['median_ms']:.2f} / {latency['p99_ms']:.2f}"]
-        cells = [row["policy"], row["solver"], f"{row['action_error']:.3f}", *times, *returns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([row["policy"], row["solver"], f"{row['action_error']:.3f}", *times, *returns])
+    return Table([*titles, *(f"return, {noise} noise" for noise in NOISES)], lines).markdown(rule="---")
 
 
 def draw_comparison(tasks: Mapping[str, Rows], path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -12,43 +10,33 @@ from typing import Any
 from fpo_torchrl.evaluation import show_return
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.plots import COLOURS, new_figure, tidy
+from fpo_torchrl.text import Table, write_csv
 
 Rows = Sequence[Mapping[str, Any]]
 COLUMNS = ("name", "steps", "evaluations", "noise", "mean", "low", "high", "policy_s", "action_spread")
 """Of a CSV: the sampler, velocity evaluations for an action, return with its interval, seconds for a policy call, and
-how much actions differ in one state."""
+how much actions differ in one state; neither the returns of single episodes nor where the rows are from."""
 LINES = {"random": "-", "zero": "--", "fixed": ":"}
 
 
-def write_csv(path: Path, rows: Rows, origin: Mapping[str, Any]) -> None:
-    """One line for each sampler, without the returns of single episodes, and without ``origin``."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_whole(path, text.getvalue())
-
-
 def write_markdown(path: Path, rows: Rows, origin: Mapping[str, Any]) -> None:
-    """The same as a table in Markdown, rounded, below a line on where it is from."""
+    """A table in Markdown, rounded, below a line on where it is from."""
     where = origin["machine"]["gpu"] or origin["machine"]["cpu"]
-    lines = [
+    head = (
         f"{origin['checkpoint']}, {len(rows[0]['returns'])} episodes from seed {origin['seed']}, {origin['date'][:10]} "
-        f"on {where}.",
-        "",
-        "| solver | steps | start noise | return | 95 % interval | ms for a call | spread in one state |",
-        "|---|---|---|---|---|---|---|",
-    ]
+        f"on {where}."
+    )
+    titles = ["solver", "steps", "start noise", "return", "95 % interval", "ms for a call", "spread in one state"]
+    cells = []
     for row in rows:
-        sampler = (row["name"], row["steps"], row["noise"])
-        cells = (*sampler, *show_return(row), f"{1e3 * row['policy_s']:.2f}", f"{row['action_spread']:.2g}")
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    write_whole(path, "\n".join(lines) + "\n")
+        sampler = [row["name"], str(row["steps"]), row["noise"]]
+        cells.append([*sampler, *show_return(row), f"{1e3 * row['policy_s']:.2f}", f"{row['action_spread']:.2g}"])
+    write_whole(path, f"{head}\n\n{Table(titles, cells).markdown(rule='---')}")
 
 
-WRITERS: dict[str, Callable[[Path, Rows, Mapping[str, Any]], None]] = {
+TABLE_WRITERS: dict[str, Callable[[Path, Rows, Mapping[str, Any]], None]] = {
     ".json": lambda path, rows, origin: write_json(path, {**origin, "rows": [*rows]}),
-    ".csv": write_csv,
+    ".csv": lambda path, rows, origin: write_csv(path, rows, COLUMNS),
     ".md": write_markdown,
 }
 """What writes a table, by the ending of its file: of its rows, and of where they are from."""

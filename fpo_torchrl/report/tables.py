@@ -1,64 +1,21 @@
-"""The tables of a report, for Markdown and LaTeX."""
+"""The tables of a report."""
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fpo_torchrl.evaluation import decimals_of
+from fpo_torchrl.text import Table, duration
 
 from .runs import Results, RunRecord
 from .statistics import Estimate, estimate, iqm, mean, probability_of_improvement
-
-LATEX_ESCAPES = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}"},
-}
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a header.
-
-    ``num_aggregates`` of the rows, the last ones, are set apart from the others.
-    """
-
-    header: list[str]
-    rows: list[list[str]]
-    num_aggregates: int = 0
-
-    def markdown(self) -> str:
-        """The table in GitHub's Markdown."""
-        lines = [self.header, ["---"] * len(self.header), *self.rows]
-        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-        return "".join(f"| {' | '.join(line)} |\n" for line in cells)
-
-    def latex(self) -> str:
-        """The table as a ``tabular`` with the rules of the package booktabs."""
-        lines = [" & ".join(map(escape_latex, cells)) + r" \\" for cells in [self.header, *self.rows]]
-        split = len(lines) - self.num_aggregates
-        rule = [r"\midrule"] if self.num_aggregates and self.num_aggregates < len(self.rows) else []
-        body = [r"\toprule", lines[0], r"\midrule", *lines[1:split], *rule, *lines[split:], r"\bottomrule"]
-        begin = rf"\begin{{tabular}}{{{'l' * len(self.header)}}}"
-        return "\n".join(["% needs \\usepackage{booktabs}", begin, *body, r"\end{tabular}"]) + "\n"
-
-
-def escape_latex(text: str) -> str:
-    r"""Text in which no character has a meaning to LaTeX.
-
-    >>> print(escape_latex("two_walls, 95 %"))
-    two\_walls, 95 \%
-    """
-    return re.sub(r"[&%$#_{}\\~^<>]", lambda found: LATEX_ESCAPES[found[0]], text)
 
 
 def show(found: Estimate, decimals: int) -> str:
@@ -168,18 +125,6 @@ def plural(number: int, noun: str) -> str:
     ('1 run', '3 tasks')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> duration(90), duration(9000)
-    ('1.5 min', '2.5 h')
-    """
-    for limit, unit, size in ((60, "s", 1), (3600, "min", 60)):
-        if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 3600:.3g} h"
 
 
 def measures_table(results: Results) -> Table | None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from pathlib import Path
 from typing import Any
 
 from fpo_torchrl.files import make_directory, write_whole
 from fpo_torchrl.provenance import now
+from fpo_torchrl.text import Table, write_csv
 
 from .figures import draw_curves, draw_improvements, draw_profiles
 from .runs import Results, RunRecord, differing_settings
 from .tables import (
-    Table,
     cost_table,
     failures_table,
     improvements,
@@ -170,15 +168,6 @@ def curve_rows(run: RunRecord) -> list[dict[str, Any]]:
     return [
         {**same, "frames": int(row["frames"]), **{name: row.get(name) for name in CURVE_COLUMNS}} for row in run.metrics
     ]
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows that may have different columns; what is missing or None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue())
 
 
 def print_report(results: Results, out: Path, warnings: list[str]) -> None:

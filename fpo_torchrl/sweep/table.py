@@ -12,7 +12,8 @@ from fpo_torchrl.auto_resume import final_return
 from fpo_torchrl.errors import DamagedFileError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.sweep.manifest import Entry, Sweep, key_of, varied_keys
-from fpo_torchrl.sweep.workers import duration, state_of
+from fpo_torchrl.sweep.workers import state_of
+from fpo_torchrl.text import duration
 
 STATES = ("done", "running", "waiting", "failed")
 HEADER = ("run", "seed", "state", "frames", "return", "left")

@@ -21,6 +21,7 @@ from fpo_torchrl.machine import available_cores
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run_directory import LOCK
+from fpo_torchrl.text import duration
 
 Job = TypeVar("Job")
 ERROR = re.compile(r"^(error|[\w.]*(Error|Exception)):", flags=re.M)
@@ -155,13 +156,3 @@ def account_of(run_dir: Path) -> dict[str, Any]:
         return read_provenance(run_dir)
     except DamagedFileError as error:
         return {"status": "interrupted", "error": str(error)}
-
-
-def duration(seconds: float) -> str:
-    """A length of time as hours, minutes and seconds, with days before them if need be.
-
-    >>> duration(90061)
-    '1 d 01:01:01'
-    """
-    days, rest = divmod(int(seconds), 86400)
-    return (f"{days} d " if days else "") + time.strftime("%H:%M:%S", time.gmtime(rest))

@@ -87,6 +87,18 @@ def test_the_comparison_has_the_teacher_with_its_solver_and_with_few_steps_and_t
     assert min(Image.open(tmp_path / "distillation.png").size) > 300
 
 
+def test_a_solver_of_ones_own_stays_in_its_cell():
+    earned = {"mean": 12.5, "low": 11.0, "high": 14.0}
+    latency = {"cpu_ms": 0.5, "median_ms": 0.25, "p99_ms": 1.0}
+    row = {"policy": "student", "solver": "My(a|b)", "action_error": 0.125, "latency": latency}
+    row["returns"] = {"random": earned, "zero": earned}
+    assert report.markdown([row]) == (
+        "| policy | solver | action error | CPU ms | ms, median / p99 | return, random noise | return, zero noise |\n"
+        "|---|---|---|---|---|---|---|\n"
+        "| student | My(a\\|b) | 0.125 | 0.500 | 0.25 / 1.00 | 12.5 [11.0, 14.0] | 12.5 [11.0, 14.0] |\n"
+    )
+
+
 def test_the_seed_repeats_a_student(fpo_distill, run_dir, tmp_path):
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

@@ -11,7 +11,6 @@ from recorded import make_run
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluation import decimals_of
 from fpo_torchrl.report.runs import differing_settings, read_results, read_run
-from fpo_torchrl.report.tables import Table, duration
 from fpo_torchrl.start import start_run
 
 RETURNS = {"metric": "random", "worst": 0, "best": 1000}
@@ -196,22 +195,9 @@ class TestBadInput:
 
 
 class TestTable:
-    def test_latex_keeps_every_character_as_text(self):
-        text = Table([r"a_b & 5 % of $x^2 #1 {y} ~ \z"], [["<1>"]]).latex()
-        expected = r"a\_b \& 5 \% of \$x\textasciicircum{}2 \#1 \{y\} \textasciitilde{} \textbackslash{}z \\"
-        assert expected in text.splitlines()
-        assert r"\textless{}1\textgreater{} \\" in text
-
-    def test_markdown_keeps_a_cell_a_cell(self):
-        assert Table(["a"], [["x | y\nz"]]).markdown() == "| a |\n| --- |\n| x \\| y z |\n"
-
     @pytest.mark.parametrize(("scale", "decimals"), [(1000, 0), (100, 0), (20, 1), (1, 2), (0.5, 3)])
     def test_decimals_follow_the_size_of_returns(self, scale, decimals):
         assert decimals_of(scale) == decimals
-
-    @pytest.mark.parametrize(("seconds", "text"), [(4, "4 s"), (59.96, "60 s"), (90, "1.5 min"), (86400, "24 h")])
-    def test_durations(self, seconds, text):
-        assert duration(seconds) == text
 
 
 def test_errors_are_for_users(tmp_path):
