@@ -16,12 +16,7 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 from fpo_torchrl.checks import check_choice, check_kinds
 from fpo_torchrl.flow import Euler, RandomNoise, Solver, StartNoise, ZeroNoise
 from fpo_torchrl.flow.solver import VelocityField
-
-SQUASHES = {
-    "tanh": torch.tanh,
-    "clip": lambda x: x.clamp(-1, 1),
-    "none": None,
-}
+from fpo_torchrl.modules.squash import SQUASHES, action_bounds
 
 
 class FlowSampler(TensorDictModuleBase):
@@ -89,19 +84,8 @@ class FlowSampler(TensorDictModuleBase):
         self.start_noise = start_noise
         self.squash = squash
         self.action_dim = action_dim
-        low, high = (torch.as_tensor(bound).to(torch.get_default_dtype()) for bound in (action_low, action_high))
-        if squash != "none" and not (is_bound(low) and is_bound(high) and (low < high).all()):
-            raise ValueError(
-                f"squash={squash!r} needs finite bounds with low < high, got action_low={low.tolist()} and "
-                f'action_high={high.tolist()}; use squash="none" for an unbounded action'
-            )
-        for name, bound in {"action_low": low, "action_high": high}.items():
-            if bound.shape not in ((), (1,), (action_dim,)):
-                raise ValueError(
-                    f"{name} should be a number or have the shape [{action_dim}] of the action, got {list(bound.shape)}"
-                )
-            # A plain clone of one number keeps the stride 0 of expand, which no checkpoint can hold.
-            bound = bound.expand(action_dim).clone(memory_format=torch.contiguous_format)
+        bounds = action_bounds(action_low, action_high, squash=squash, action_dim=action_dim)
+        for name, bound in bounds.items():
             self.register_buffer(name, bound)
 
         self.in_keys = in_keys
@@ -176,10 +160,8 @@ class FlowSampler(TensorDictModuleBase):
 
     def unsquash(self, action: Tensor) -> Tensor:
         """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
-        if self.squash == "none":
-            return action
-        unit = (action - self._centre) / self.half_range
-        return torch.atanh(unit.clamp(-0.999, 0.999)) if self.squash == "tanh" else unit
+        squash = SQUASHES[self.squash]
+        return action if squash is None else squash.inverse((action - self._centre) / self.half_range)
 
     def _normalized(self, observations: Sequence[Tensor]) -> list[Tensor]:
         return [*observations] if self.normalizer is None else [self.normalizer(observations[0])]
@@ -277,7 +259,7 @@ class FlowSampler(TensorDictModuleBase):
         squash = SQUASHES[self.squash]
         if squash is None:
             return flow_action
-        action = self._centre + self.half_range * squash(flow_action)
+        action = self._centre + self.half_range * squash.forward(flow_action)
         return action.clamp(self.action_low, self.action_high)  # rounding may have passed them
 
     __repr__ = nn.Module.__repr__  # TensorDictModuleBase's own leaves extra_repr out
@@ -292,11 +274,6 @@ def _misfit(batch: Sequence[int], observation: Tensor) -> str:
         f"one action was expected per entry of the batch {tuple(batch)}, but the observation has shape "
         f"{tuple(observation.shape)}: set the tensordict's batch_size to its leading dimensions"
     )
-
-
-def is_bound(value: Tensor) -> bool:
-    """Whether all of ``value`` are bounds: finite, and not the largest numbers, which TorchRL takes for no bound."""
-    return bool((value.abs() < torch.finfo(value.dtype).max / 2).all())
 
 
 def is_exploring() -> bool:

@@ -13,7 +13,8 @@ from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.functional import fpo_log_ratio, straight_through_clamp
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.chain import flow_policy
-from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms, by_either_name, stored
+from fpo_torchrl.objectives.entries import stored
+from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms, by_either_name
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
 

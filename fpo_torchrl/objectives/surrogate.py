@@ -20,6 +20,7 @@ from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.functional import effective_sample_size
 from fpo_torchrl.modules.chain import check_encoders, encode, flow_policy
 from fpo_torchrl.modules.sampler import FlowSampler
+from fpo_torchrl.objectives.entries import check_advantage, of_each_action
 from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
 
 
@@ -205,8 +206,8 @@ class FlowPPOLoss(PPOLoss):
         batch, valid = log_ratio.shape[:-1], self._valid(tensordict, log_ratio[..., :1])
         if valid is not None:  # before exp, whose gradient would be 0 times infinity for garbage
             log_ratio = log_ratio.where(valid, 0.0)
-        _check_advantage(advantage, batch)
-        advantage = _of_each_action(self._scaled(advantage, tensordict, update_norm=estimate), batch)
+        check_advantage(advantage, batch)
+        advantage = of_each_action(self._scaled(advantage, tensordict, update_norm=estimate), batch)
         objective = self.trust_region(log_ratio.exp(), advantage)
         if objective.shape != log_ratio.shape:
             raise ValueError(
@@ -276,34 +277,3 @@ def by_either_name(actor_network: Any, critic_network: Any, actor: Any, critic: 
         if network is not None and short is not None:
             raise ValueError(f"{name} and {name}_network are two names of one argument: give one of them")
     return actor if actor is not None else actor_network, critic if critic is not None else critic_network
-
-
-def stored(tensordict: TensorDictBase, key: NestedKey, like: Tensor, meaning: str) -> Tensor:
-    """What the actor wrote under ``key`` at collection; refused if missing, of another shape or with a gradient."""
-    value = tensordict.get(key, None)
-    if value is None:
-        raise KeyError(
-            f"the batch lacks {key!r}, {meaning} that the actor writes at collection; keep it when you select entries "
-            "from the batch"
-        )
-    if value.shape != like.shape:
-        raise ValueError(f"{key!r} should hold {meaning}, shape {tuple(like.shape)}, got {tuple(value.shape)}")
-    if value.requires_grad:
-        raise RuntimeError(f"{key!r} in the batch requires grad: collect under torch.no_grad()")
-    return value
-
-
-def _check_advantage(advantage: Tensor, batch: torch.Size) -> None:
-    """Refuse an advantage that is not one of each action or of each team of actions, and would broadcast silently."""
-    if advantage.shape != (*batch[: max(1, advantage.ndim - 1)], 1):
-        raise ValueError(
-            f"the advantage should have shape {(*batch, 1)}, one value per action, or of a team of actions fewer "
-            f"dimensions of that batch and a 1, got {tuple(advantage.shape)}, which would broadcast or become an outer "
-            "product; a missing last dimension (advantage.unsqueeze(-1)) is the usual cause"
-        )
-
-
-def _of_each_action(advantage: Tensor, batch: torch.Size) -> Tensor:
-    """The advantage ``[*batch, 1]`` of each action, which may be its team's."""
-    of_team = advantage.shape[:-1]
-    return advantage.view(*of_team, *[1] * (len(batch) - len(of_team)), 1).expand(*batch, 1)

@@ -68,9 +68,10 @@ def test_steps_drawn_for_each_rollout():
 def test_metrics_of_an_environment_that_is_not_the_one_that_collects_are_left_out():
     trainer = make_trainer("collector=rpc")
     trainer.env.metrics = lambda: {"share_lost": 1.0}
-    assert trainer._of_task() == {}
+    batch = trainer.env.rollout(2, break_when_any_done=False)
+    assert "share_lost" not in trainer.report(batch, {}, collect_s=1, update_s=1)
     trainer.workers = None
-    assert trainer._of_task() == {"share_lost": 1.0}
+    assert trainer.report(batch, {}, collect_s=1, update_s=1)["share_lost"] == 1
 
 
 def test_environments_that_cannot_be_shared():
