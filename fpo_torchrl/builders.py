@@ -6,7 +6,7 @@ import functools
 import inspect
 import sysconfig
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,6 +79,17 @@ def _place(error: Exception) -> str:
         if file.is_file() and not any(file.is_relative_to(other) for other in others):
             return f" ({type(error).__name__} in {file}, line {frame.lineno})"
     return ""
+
+
+def settings_of(target: Any, supplied: Collection[str] = ()) -> dict[str, Any]:
+    """The settings of a class or function with their defaults: its parameters but the ``supplied`` ones.
+
+    Tuples become lists, as a config has them; a setting without a default has ``inspect.Parameter.empty``.
+    """
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = {name: it.default for name, it in signature(target).items() if it.kind not in variable}
+    settings = {name: default for name, default in found.items() if name not in supplied}
+    return {name: list(default) if isinstance(default, tuple) else default for name, default in settings.items()}
 
 
 @functools.cache

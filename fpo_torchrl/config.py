@@ -20,7 +20,7 @@ from torchrl.objectives import ClipPPOLoss
 
 from fpo_torchrl import flow, modules, objectives, torchrl_configs
 from fpo_torchrl.advantage import GAE, BraxGAE
-from fpo_torchrl.builders import signature
+from fpo_torchrl.builders import settings_of
 from fpo_torchrl.checks import check_choice
 from fpo_torchrl.envs.humanoid import HumanoidEnv
 from fpo_torchrl.envs.registry import make_env
@@ -168,15 +168,12 @@ def schema(target: Callable[..., Any], supplied: Collection[str] = ()) -> type:
         with contextlib.suppress(NameError, TypeError):
             hints |= typing.get_type_hints(function)
     fields: list[Any] = [("_target_", str, f"{target.__module__}.{target.__qualname__}")]
-    for name, parameter in signature(target).items():
-        if name in supplied or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        default = parameter.default
+    for name, default in settings_of(target, supplied).items():
         kind = schema_type(hints.get(name, Any))
         if default is inspect.Parameter.empty:
             fields.append((name, kind, field(default=MISSING)))
-        elif isinstance(default, tuple | list):
-            fields.append((name, kind, field(default_factory=lambda value=list(default): list(value))))
+        elif isinstance(default, list):
+            fields.append((name, kind, field(default_factory=functools.partial(list, default))))
         else:
             fields.append((name, kind, field(default=default)))
     return make_dataclass(f"{target.__name__}Config", fields)

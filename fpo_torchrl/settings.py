@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fpo_torchrl.builders import signature
+from fpo_torchrl.builders import settings_of
 from fpo_torchrl.config import BOOKKEEPING, COMPONENTS, SUPPLIED, RunConfig, schema
 from fpo_torchrl.errors import ConfigError
 
@@ -38,10 +38,9 @@ def completed(tree: Any, group: str = "") -> Any:
     target = _KNOWN.get(own.get("_target_", ""))
     if target is None:
         return own
-    for name, parameter in signature(target).items():
-        if parameter.default is not inspect.Parameter.empty and name not in SUPPLIED.get(group, ()):
-            default = parameter.default
-            own.setdefault(name, list(default) if isinstance(default, tuple) else default)
+    for name, default in settings_of(target, SUPPLIED.get(group, ())).items():
+        if default is not inspect.Parameter.empty:
+            own.setdefault(name, default)
     return own
 
 

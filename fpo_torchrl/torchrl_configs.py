@@ -19,7 +19,7 @@ from torchrl.collectors import BaseCollector, Collector
 from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer
 
-from fpo_torchrl.builders import signature
+from fpo_torchrl.builders import settings_of
 from fpo_torchrl.collecting import rollout_hooks
 from fpo_torchrl.envs import make_env
 from fpo_torchrl.errors import ConfigError
@@ -122,10 +122,8 @@ def nested(key: Any) -> Any:
 
 def defaults_of(target: Callable[..., Any], left_out: Collection[str] = ()) -> dict[str, Any]:
     """The settings of a function or class with their defaults, ``"???"`` where there is none."""
-    kinds = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
-    parameters = {name: p for name, p in signature(target).items() if name not in left_out and p.kind not in kinds}
-    settings = {name: "???" if p.default is Parameter.empty else p.default for name, p in parameters.items()}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    settings = settings_of(target, left_out)
+    return {name: "???" if default is Parameter.empty else default for name, default in settings.items()}
 
 
 def register() -> None:
