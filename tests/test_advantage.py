@@ -100,6 +100,7 @@ class TestGAE:
             ({"gamma": 1.5}, "gamma must be between 0 and 1, got 1.5"),
             ({"lmbda": -0.1}, "lmbda must be between 0 and 1, got -0.1"),
             ({"reward_scale": 0.0}, "reward_scale must be positive and finite, got 0.0"),
+            ({"reward_scale": float("inf")}, "reward_scale must be positive and finite, got inf"),
         ],
     )
     def test_settings_out_of_range_are_refused(self, critic, setting, message):

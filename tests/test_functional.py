@@ -133,9 +133,10 @@ class TestBraxAdvantage:
         torch.testing.assert_close(advantage, column(1 + 0.5 * 1.25, 1 + 0.5 * 1.0, 1.0))
 
     def test_a_truncated_step_teaches_nothing_and_stops_the_recursion(self):
+        """The step after it has a GAE of 4 + 3 - 5 = 2, which must not flow back."""
         column = lambda *x: tensor(x).reshape(1, 3, 1)  # noqa: E731
         advantage, target = F.brax_advantage(
-            reward=column(1.0, 50.0, 2.0),
+            reward=column(1.0, 50.0, 4.0),
             terminated=column(False, False, False),
             truncated=column(False, True, False),
             value=column(3.0, 4.0, 5.0),
@@ -143,8 +144,8 @@ class TestBraxAdvantage:
             gamma=0.5,
             lmbda=0.9,
         )
-        torch.testing.assert_close(target, column(1 + 0.5 * 4, 4.0, 2 + 0.5 * 6))
-        torch.testing.assert_close(advantage, column(1 + 0.5 * 4 - 3, 0.0, 2 + 0.5 * 6 - 5))
+        torch.testing.assert_close(target, column(1 + 0.5 * 4, 4.0, 4 + 0.5 * 6))
+        torch.testing.assert_close(advantage, column(1 + 0.5 * 4 - 3, 0.0, 4 + 0.5 * 6 - 5))
 
     @pytest.fixture
     def rollout(self) -> dict[str, torch.Tensor]:

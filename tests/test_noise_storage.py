@@ -43,6 +43,15 @@ def test_a_seed_stands_for_noise_and_time(make_actor, collect):
     assert not {"flow_noise", "flow_time"} & set(batch.keys())
 
 
+@pytest.mark.parametrize("storage", ["stored", "seed"])
+def test_in_half_precision_the_losses_are_those_at_collection_too(make_actor, storage):
+    actor = make_actor(noise_storage=storage).to(torch.bfloat16)
+    with torch.no_grad():
+        batch = actor(TensorDict(observation=torch.randn(6, 3).bfloat16(), batch_size=6))
+    assert batch["cfm_loss"].dtype == torch.bfloat16
+    assert torch.equal(actor.cfm_loss(batch), batch["cfm_loss"])
+
+
 def test_a_batch_without_the_seeds_is_refused(make_actor, collect):
     actor = make_actor(noise_storage="seed")
     with pytest.raises(KeyError, match="lacks \\['flow_seed'\\]"):

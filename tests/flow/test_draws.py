@@ -28,6 +28,11 @@ def test_distributions(kind, distribution):
         assert (correlation - torch.eye(40, dtype=correlation.dtype)).abs().max() < 0.75
 
 
+def test_seeds_are_all_different():
+    """Of 2^63 seeds 100 000 differ but for a chance of 1e-9; of 2^31 about two would meet."""
+    assert len(SeededDraws.random_seeds((100_000,), CPU).unique()) == 100_000
+
+
 def test_calls_go_on_along_the_stream():
     seeds = torch.tensor([3, 4])
     draws = SeededDraws(seeds)

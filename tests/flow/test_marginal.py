@@ -12,6 +12,7 @@ from fpo_torchrl import RK4, CFMLoss, Euler, EulerMaruyama, FlowActor, LinearPat
 POINTS = torch.tensor([[-1.5], [0.5], [1.0]], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
 GRID = torch.linspace(-8, 8, 3201, dtype=torch.float64).unsqueeze(-1)
+PLANE = torch.tensor([[-1.0, 0.0], [1.0, 1.0]], dtype=torch.float64), torch.tensor([0.25, 0.75], dtype=torch.float64)
 
 
 def at(time: float) -> torch.Tensor:
@@ -45,6 +46,12 @@ def test_the_density_integrates_to_one(time):
     assert torch.trapezoid(density, GRID.squeeze()).item() == pytest.approx(1, abs=1e-9)
 
 
+def test_the_density_of_two_dimensions_integrates_to_one():
+    axis = torch.linspace(-6, 6, 241, dtype=torch.float64)
+    density = MarginalFlow(*PLANE).density(torch.cartesian_prod(axis, axis), at(0.5))
+    assert density.sum().item() * 0.05**2 == pytest.approx(1, abs=1e-9)
+
+
 @pytest.mark.parametrize("std", [0.0, 0.2])
 @pytest.mark.parametrize("weights", [WEIGHTS, torch.tensor([-0.4, 0.1, 0.3], dtype=torch.float64)], ids=["q", "signed"])
 def test_density_and_velocity_conserve_mass(std, weights):
@@ -61,8 +68,7 @@ def test_density_and_velocity_conserve_mass(std, weights):
 
 
 def test_it_is_the_mean_velocity_of_sampled_paths():
-    points = torch.tensor([[-1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
-    weights = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    points, weights = PLANE
     drawn = points[torch.multinomial(weights, 400_000, replacement=True)]
     noise, path, time = torch.randn_like(drawn), LinearPath(), torch.full((len(drawn), 1), 0.5, dtype=torch.float64)
     x_t, x = path.interpolate(noise, drawn, time), torch.tensor([0.1, 0.2], dtype=torch.float64)

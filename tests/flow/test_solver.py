@@ -160,6 +160,13 @@ def test_noisy_euler_adds_independent_noise_to_every_step():
     assert noiseless(lambda x, t: x, torch.ones(1)).item() == pytest.approx(1.1**10, rel=1e-5)
 
 
+@pytest.mark.parametrize("solver", [NoisyEuler(4, noise_std=0.3), EulerMaruyama(4, noise_scale=0.7)], ids=repr)
+def test_another_number_of_steps_keeps_the_noise(solver):
+    before = repr(solver)
+    assert repr(solver.with_steps(9)) == before.replace("num_steps=4", "num_steps=9")
+    assert repr(solver) == before
+
+
 @pytest.mark.parametrize("noise_std", [0.0, -1.0])
 def test_noisy_euler_without_noise_is_refused(noise_std):
     with pytest.raises(ValueError, match=f"noise_std must be positive, got {noise_std}; without noise use Euler"):

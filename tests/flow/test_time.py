@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
 from fpo_torchrl import BetaTime, GridTime, LogitNormalTime, UniformTime
 
@@ -18,6 +19,11 @@ def test_grid_takes_each_left_edge_equally_often_and_no_other_value():
     expected = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     assert torch.equal(values, expected)
     torch.testing.assert_close(counts / DRAWS, torch.full((10,), 0.1), atol=0.01, rtol=0)
+
+
+def test_one_itself_is_in_the_last_cell_of_the_grid():
+    """Uniform numbers of half precision are rounded to 1 too; no step starts at time 1."""
+    assert GridTime(10).quantile(torch.ones(3, dtype=torch.float64)).tolist() == [0.9] * 3
 
 
 def test_uniform_fills_its_interval():
@@ -46,6 +52,13 @@ def test_beta_has_the_moments_of_its_parameters(alpha, beta):
     assert abs(time.var() - alpha * beta / (total**2 * (total + 1))) < 0.005
     assert time.min() >= 0
     assert time.max() <= 1
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.05, 0.05), (0.1, 2.0), (2.0, 0.7), (600.0, 600.0)])
+def test_beta_has_scipys_quantiles(alpha, beta):
+    unit = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
+    expected = torch.from_numpy(stats.beta(alpha, beta).ppf(unit.numpy()))
+    torch.testing.assert_close(BetaTime(alpha, beta).quantile(unit), expected, atol=1e-3, rtol=0)
 
 
 def test_beta_two_one_looks_more_often_near_the_action():

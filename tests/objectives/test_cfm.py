@@ -89,6 +89,22 @@ def test_more_pairs_lower_the_spread_of_the_loss_and_not_its_mean(make_actor):
     assert abs(many.mean() - few.mean()) < 4 * few.std() / math.sqrt(100)
 
 
+def test_every_pair_of_an_action_has_its_own_noise_and_time():
+    """For action 0 the path is at ``(1 - t) noise``."""
+    seen = []
+
+    class Watching(nn.Module):
+        action_dim = 1
+
+        def forward(self, observation, x_t, time):
+            seen.append((x_t / (1 - time), time))
+            return torch.zeros_like(x_t)
+
+    data = TensorDict(observation=torch.zeros(5, 3), action=torch.zeros(5, 1), batch_size=5)
+    CFMLoss(FlowActor(Watching()), num_mc_samples=8)(data)
+    assert [len(numbers.unique()) for numbers in seen[-1]] == [5 * 8, 5 * 8]
+
+
 def test_target_and_times_are_those_of_the_loss_and_not_of_the_actor(make_actor):
     """With times close to 0 the noise target's error all but vanishes."""
     actor = make_actor()

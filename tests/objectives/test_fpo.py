@@ -129,6 +129,11 @@ class TestByHand:
         assert loss(batch)["clip_fraction_positive"] == 1
         assert loss(batch)["clip_fraction_negative"] == 0
 
+    def test_an_advantage_of_zero_counts_as_positive(self):
+        loss, batch = by_hand([[0.2], [0.0]], [0.0, -1.0], clip_epsilon=0.1)
+        out = loss(batch)
+        assert (out["clip_fraction_positive"], out["clip_fraction_negative"]) == (1, 0)
+
     def test_advantages_are_normalised_by_default(self):
         loss, batch = by_hand([[0.0], [0.1], [-0.1]], [10.0, 20.0, 60.0])
         normalising = FPOLoss(loss.actor_network, normalize_advantage=True, functional=False)

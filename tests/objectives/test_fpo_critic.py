@@ -7,6 +7,7 @@ import torch
 from by_hand import gradients
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, set_composite_lp_aggregate
+from torchrl.modules import PercentileValueNorm
 from torchrl.objectives import ClipPPOLoss, ValueEstimators
 
 from fpo_torchrl import (
@@ -15,6 +16,13 @@ from fpo_torchrl import (
     ObservationNormalizer,
     RandomNoise,
 )
+
+
+def with_successors(batch: TensorDict) -> TensorDict:
+    """``batch`` ``[num_envs, time]`` with a random reward and successor of each step, of which none is an end."""
+    flag = torch.zeros(*batch.shape, 1, dtype=torch.bool)
+    entries = {"observation": torch.randn(*batch.shape, 3), "reward": torch.randn(*batch.shape, 1)}
+    return batch.set("next", TensorDict(**entries, done=flag, terminated=flag.clone(), batch_size=batch.shape))
 
 
 class TestAgainstTorchRL:
@@ -44,6 +52,22 @@ class TestAgainstTorchRL:
         torch.testing.assert_close(ours["max_ratio"], theirs["max_ratio"])
         for key, module in (("loss_objective", actor), ("loss_critic", critic)):
             torch.testing.assert_close(gradients(ours[key], module), gradients(theirs[key], module))
+
+    def test_returns_count_for_their_norm_only_where_the_loss_estimates_them(self, make_actor, make_critic, collect):
+        actor, critic = make_actor(), make_critic()
+        batch = with_successors(collect(actor, 4, 6))
+        batch["next", "reward"] *= 1e4
+        scales = []
+        for make, extra in ((FPOLoss, {}), (ClipPPOLoss, {"entropy_bonus": False})):
+            norm = PercentileValueNorm(shape=1)
+            loss = make(actor, critic, normalize_advantage=False, advantage_norm=norm, **extra)
+            loss.make_value_estimator(gamma=0.9, lmbda=0.9)
+            loss(batch)
+            before = norm.scale().clone()
+            loss(batch.exclude("advantage", "value_target"))
+            assert not norm.scale().equal(before)
+            scales.append((before, norm.scale().clone()))
+        torch.testing.assert_close(*scales)
 
     @pytest.mark.filterwarnings("ignore:.*entropy")
     def test_clip_ppo_with_its_default_entropy_bonus_is_told_what_to_do(self, make_actor, make_critic, collect):
@@ -110,14 +134,7 @@ class TestCritic:
 
     def test_the_value_estimator_fills_in_a_missing_advantage(self, make_actor, make_critic, collect):
         actor, critic = make_actor(), make_critic()
-        batch = collect(actor, 4, 6).exclude("advantage", "value_target")
-        batch["next"] = TensorDict(
-            observation=torch.randn(4, 6, 3),
-            reward=torch.randn(4, 6, 1),
-            done=torch.zeros(4, 6, 1, dtype=torch.bool),
-            terminated=torch.zeros(4, 6, 1, dtype=torch.bool),
-            batch_size=(4, 6),
-        )
+        batch = with_successors(collect(actor, 4, 6).exclude("advantage", "value_target"))
         loss = FPOLoss(actor, critic, normalize_advantage=False)
         loss.make_value_estimator(ValueEstimators.TD0, gamma=0.5)
         keys = set(batch.keys(True))

@@ -33,6 +33,17 @@ def test_losses_and_diagnostics_are_those_of_the_other_steps(padded, make_critic
         torch.testing.assert_close(found[name], expected[name])
 
 
+def test_a_second_mark_adds_to_the_padding(padded, make_critic, move_weights):
+    """The first step is padding by ``shifted_valid`` alone, the last two by the collector's mask alone."""
+    actor, whole, batch = padded
+    batch["shifted_valid"] = torch.tensor([False] + [True] * (NUM_STEPS + PADDING - 1))
+    loss = FPOLoss(actor, make_critic(), normalize_advantage=False)
+    move_weights(actor)
+    expected, found = loss(whole[1:]), loss(batch)
+    for name in ("loss_objective", "loss_critic", "mean_ratio", "max_ratio", "ESS", "cfm_loss_old"):
+        torch.testing.assert_close(found[name], expected[name])
+
+
 def test_gradients_are_those_of_the_other_steps(padded, make_critic, move_weights):
     actor, whole, batch = padded
     loss = FPOLoss(actor, make_critic(), normalize_advantage=False, functional=False)
