@@ -4,67 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from counting import ENVS, NEVER, Counter, actions_for, drive, same
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
-from torch import Tensor, nn
+from torch import nn
 from torchrl.envs import check_env_specs, step_mdp
 from torchrl.objectives.value import GAE
 
-from fpo_torchrl.envs import BatchedEnv, BimodalBandit, GridWorld, ProbeEnv
-
-
-class Counter(BatchedEnv):
-    """Observes the number of steps since the start, earns 1 a step, terminates at ``stop`` (per copy)."""
-
-    def __init__(self, stop: list[int], *, random_start: bool = False, **kwargs):
-        super().__init__(num_envs=len(stop), obs_dim=1, action_dim=1, **kwargs)
-        self.stop, self.random_start = torch.tensor(stop), random_start
-        self.count = torch.zeros(len(stop), dtype=torch.int64)
-
-    def start_episodes(self, rows: Tensor) -> None:
-        draw = torch.randint(1000, rows.shape, generator=self.generator)
-        self.count[rows] = draw if self.random_start else 0
-
-    def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        self.count += 1
-        return torch.ones(self.num_envs), self.count >= self.stop
-
-    def observe(self) -> Tensor:
-        return self.count.float().unsqueeze(-1)
-
-    def task_state(self) -> dict[str, Tensor]:
-        return {"count": self.count}
-
-    def load_task_state(self, state: dict[str, Tensor]) -> None:
-        self.count.copy_(state["count"])
-
-
-NEVER = 10**6
-
-ENVS = {
-    "counter": lambda **kw: Counter([40] * 6, random_start=False, max_episode_steps=7, **kw),
-    "gridworld": lambda **kw: GridWorld("three_goals", num_envs=6, max_episode_steps=20, **kw),
-    "probe": lambda **kw: ProbeEnv("delayed", num_envs=6, **kw),
-    "bandit": lambda **kw: BimodalBandit(num_envs=6, action_dim=2, **kw),
-}
-
-
-def drive(env: BatchedEnv, td: TensorDict, actions: Tensor) -> tuple[list[TensorDict], TensorDict]:
-    """Step through ``actions`` ``[steps, num_envs, action_dim]``, resetting whatever ends."""
-    steps = []
-    for action in actions:
-        step, td = env.step_and_maybe_reset(td.set("action", action))
-        steps.append(step.clone())
-    return steps, td
-
-
-def actions_for(env: BatchedEnv, num_steps: int) -> Tensor:
-    shape = (num_steps, *env.action_spec.shape)
-    return torch.empty(shape).uniform_(-1, 1, generator=torch.Generator().manual_seed(5))
-
-
-def same(left: list[TensorDict], right: list[TensorDict]) -> bool:
-    return all(bool((a == b).all()) for a, b in zip(left, right, strict=True))
+from fpo_torchrl.envs import GridWorld, ProbeEnv
 
 
 @pytest.mark.parametrize("name", ENVS)
@@ -167,23 +114,6 @@ def test_a_partial_reset_after_a_new_seed_spreads_nothing():
     assert env.step_count.tolist() == [0, *before[1:]]
 
 
-def test_a_partial_reset_right_after_a_restored_state_is_no_full_one():
-    env = Counter([NEVER] * 3, max_episode_steps=100)
-    drive(env, env.reset(), torch.zeros(5, 3, 1))
-    state = env.get_state()
-    env.set_state(state)
-    env.reset(TensorDict({"_reset": torch.tensor([True, False, False])}, batch_size=3))
-    assert env.count.tolist() == [0, 5, 5]
-
-
-def test_a_state_from_another_kind_of_device_is_refused():
-    env = Counter([NEVER] * 3, max_episode_steps=100)
-    state = env.get_state()
-    state["generator"] = state["generator"][:16]  # a CUDA generator's state is this short
-    with pytest.raises(ValueError, match="another kind of device than cpu"):
-        env.set_state(state)
-
-
 def test_without_spread_all_copies_end_together():
     env = Counter([NEVER] * 5, max_episode_steps=4, spread_episodes=False)
     ends = env.rollout(8, break_when_any_done=False)["next", "truncated"].squeeze(-1).sum(0)
@@ -219,31 +149,6 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("name", ENVS)
-def test_a_restored_state_goes_on_bit_equal_in_a_new_object(name, tmp_path):
-    env = ENVS[name](seed=1)
-    actions = actions_for(env, 80)
-    _, td = drive(env, env.reset(), actions[:30])
-    torch.save(env.get_state().to_dict(), tmp_path / "state.pt")
-    carried = td.clone()
-    straight, _ = drive(env, td, actions[30:])
-
-    other = ENVS[name](seed=99)
-    drive(other, other.reset(), actions[:3])
-    other.set_state(TensorDict(torch.load(tmp_path / "state.pt", weights_only=True)))
-    resumed, _ = drive(other, carried, actions[30:])
-    assert same(straight, resumed)
-
-
-def test_a_saved_state_is_a_copy():
-    env = GridWorld(num_envs=4)
-    env.reset()
-    state = env.get_state()
-    before = state["task", "position"].clone()
-    drive(env, env.reset(), actions_for(env, 10))
-    assert torch.equal(state["task", "position"], before)
-
-
 def test_gae_bootstraps_through_the_time_limit_and_not_through_termination():
     # V(o) = o, reward 1, gamma = lambda = 1/2, three steps to the end, then the first step of the next episode.
     # delta_t = 1 + (t + 1) / 2 - t = 1.5, 1.0, 0.5; termination drops V(3) = 3 from the last one: -1.
@@ -262,22 +167,6 @@ def test_gae_bootstraps_through_the_time_limit_and_not_through_termination():
         advantage = gae(rollout)["advantage"].squeeze(-1)
     assert advantage[0].tolist() == [1.6875, 0.75, -1.0, 1.5]
     assert advantage[1].tolist() == [1.78125, 1.125, 0.5, 1.5]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("name", ["gridworld", "probe", "bandit"])
-def test_runs_on_cuda_and_restores_there(name):
-    env = ENVS[name](seed=1, device="cuda")
-    check_env_specs(env)
-    actions = actions_for(env, 40).cuda()
-    _, td = drive(env, env.reset(), actions[:20])
-    state, carried = env.get_state(), td.clone()
-    straight, _ = drive(env, td, actions[20:])
-    other = ENVS[name](seed=2, device="cuda")
-    other.set_state(state)
-    assert same(straight, drive(other, carried, actions[20:])[0])
-    assert straight[0]["observation"].device.type == "cuda"
 
 
 @pytest.mark.parametrize("name", ENVS)

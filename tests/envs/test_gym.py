@@ -107,6 +107,19 @@ def test_seeds_repeat_and_share_no_copy():
     assert torch.equal(env.reset()["observation"], starts[0])
 
 
+def test_a_seed_decides_where_first_episodes_begin_too():
+    def phases(env):
+        env.reset()
+        return env.step_count.tolist()
+
+    env, other = (make_gym_env("FpoStub-v0", num_envs=40, max_episode_steps=20, seed=seed) for seed in (0, 1))
+    first = phases(env)
+    assert phases(other) != first
+    assert len(set(first)) > 10
+    env.set_seed(0)
+    assert phases(env) == first
+
+
 def test_simulator_state_cannot_be_saved():
     assert not hasattr(make_gym_env("Pendulum-v1"), "get_state")
 

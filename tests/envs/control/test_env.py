@@ -95,6 +95,13 @@ def test_a_seed_repeats_a_run_and_another_differs():
     assert (run(first, 20)[0] == expected).all()
 
 
+def test_a_new_seed_forgets_what_a_partial_reset_left_of_the_episodes_drawn_ahead():
+    env, fresh = make("PointMass", seed=0), make("PointMass", seed=3)
+    env.reset(env.reset().set("_reset", torch.tensor([[True], [False], [False], [False]])))
+    env.set_seed(3)
+    assert torch.equal(env.reset()["observation"], fresh.reset()["observation"])
+
+
 def test_episodes_of_a_batch_differ():
     observation = make("CheetahRun", num_envs=70).reset()["observation"]
     assert len(observation.unique(dim=0)) == 70

@@ -67,3 +67,10 @@ def test_the_environment_counts_what_it_loses_and_keeps_it_in_its_state():
     env.set_seed(0)
     env.reset()
     assert (env.failures.rates == 1).all()
+
+
+def test_an_episode_without_a_step_counts_for_nothing():
+    env = HumanoidEnv("humanoid/planar", num_envs=8, num_threads=1)
+    env.reset()
+    env.reset()
+    assert (env.failures.rates == 1).all()

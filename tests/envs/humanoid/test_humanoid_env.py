@@ -62,6 +62,31 @@ def test_a_small_action_unit_widens_the_actions_and_leaves_the_servos_alone():
     torch.testing.assert_close(steps[0]["observation"], steps[1]["observation"])
 
 
+def outcomes(action: torch.Tensor, **settings) -> TensorDict:
+    """Of one copy that takes ``action`` ``[steps, 1, act]`` from a motion's beginning, however far off it gets."""
+    env = make(num_envs=1, random_start=False, max_distance=100.0, **settings)
+    td, steps = env.reset(), []
+    for it in action:
+        step, td = advance(env, td, it)
+        steps.append(step["next"])
+    return torch.stack(steps)
+
+
+def test_power_has_its_price_after_the_first_three_steps():
+    action = torch.full((5, 1, 12), 0.3)
+    free, once, twice = (outcomes(action, power_coeff=it)["reward"].flatten() for it in (0.0, 1e-4, 2e-4))
+    cost = free - once
+    assert cost[:3].tolist() == [0, 0, 0]
+    assert (cost[3:] > 1e-4).all()
+    torch.testing.assert_close(free - twice, 2 * cost, rtol=1e-3, atol=1e-6)
+
+
+def test_servos_go_no_farther_than_their_range():
+    far, bound = (outcomes(torch.full((2, 1, 12), size)) for size in (3.0, 1.0))
+    assert torch.equal(far["observation"], bound["observation"])
+    assert torch.equal(far["reward"], bound["reward"])
+
+
 def test_copies_of_an_evaluation_start_at_the_beginning_of_each_motion():
     env = make(num_envs=5, random_start=False)
     env.reset()
@@ -132,6 +157,17 @@ def test_a_partial_reset_leaves_the_other_copies_alone():
     assert torch.equal(after["observation"][kept], td["observation"][kept])
     assert torch.equal(env.physics.state.qpos[kept], before["qpos"][kept])
     assert not torch.equal(after["observation"][[1, 3]], td["observation"][[1, 3]])
+
+
+def test_a_new_episode_has_nothing_of_the_one_before():
+    """Not the solver's first guess either, by which forces in contacts would differ in their last digits."""
+    env = make(num_envs=2, random_start=False)
+    td = env.step(env.reset().set("action", torch.rand(2, 12)))["next"]
+    state = env.physics.state
+    assert state.warm_start.any(-1).all()
+    env.reset(td.set("_reset", torch.tensor([[True], [False]])))
+    assert state.warm_start.any(-1).tolist() == [False, True]
+    assert state.time.flatten().tolist() == [0, pytest.approx(1 / 30)]
 
 
 @pytest.mark.parametrize(("stiffness", "share"), [(0.0, 0.0), (1e12, 1.0)])

@@ -110,6 +110,34 @@ def test_observations_tell_bodies_apart():
     assert seen.count_nonzero() == 1
 
 
+def test_velocities_are_ones_own_and_then_goal_minus_own():
+    """Body 3 moves with (1, 2, 3) and turns with (4, 5, 6), its goal with (10, 20, 30) and (40, 50, 60)."""
+    own, goal = at_rest(), at_rest()
+    own.vel[:, 3, 0], own.angvel[:, 3, 0] = torch.tensor([1.0, 2, 3]), torch.tensor([4.0, 5, 6])
+    goal.vel[:, 3, 0], goal.angvel[:, 3, 0] = torch.tensor([10.0, 20, 30]), torch.tensor([40.0, 50, 60])
+    seen = observe(own, goal)
+    # before the goal: 1 height, 14 positions, 15 rotations of 6 numbers, then velocities and angular velocities
+    velocity, spin = seen[0, 1 + 3 * 14 + 6 * 15 : 223].unflatten(0, (2, 3, 15))
+    assert velocity[:, 3].tolist() == [1, 2, 3]
+    assert spin[:, 3].tolist() == [4, 5, 6]
+    assert block(seen, "velocity_error")[0, :, 3].tolist() == [9, 18, 27]
+    assert block(seen, "angular_velocity_error")[0, :, 3].tolist() == [36, 45, 54]
+    assert seen.count_nonzero() == 12 + 3 * 2 * 15  # and the two ones of each of three rotations of 15 bodies
+
+
+@pytest.mark.parametrize("turned", ["own", "goal"])
+def test_rotations_are_ones_own_the_goals_and_from_own_to_goal(turned):
+    """A quarter turn about z takes x to y and leaves z: columns (0, 1, 0) and (0, 0, 1); the way back takes x to -y."""
+    quarter, none, back = [0.0, 1, 0, 0, 0, 1], [1.0, 0, 0, 0, 0, 1], [0.0, -1, 0, 0, 0, 1]
+    quat = at_rest().quat.clone()
+    quat[:, 4, 0] = torch.tensor([math.sqrt(0.5), 0, 0, math.sqrt(0.5)])
+    states = {"own": at_rest(), "goal": at_rest()} | {turned: replace(at_rest(), quat=quat)}
+    seen = observe(**states)
+    found = [seen[:, 43 : 43 + 90].unflatten(-1, (6, 15)), block(seen, "rotation"), block(seen, "rotation_error")]
+    expected = {"own": [quarter, none, back], "goal": [none, quarter, quarter]}[turned]
+    torch.testing.assert_close(torch.stack(found)[:, 0, :, 4], torch.tensor(expected), atol=1e-6, rtol=0)
+
+
 def test_the_reward_at_the_reference_is_one():
     bodies = some_bodies(5)
     assert sum(tracking_terms(bodies, bodies).values()).tolist() == pytest.approx([1.0] * 4)
