@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import types
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -9,7 +12,7 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.envs import GymEnv
 
-from fpo_torchrl import Euler, FlowActor, Heun, VelocityMLP
+from fpo_torchrl import Euler, FlowActor, Heun, NoisyEuler, VelocityMLP
 from fpo_torchrl.envs import make_env
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.envs.probe import TARGET, ProbeEnv
@@ -71,6 +74,12 @@ class TestReturns:
     def test_no_gradient_is_kept(self, actor):
         evaluate(actor, ProbeEnv("action", num_envs=3))
         assert all(p.grad is None for p in actor.parameters())
+
+    def test_the_time_of_the_policy_is_that_of_one_call(self, actor, monkeypatch):
+        """By a clock that goes on by a second whenever it is looked at, before and after each of four calls."""
+        clock = types.SimpleNamespace(perf_counter=itertools.count().__next__)
+        monkeypatch.setattr("fpo_torchrl.evaluation.time", clock)
+        assert evaluate(actor, Stairs(4)).policy_s == 1.0
 
     def test_it_stops_where_told(self, actor):
         steps = []
@@ -144,6 +153,16 @@ class TestActionSpread:
     def test_it_is_that_of_the_policy_that_is_trained_whatever_noise_is_evaluated(self, actor):
         zero, random = (evaluate(actor, Stairs(20), noise=noise).action_spread for noise in ("zero", "random"))
         assert zero == random > 0
+
+    def test_it_is_that_of_the_solver_that_is_evaluated(self):
+        """Without a velocity the start has variance 1, and each of four steps adds 1 if the solver is noisy."""
+        still = FlowActor(VelocityMLP(1, 1, hidden_sizes=(8,), output_scale=0.0), Euler(4), squash="none")
+        plain, noisy = (
+            evaluate(still, Stairs(400), noise="zero", solver=solver, max_steps=31).action_spread
+            for solver in (None, NoisyEuler(4, noise_std=1.0))
+        )
+        assert plain == pytest.approx(1, rel=0.05)
+        assert noisy == pytest.approx(5**0.5, rel=0.05)
 
     def test_an_environment_without_a_batch_has_one_too(self, actor):
         actor = FlowActor(VelocityMLP(3, 1, hidden_sizes=(8,)), Euler(2))
@@ -219,6 +238,13 @@ class TestRecord:
         pictures = [frame.convert("L").getpixel((0, 0)) for frame in ImageSequence.Iterator(Image.open(path))]
         assert len(pictures) > 1
         assert pictures == sorted(set(pictures))  # brighter at each step
+
+    def test_no_more_pictures_are_taken_than_asked_for(self, actor, tmp_path, monkeypatch):
+        """Of twelve steps and the start, each of which would have one."""
+        taken = []
+        monkeypatch.setattr("fpo_torchrl.evaluation.write_video", lambda pictures, *args, **kw: taken.extend(pictures))
+        record(actor, Stairs(12), tmp_path / "rollout.gif", max_frames=4)
+        assert len(taken) == 4
 
     def test_a_single_picture(self, actor, tmp_path):
         assert record(actor, Stairs(1), tmp_path / "rollout.gif", max_frames=1).stat().st_size > 0

@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 import tiny
-import torch
-from tensordict import TensorDict
-from torchrl.data import Bounded, Unbounded
 
 from fpo_torchrl import doctor
 from fpo_torchrl.doctor import diagnose
@@ -20,7 +17,6 @@ from fpo_torchrl.health import CHECKS, Watch, examine
 from fpo_torchrl.loggers import MetricsCSV, read_metrics
 from fpo_torchrl.report.runs import read_run
 from fpo_torchrl.start import start_run
-from fpo_torchrl.tracking import describe
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results"
 
@@ -44,6 +40,16 @@ def run_of(length: int = 40, **columns: Callable[[int], float]) -> list[dict[str
     return [
         {"frames": 64.0 * (i + 1), **{name: of(i) for name, of in (healthy | columns).items()}} for i in range(length)
     ]
+
+
+def checks(**columns: Callable[[int], float]) -> list[str]:
+    """The names of the findings in a run that is healthy but for these columns."""
+    return [finding.check for finding in examine(run_of(**columns))]
+
+
+def late(before: float, after: float) -> Callable[[int], float]:
+    """A column that changes for the last ten iterations."""
+    return lambda i: before if i < 30 else after
 
 
 SICK = {
@@ -83,6 +89,25 @@ class TestChecks:
         assert words in str(finding)
         assert ". Try: " in str(finding)
 
+    @pytest.mark.parametrize(
+        ("check", "column", "before", "within", "beyond"),
+        [
+            ("first ratio", "first_ratio_error", 0, 0.0099, 0.0101),
+            ("CFM loss", "cfm_loss_new", 1, 2.9, 3.1),
+            ("clip fraction", "clip_fraction_positive", 0, 0.49, 0.51),
+            ("advantage spread", "advantage_std", 1, 1.1e-3, 0.9e-3),
+            ("action spread", "action_std", 1, 0.051, 0.049),
+            ("gradient norm", "grad_norm_actor", 1, 9.9, 10.1),
+        ],
+    )
+    def test_just_within_a_limit_is_well_and_just_beyond_is_not(self, check, column, before, within, beyond):
+        assert checks(**{column: late(before, within)}) == []
+        assert checks(**{column: late(before, beyond)}) == [check]
+
+    def test_saturated_actions_are_well_where_they_earn_a_tenth_more(self):
+        assert checks(action_saturation=lambda i: 0.8, reward=late(1, 1.05)) == ["saturation"]
+        assert checks(action_saturation=lambda i: 0.8, reward=late(1, 1.2)) == []
+
     def test_every_check_has_a_case(self):
         assert len(SICK) == len(CHECKS)
 
@@ -96,8 +121,7 @@ class TestChecks:
 
     def test_falling_from_a_negative_peak(self):
         def falling_to(last: float) -> list[str]:
-            rows = run_of(**{"return": lambda i: (-1000.0, -200.0, last, last)[i // 10], "eval_zero": lambda i: last})
-            return [finding.check for finding in examine(rows)]
+            return checks(**{"return": lambda i: (-1000.0, -200.0, last, last)[i // 10], "eval_zero": lambda i: last})
 
         assert falling_to(-500.0) == ["drop"]  # 300 of the 800 gained
         assert falling_to(-400.0) == []  # 200 of them
@@ -122,8 +146,7 @@ class TestChecks:
         assert examine(run_of(**{"return": lambda i: -10.0 - i, "eval_zero": lambda i: -10.0 - i})) == []
 
     def test_a_return_that_was_positive_and_is_negative_has_dropped(self):
-        falls = run_of(**{"return": lambda i: 5.0 if i < 30 else -500.0, "eval_zero": lambda i: -500.0})
-        assert [finding.check for finding in examine(falls)] == ["drop"]
+        assert checks(**{"return": late(5, -500), "eval_zero": lambda i: -500.0}) == ["drop"]
 
     def test_a_fall_between_evaluations_is_seen_while_training_returns_still_rise(self):
         (finding,) = examine(run_of(eval_zero=lambda i: 40.0 if i < 39 else 20.0))
@@ -183,33 +206,6 @@ class TestWatch:
         printed = capsys.readouterr().out
         assert printed.count("warning: first ratio at frame 64: the first ratio of the update is off 1 by ") == 1
         assert "as normalizer=as_released does" in printed
-
-
-class TestDescribe:
-    def batch(self, action: list[list[float]]) -> TensorDict:
-        """One environment, one action a step."""
-        action = torch.tensor(action).unsqueeze(0)
-        steps = action.shape[1]
-        next = TensorDict(reward=torch.arange(float(steps)).reshape(1, steps, 1), batch_size=(1, steps))
-        return TensorDict(action=action, next=next, batch_size=(1, steps))
-
-    def test_by_hand(self):
-        batch = self.batch([[1.0, 0.0], [-2.0, 2.0], [1.0, 1.0], [0.0, 1.0]])
-        batch["advantage"] = torch.tensor([[[1.0], [3.0], [1.0], [3.0]]])
-        found = describe(batch, Bounded(torch.tensor([[-2.0, 0.0]]), torch.tensor([[1.0, 2.0]]), (1, 2)))
-        assert found["reward"] == 1.5
-        assert found["advantage_std"] == 1.0
-        assert found["action_saturation"] == 5 / 8  # 1, -2, 1 of the first entry, 0 and 2 of the second
-        assert found["action_std"] == pytest.approx((math.sqrt(1.5) + math.sqrt(0.5)) / 2)
-
-    def test_actions_without_bounds_are_never_saturated(self):
-        assert "action_saturation" not in describe(self.batch([[1.0], [2.0]]), Unbounded((1, 1)))
-
-    def test_the_trainer_reports_them(self):
-        (first, *_) = tiny.make_trainer(*tiny.CARTPOLE)
-        assert 0 < first["action_std"] <= 1
-        assert 0 <= first["action_saturation"] < 1
-        assert first["advantage_std"] > 0
 
 
 class TestDoctor:

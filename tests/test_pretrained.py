@@ -7,13 +7,18 @@ import copy
 import pytest
 import tiny
 import torch
+from tensordict.nn import TensorDictModule
 from torch import nn
 
-from fpo_torchrl import CFMLoss
+from fpo_torchrl import CFMLoss, Euler, FlowActor, FPOLoss, VelocityMLP
+from fpo_torchrl.advantage import GAE
 from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.envs.probe import ProbeEnv
 from fpo_torchrl.errors import CheckpointError, ConfigError
+from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.run import Run
 from fpo_torchrl.start import resume_run, start_run
+from fpo_torchrl.trainer import Trainer
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
@@ -77,14 +82,37 @@ class TestInitFrom:
 
 
 class TestCriticWarmup:
-    def test_the_actor_waits_while_the_critic_learns(self):
-        trainer = tiny.make_trainer(*tiny.BANDIT, "trainer.critic_warmup_frames=100")  # of batches of 64
+    @pytest.mark.parametrize("frames", [100, 128])
+    def test_the_actor_waits_while_the_critic_learns(self, frames):
+        """Two batches of 64, the second of them in part or as a whole."""
+        trainer = tiny.make_trainer(*tiny.BANDIT, f"trainer.critic_warmup_frames={frames}")
         actor, critic, moved = trainer.actor.velocity_net, trainer.advantage.critic, []
         before = copy.deepcopy(actor), copy.deepcopy(critic)
         for _ in zip(range(3), trainer, strict=False):
             moved.append((not same_weights(actor, before[0]), not same_weights(critic, before[1])))
             before = copy.deepcopy(actor), copy.deepcopy(critic)
         assert moved == [(False, True), (False, True), (True, True)]
+
+    def test_weights_that_the_critic_shares_with_the_actor_wait_too(self):
+        class Shared(nn.Module):
+            """A value made of one of the actor's weights and one of its own."""
+
+            def __init__(self, net: VelocityMLP) -> None:
+                super().__init__()
+                self.net, self.own = net, nn.Parameter(torch.ones(1))
+
+            def forward(self, observation):
+                return 0 * observation + self.net.layers[-1].bias[:1] + self.own
+
+        net = VelocityMLP(1, 1, hidden_sizes=(8,))
+        critic = TensorDictModule(Shared(net), in_keys=["observation"], out_keys=["state_value"])
+        actor = FlowActor(net, Euler(2), num_mc_samples=2)
+        parts = FPOLoss(actor, critic), GAE(critic), AgentOptimizer(actor.parameters(), critic.parameters(), lr=0.1)
+        sizes = {"total_frames": 48, "frames_per_batch": 24, "minibatch_size": 24, "critic_warmup_frames": 24}
+        trainer, before = Trainer(ProbeEnv("both", num_envs=4), actor, *parts, **sizes), copy.deepcopy(actor)
+        next(iter(trainer))
+        assert same_weights(actor, before)
+        assert critic.module.own.item() != 1
 
     def test_below_zero(self, make_run):
         with pytest.raises(ConfigError, match="critic_warmup_frames must not be negative, got -1"):

@@ -35,10 +35,11 @@ class TestStatistics:
         found = estimate(mean, [np.zeros(3), np.full(3, 100.0)])
         assert (found.low, found.high) == (50, 50)  # drawn across tasks, it would vary
 
-    def test_the_interval_of_a_fair_coin(self):
-        """Means of ten draws of 0 and 1: a binomial, whose 2.5 % and 97.5 % quantiles are 2 and 8."""
-        found = estimate(mean, [np.array([0.0, 1] * 5)])
-        assert (found.low, found.high) == (pytest.approx(0.2), pytest.approx(0.8))
+    @pytest.mark.parametrize(("ones", "runs", "low", "high"), [(5, 10, 2, 8), (1, 10, 0, 3), (15, 30, 10, 20)])
+    def test_the_interval_of_successes(self, ones, runs, low, high):
+        """Drawn again they are binomial, with these 2.5 % and 97.5 % quantiles; 15 of 30: 11 and 19 at 5 and 95 %."""
+        found = estimate(mean, [np.array([1.0] * ones + [0.0] * (runs - ones))])
+        assert (found.low, found.high) == (pytest.approx(low / runs), pytest.approx(high / runs))
 
     def test_one_run_has_no_interval(self):
         found = estimate(mean, [np.array([3.0]), np.array([1.0, 2])])
@@ -90,6 +91,15 @@ class TestStatistics:
         np.testing.assert_allclose(curve.value, [100, 200, 150, 200])
         assert mean_curve(group[2:], "return") is None
         assert mean_curve(group, "no_such_column") is None
+
+    def test_a_run_that_diverged_before_its_first_value_counts_as_the_worst(self, tmp_path):
+        finished, diverged = (
+            read_run(make_run(tmp_path, seed=i, score=400, status=s)) for i, s in enumerate(("finished", "diverged"))
+        )
+        diverged.metrics[:] = [{"frames": row["frames"]} for row in diverged.metrics]
+        frames, curve = mean_curve([finished, diverged], "return", worst=-100.0)
+        np.testing.assert_allclose(frames, [100, 200, 300, 400])
+        np.testing.assert_allclose(curve.value, [0, 50, 100, 150])  # of 100, 200, 300, 400 and -100
 
     def test_curves_without_frames_in_common_have_no_mean(self, tmp_path):
         early, late = (read_run(make_run(tmp_path, seed=seed)) for seed in (0, 1))

@@ -12,7 +12,7 @@ import tiny
 from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
 from fpo_torchrl.files import read_json
-from fpo_torchrl.seeds.directory import FILE
+from fpo_torchrl.seeds.directory import FILE, record_seeds, seed_dirs
 from fpo_torchrl.seeds.run import SeedRuns, configs_of_seeds, resume, train_seeds
 from fpo_torchrl.start import load_run_config, new_run, start_run
 
@@ -126,6 +126,11 @@ class TestAMissingSeed:
         shutil.rmtree(seeds / "seed2")
         assert go_on(f"resume={seeds}") == [0, 1]
         assert read_json(seeds / FILE) == {"runs": ["seed0", "seed1"]}
+
+    def test_stays_named_when_others_begin(self, tmp_path):
+        record_seeds([tmp_path / "seed9", tmp_path / "seed10"])  # there are no such directories
+        record_seeds([tmp_path / "seed11"])
+        assert [path.name for path in seed_dirs(tmp_path)] == ["seed9", "seed10", "seed11"]
 
     def test_seeds_that_are_added_are_named_beside_the_others(self, seeds):
         begin(seeds, "seed=9")

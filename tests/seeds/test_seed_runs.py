@@ -18,7 +18,7 @@ from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.runs import read_results, read_run
 from fpo_torchrl.run import Run
-from fpo_torchrl.seeds.run import SeedRuns, configs_of_seeds, resume, train_seeds
+from fpo_torchrl.seeds.run import SeedRuns, _postfix, configs_of_seeds, evaluation_across, resume, train_seeds
 from fpo_torchrl.start import load_run_config, new_run, start_run
 from fpo_torchrl.sweep.manifest import Sweep
 from fpo_torchrl.trained import load_policy
@@ -108,6 +108,23 @@ def test_together_they_leave_the_same_files(tmp_path, capsys):
     assert "512/512 frames" in output
     assert "2 seeds, return " in output.rpartition("100%")[2]
     assert "means of 2 seeds" in output
+
+
+def test_the_progress_bar_has_the_mean_and_spread_of_the_returns():
+    """Returns 1 and 3: 2, and one to each side. A seed without an episode counts for the reward alone."""
+    rows = [{"return": r, "episodes": n, "reward": x} for r, n, x in ((1, 2, 0.1), (3, 1, 0.2), (float("nan"), 0, 0.6))]
+    assert _postfix(rows) == "3 seeds, return 2.0 ± 1.0, reward per step 0.300"
+
+
+def test_an_evaluation_across_seeds_has_the_mean_of_each(tmp_path):
+    run_dirs = [tmp_path / "seed0", tmp_path / "seed1"]
+    for run_dir, mean, spread in zip(run_dirs, (1.0, 5.0), (0.2, 0.6), strict=True):
+        random = {"mean": mean, "policy_s": 0.01, "action_spread": spread}
+        run_dir.mkdir()
+        write_json(run_dir / "evaluation.json", {"random": random, "zero": random | {"mean": mean + 1}})
+    found = evaluation_across(run_dirs, "task")
+    assert (found["random"].returns, found["zero"].returns) == ([1.0, 5.0], [2.0, 6.0])
+    assert found["random"].action_spread == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("vmap", [False, True])

@@ -148,6 +148,14 @@ class TestWhatTheLossSees:
         for minibatch in trainer.loss.seen:
             torch.testing.assert_close(minibatch["cfm_loss"], behaviour.cfm_loss(minibatch).detach())
 
+    def test_a_normaliser_as_released_takes_a_batch_into_account_once(self, probe, batch):
+        """Of 0, 1, ..., 23 the variance is (24^2 - 1) / 12; that the mean began at 0 adds nothing to it."""
+        normalizer = ObservationNormalizer(1, as_released=True)
+        trainer = trainer_on(probe, normalizer=normalizer)
+        trainer.learn(batch(trainer))
+        assert normalizer.count == BATCH
+        assert normalizer.std.item() ** 2 == pytest.approx((24**2 - 1) / 12, rel=1e-5)
+
     @staticmethod
     def noise_by_epoch(trainer: Trainer, batch) -> list[Tensor]:
         """The noise of every transition's pairs in each epoch, in the order of the transitions."""
@@ -168,6 +176,15 @@ class TestWhatTheLossSees:
         with torch.no_grad():
             final = trainer.advantage.critic(TensorDict(observation=minibatches[0]["observation"]))["state_value"]
         assert not torch.isin(final, values).any()  # the critic moved after each minibatch
+
+    def test_windows_come_in_another_order_in_each_epoch(self, probe, batch):
+        settings = {"advantage_every": "minibatch", "unroll_length": 3, "minibatch_size": 3}
+        trainer = trainer_on(probe, num_epochs=3, **settings)
+        trainer.learn(batch(trainer))
+        starts = torch.stack([m["observation"][0, 0, 0] for m in trainer.loss.seen]).tolist()
+        epochs, in_order = [starts[i : i + 8] for i in (0, 8, 16)], list(range(0, BATCH, 3))
+        assert all(sorted(epoch) == in_order for epoch in epochs)
+        assert len({*map(tuple, epochs), tuple(in_order)}) == 4
 
     def test_a_short_last_window_batch_loses_nothing(self, probe, batch):
         settings = {"advantage_every": "minibatch", "unroll_length": 3, "minibatch_size": 15}
