@@ -30,9 +30,9 @@ from suites import SUITES
 from fpo_torchrl.cli import EXIT_INTERRUPTED, EXIT_PREEMPTED, friendly_errors, quoted
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import locked, write_json
+from fpo_torchrl.hold import LOCK
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.command import report
-from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep.manifest import composer
 from fpo_torchrl.sweep.workers import Workers, claim_of, log_of
 

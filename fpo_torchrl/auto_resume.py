@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from fpo_torchrl.config import BOOKKEEPING
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import intact, read_json
+from fpo_torchrl.hold import held
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import has_checkpoint, held, holds_run
+from fpo_torchrl.run_directory import has_checkpoint, holds_run
 from fpo_torchrl.seeds.directory import begun_seeds, check_no_seeds
 from fpo_torchrl.settings import comparable, differences
-from fpo_torchrl.start import building, load_run_config
+from fpo_torchrl.start import load_run_config
 
 AUTO = "auto"
 
@@ -64,23 +64,15 @@ def unfinished_run(cfg: DictConfig, run_dir: Path) -> Run | None:
         ConfigError: if the directory holds a run with other settings, or those of several seeds. InUseError: if
             another process trains in it.
     """
-    with unfinished(cfg, run_dir) as run:
-        return run
-
-
-@contextlib.contextmanager
-def unfinished(cfg: DictConfig, run_dir: Path) -> Iterator[Run | None]:
-    """As :func:`unfinished_run`, but the run writes nothing before the ``with`` ends."""
     with held(run_dir) as hold:
         if not holds_run(run_dir):
             check_no_seeds(run_dir)
         cfg = saved_settings(cfg, run_dir)
-        if is_finished(run_dir, cfg.total_frames):
-            print(f"{run_dir} holds the finished run already")
-            yield None
-            return
-        with building(cfg, run_dir, hold, resume=has_checkpoint(run_dir)) as run:
-            yield run
+        if not is_finished(run_dir, cfg.total_frames):
+            return Run(cfg, hold, resume=has_checkpoint(run_dir))
+        hold.close()
+    print(f"{run_dir} holds the finished run already")
+    return None
 
 
 def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:

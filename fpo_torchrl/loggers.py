@@ -15,8 +15,8 @@ from torchrl.record.loggers import Logger
 from fpo_torchrl.errors import ConfigError, DamagedFileError
 from fpo_torchrl.files import intact, replacing
 
-LOGGERS = ("tensorboard", "wandb")
-"""What can be written beside ``metrics.csv``."""
+LOGGERS = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
+"""What can be written beside ``metrics.csv``, and the module that writes it."""
 
 
 class MetricsCSV:
@@ -170,35 +170,42 @@ class TensorboardLoggedOnce(LoggedOnce):
         self.logger.experiment.flush()
 
 
+def check_logger(kind: str | None) -> None:
+    """Refuse a logger whose package is missing.
+
+    Raises:
+        ConfigError: naming the package to install.
+    """
+    if kind is None:
+        return
+    try:
+        importlib.import_module(LOGGERS[kind])
+    except ImportError as error:
+        raise ConfigError(
+            f"logger={kind} needs a package that is missing ({error}): pip install fpo-torchrl[{kind}]"
+        ) from error
+
+
 def build_logger(
     kind: str | None, run_dir: Path, *, name: str, project: str, offline: bool, newest: float = 0
 ) -> LoggedOnce | None:
-    """A logger beside the CSV file.
+    """A logger beside the CSV file, which :func:`check_logger` does not refuse.
 
     Args:
         kind: ``"tensorboard"``, ``"wandb"`` or None.
         run_dir: where it writes.
         name: the run's name. project: the W&B project. offline: keep W&B off the network.
         newest: the frames of the newest iteration that it may have, of this run before it was resumed.
-
-    Raises:
-        ConfigError: naming the package to install.
     """
     if kind is None:
         return None
-    try:
-        importlib.import_module(kind)
-        if kind == "tensorboard":
-            from torchrl.record.loggers import TensorboardLogger
+    if kind == "tensorboard":
+        from torchrl.record.loggers import TensorboardLogger
 
-            return TensorboardLoggedOnce(TensorboardLogger(exp_name="tensorboard", log_dir=str(run_dir)), newest)
-        from torchrl.record.loggers import WandbLogger
+        return TensorboardLoggedOnce(TensorboardLogger(exp_name="tensorboard", log_dir=str(run_dir)), newest)
+    from torchrl.record.loggers import WandbLogger
 
-        logger = WandbLogger(
-            exp_name=name, save_dir=str(run_dir), project=project, offline=offline, id=wandb_id(run_dir), resume="allow"
-        )
-        return LoggedOnce(logger, newest)
-    except ImportError as error:
-        raise ConfigError(
-            f"logger={kind} needs a package that is missing ({error}): pip install fpo-torchrl[{kind}]"
-        ) from error
+    logger = WandbLogger(
+        exp_name=name, save_dir=str(run_dir), project=project, offline=offline, id=wandb_id(run_dir), resume="allow"
+    )
+    return LoggedOnce(logger, newest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack, closing
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, why_n
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.follow import States, lead
 from fpo_torchrl.health import Finding, Watch
-from fpo_torchrl.loggers import MetricsCSV, build_logger, newest_frames
+from fpo_torchrl.hold import Hold
+from fpo_torchrl.loggers import LoggedOnce, MetricsCSV, build_logger, check_logger, newest_frames
 from fpo_torchrl.machine import prepare_machine
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.plots import draw_learning_curve
@@ -34,59 +35,48 @@ EVALUATION_SEED = 10_000
 
 
 class Run:
-    """A training run in a directory of its own.
+    """A training run in a directory of its own, where it writes nothing before :meth:`train`.
 
-    The directory holds ``config.yaml`` (resolved), ``provenance.json`` (machine, versions, how it ended),
+    The directory then holds ``config.yaml`` (resolved), ``provenance.json`` (machine, versions, how it ended),
     ``metrics.csv``, ``learning_curve.png``, ``evaluation.json``, ``rollout.gif`` and ``checkpoints/``.
 
     Args:
         cfg: the composed config.
-        run_dir: where everything goes; created, and kept when ``resume`` is true.
-        resume: continue from the newest whole checkpoint in ``run_dir``.
-        settle: false leaves :meth:`settle` to the caller: until then nothing is written.
+        hold: of the directory; it ends with :meth:`train`.
+        resume: continue from the newest whole checkpoint there.
 
     Raises:
-        ConfigError: for a wrong setting, before anything is written. CheckpointError: when resuming fails.
+        ConfigError: for a wrong setting. CheckpointError: when resuming fails.
         WorkersNotStartedError: if the cluster of remote workers is not there.
     """
 
-    def __init__(self, cfg: DictConfig, run_dir: Path, *, resume: bool = False, settle: bool = True) -> None:
+    def __init__(self, cfg: DictConfig, hold: Hold, *, resume: bool = False) -> None:
         check_run(cfg)  # pyright: ignore[reportArgumentType]
         check_components(cfg)
+        check_logger(cfg.logger.kind)
         prepare_machine(cfg.num_threads)
-        self.cfg, self.run_dir = cfg, run_dir
-        self.stop = StopOnSignal(run_dir)
-        self.hold = ExitStack()
+        self.cfg, self.run_dir, self.hold = cfg, hold.run_dir, hold
+        self.stop = StopOnSignal(self.run_dir)
         self.eval_interval = cfg.eval_interval_frames or max(1, cfg.total_frames // 10)
         self.checkpoint_interval = cfg.checkpoint_interval_frames or self.eval_interval
-        self.metrics = MetricsCSV(run_dir / "metrics.csv", keep=False)
+        self.metrics = MetricsCSV(self.run_dir / "metrics.csv", keep=False)
+        self.logger: LoggedOnce | None = None
         self.processes = Processes()
         self._build()
         if resume:
             self._load(self.checkpointer.newest_whole())
         else:
             self._begin()
-        if settle:
-            self.settle()
 
-    def settle(self, hold: ExitStack | None = None) -> None:
-        """Make config, logger and metrics in the directory those of this run.
-
-        Args:
-            hold: of :func:`~fpo_torchrl.run_directory.held` on the directory, which ends with :meth:`train`.
-
-        Raises:
-            ConfigError: for a logger whose package is missing, before anything is written.
-        """
+    def settle(self) -> None:
+        """Make config, logger and metrics in the directory those of this run: the first that it writes there."""
         run_dir, logger, newest = self.run_dir, self.cfg.logger, newest_frames(self.metrics.path)
         self.logger = build_logger(
             logger.kind, run_dir, name=run_dir.name, project=logger.project, offline=logger.offline, newest=newest
         )
-        run_dir.mkdir(parents=True, exist_ok=True)
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(self.cfg, resolve=True))
         self._drop_rows()
-        if hold is not None:
-            self.hold = hold.pop_all()
+        self.hold.keep()
 
     def _build(self) -> None:
         """Everything that trains, as it is before the first iteration."""
@@ -156,13 +146,15 @@ class Run:
             NonFiniteError: for a NaN or infinity, once ``nan_rollbacks`` are used up.
             WorkersError: if a remote worker is gone or does not start.
         """
-        with self.hold, self.stop, recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
-            try:
-                self._train_with_rollbacks()
-            except WorkersError:
-                self.stop.check()  # a scheduler signals the workers too, and they die of it
-                raise
-            return self.finish()
+        with self.hold, self.stop:
+            self.settle()
+            with recorded(self.run_dir, device=self.cfg.device, frames=lambda: self.trainer.frames):
+                try:
+                    self._train_with_rollbacks()
+                except WorkersError:
+                    self.stop.check()  # a scheduler signals the workers too, and they die of it
+                    raise
+                return self.finish()
 
     def _train_with_rollbacks(self) -> None:
         for rollbacks_left in range(self.cfg.nan_rollbacks, -1, -1):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from fpo_torchrl.config import collector_named, logger_named
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import intact
+from fpo_torchrl.hold import held
 from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import check_unused, held, new_run_dir
+from fpo_torchrl.run_directory import check_unused, new_run_dir
 from fpo_torchrl.seeds.directory import check_is_run, check_no_seeds
 from fpo_torchrl.settings import RUN_DEFAULTS, change
 
@@ -39,14 +38,7 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
 
 
 def start_run(cfg: DictConfig) -> Run:
-    """A new run of ``cfg``, in the directory it names or in a new one, which it holds until it has trained."""
-    with new_run(cfg) as run:
-        return run
-
-
-@contextlib.contextmanager
-def new_run(cfg: DictConfig) -> Iterator[Run]:
-    """As :func:`start_run`, but the run writes nothing before the ``with`` ends.
+    """A new run of ``cfg``, in the directory it names or in a new one.
 
     Raises:
         ConfigError: if the directory holds a run, or those of several seeds. InUseError: if another process trains in
@@ -55,32 +47,27 @@ def new_run(cfg: DictConfig) -> Iterator[Run]:
     with new_run_dir(cfg) as run_dir, held(run_dir) as hold:
         check_unused(run_dir, [run_dir])
         check_no_seeds(run_dir)
-        with building(cfg, run_dir, hold) as run:
-            yield run
+        return Run(cfg, hold)
 
 
-@contextlib.contextmanager
-def building(cfg: DictConfig, run_dir: Path, hold: ExitStack, *, resume: bool = False) -> Iterator[Run]:
-    """A run that writes nothing before the ``with`` ends, and nothing at all if it ends with an error."""
-    run = Run(cfg, run_dir, resume=resume, settle=False)
-    yield run
-    run.settle(hold)
-
-
-def resume_run(overrides: Sequence[str]) -> Run:
-    """The continuation of a run, with single values of its saved config changed.
-
-    Args:
-        overrides: as on the command line; one of them is ``resume=RUN_DIRECTORY``.
+def resume_run(run_dir: Path, changes: Mapping[str, Any]) -> Run:
+    """The continuation of the run in ``run_dir`` with ``changes`` of single values of its saved config.
 
     Raises:
-        ConfigError: for a setting that the run does not have, that cannot change, or of another type.
+        ConfigError: for a setting that the run does not have, that cannot change, or of another type. InUseError: if
+            another process trains in it.
     """
-    return resume_in(*resumed(overrides))
+    cfg = changed_config(run_dir, changes)
+    with held(run_dir) as hold:
+        return Run(cfg, hold, resume=True)
 
 
-def resumed(overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """The directory that ``resume=RUN_DIRECTORY`` names among ``overrides``, and the other settings."""
+def resume_arguments(overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The directory that ``resume=RUN_DIRECTORY`` names among the overrides of a command line, and the other settings.
+
+    Raises:
+        ConfigError: for several values of one setting, or an empty name.
+    """
     changes = {parsed.key_or_group: parsed.value() for parsed in OverridesParser.create().parse_overrides([*overrides])}
     if several := [key for key, value in changes.items() if isinstance(value, Sweep)]:
         raise ConfigError(f"{several[0]} has several values, and a run that is resumed goes on with one: give one")
@@ -88,20 +75,6 @@ def resumed(overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
     if not run_dir.strip():
         raise ConfigError(f"resume={run_dir!r} is empty: give a directory")
     return Path(run_dir), changes
-
-
-def resume_in(run_dir: Path, changes: Mapping[str, Any]) -> Run:
-    """The continuation of the run in ``run_dir`` with ``changes`` of its settings; raises as :func:`resume_run`."""
-    with resumed_run(run_dir, changes) as run:
-        return run
-
-
-@contextlib.contextmanager
-def resumed_run(run_dir: Path, changes: Mapping[str, Any]) -> Iterator[Run]:
-    """As :func:`resume_in`, but the run writes nothing before the ``with`` ends."""
-    cfg = changed_config(run_dir, changes)
-    with held(run_dir) as hold, building(cfg, run_dir, hold, resume=True) as run:
-        yield run
 
 
 def changed_config(run_dir: Path, changes: Mapping[str, Any]) -> DictConfig:

@@ -222,7 +222,7 @@ class TestFpoEval:
 
     def test_solvers_are_no_setting_of_a_gaussian(self, run_command, tmp_path):
         overrides = (*tiny.SMALL, "task=probe/both", "actor=gaussian", "loss=ppo", "total_frames=64")
-        run = start_run(tiny.compose(*overrides, f"run_dir={tmp_path}"))
+        run = tiny.begin(tiny.compose(*overrides, f"run_dir={tmp_path}"))
         run.checkpointer.save(0)
         code, _, err = run_command(evaluate.main, tmp_path, "solvers=heun")
         assert code == 2

@@ -13,7 +13,8 @@ from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.loggers import MetricsCSV, read_metrics
 from fpo_torchrl.run import Run
-from fpo_torchrl.start import resume_run, start_run
+from fpo_torchrl.seeds.run import resume
+from fpo_torchrl.start import start_run
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_a_run_goes_on_from_the_one_before(run_dir, checkpoints, capsys):
     content = bytearray(checkpoints[-1].read_bytes())
     content[len(content) // 2] ^= 1
     checkpoints[-1].write_bytes(content)
-    run = resume_run([f"resume={run_dir}"])
+    run = resume([f"resume={run_dir}"])
     assert run.trainer.frames == 192
     assert [row["frames"] for row in run.metrics.rows] == [64, 128, 192]
     assert f"{checkpoints[-1]} is damaged: the checksum of " in (out := capsys.readouterr().out)
@@ -96,19 +97,19 @@ def test_a_run_goes_on_from_the_one_before(run_dir, checkpoints, capsys):
 @pytest.mark.parametrize("damage", [flipped, cut, overwritten, lambda content, generator: b""])
 def test_metrics_come_back_from_the_checkpoint(run_dir, checkpoints, damage):
     path, generator = run_dir / "metrics.csv", random.Random(1)
-    rows = resume_run([f"resume={run_dir}"]).metrics.rows
+    rows = resume([f"resume={run_dir}"]).metrics.rows
     assert [row["frames"] for row in rows] == [64, 128, 192, 256]
     content = path.read_bytes()
     for _ in range(3):
         path.write_bytes(damage(content, generator))
-        assert resume_run([f"resume={run_dir}"]).metrics.rows == rows
+        assert tiny.settled(resume([f"resume={run_dir}"])).metrics.rows == rows
         assert path.read_bytes() == content
 
 
 def test_a_checkpoint_that_has_no_metrics_leaves_them_to_the_file(tmp_path, run_dir, monkeypatch):
     path = shutil.copytree(run_dir, tmp_path / "run")
     monkeypatch.setattr(Checkpointer, "holds", lambda self, path, component: component != "metrics")
-    assert resume_run([f"resume={path}"]).metrics.rows == read_metrics(path / "metrics.csv") != []
+    assert resume([f"resume={path}"]).metrics.rows == read_metrics(path / "metrics.csv") != []
 
 
 class TestMetrics:

@@ -79,6 +79,7 @@ def one_iteration(cfg: DictConfig, changes: dict[str, Any]) -> None:
         for key, value in changes.items():
             OmegaConf.update(cfg, key, value, merge=False)
         run = start_run(cfg)
+        run.settle()
         run.log(next(iter(run.trainer)))
     finally:
         shutil.rmtree(directory)

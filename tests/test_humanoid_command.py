@@ -13,7 +13,7 @@ from tiny import FLOW, compose
 
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.report import humanoid
-from fpo_torchrl.run import Run
+from fpo_torchrl.start import start_run
 from fpo_torchrl.trained import load_policy
 
 SMALL_RUN = ("experiment=humanoid", *FLOW, "total_frames=64", "env.conditioning=root")
@@ -22,7 +22,7 @@ SMALL_RUN = ("experiment=humanoid", *FLOW, "total_frames=64", "env.conditioning=
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "root"
-    Run(compose(*SMALL_RUN), directory).train()
+    start_run(compose(*SMALL_RUN, f"run_dir={directory}")).train()
     return directory
 
 
@@ -54,7 +54,7 @@ def test_scores_are_of_whole_motions_with_the_softer_limit(run_dir):
 
 
 def test_a_run_of_another_task_is_refused(tmp_path):
-    Run(compose("experiment=bandit", *FLOW, "total_frames=64"), tmp_path / "bandit").train()
+    start_run(compose("experiment=bandit", *FLOW, "total_frames=64", f"run_dir={tmp_path / 'bandit'}")).train()
     with pytest.raises(ConfigError, match="scores runs with env=humanoid; this one has task=bandit/bimodal"):
         humanoid.score_run(tmp_path / "bandit")
 

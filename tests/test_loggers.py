@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import math
+import sys
 
 import pytest
 
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.loggers import MetricsCSV, build_logger, read_metrics, wandb_id
+from fpo_torchrl.loggers import LOGGERS, MetricsCSV, build_logger, check_logger, read_metrics, wandb_id
 
 
 def lines(path) -> list[list[str]]:
@@ -98,7 +98,13 @@ def test_a_run_keeps_its_own_id_at_wandb(tmp_path):
     assert wandb_id(tmp_path / "b" / "0") != first  # the same job number of another sweep
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="W&B is installed")
-def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path):
-    with pytest.raises(ConfigError, match=r"logger=wandb needs .* pip install fpo-torchrl\[wandb\]"):
-        build_logger("wandb", tmp_path, name="run", project="p", offline=True)
+@pytest.mark.parametrize("kind", LOGGERS)
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, kind):
+    monkeypatch.delitem(sys.modules, LOGGERS[kind], raising=False)
+    monkeypatch.setitem(sys.modules, kind, None)
+    with pytest.raises(ConfigError, match=rf"logger={kind} needs .*{kind}.*: pip install fpo-torchrl\[{kind}\]"):
+        check_logger(kind)
+
+
+def test_no_logger_needs_no_package():
+    check_logger(None)

@@ -20,7 +20,7 @@ from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.parallel import Processes, joined
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
-from fpo_torchrl.start import resume_run
+from fpo_torchrl.seeds.run import resume
 
 RUN = (*tiny.CARTPOLE, "trainer.redraw_pairs=false")
 POLICIES = {
@@ -174,7 +174,7 @@ class TestARun:
     def test_one_process_goes_on_with_other_episodes(self, story, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(Run, "finish", lambda self: {})
         run_dir = shutil.copytree(story[0] / "run", tmp_path / "run")
-        resume_run([f"resume={run_dir}", "total_frames=1088"]).train()
+        resume([f"resume={run_dir}", "total_frames=1088"]).train()
         assert "or of workers: episodes and random numbers start afresh" in capsys.readouterr().out
         assert [row["frames"] for row in read_metrics(run_dir / "metrics.csv")] == [64.0 * i for i in range(1, 18)]
 

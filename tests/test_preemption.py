@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from fpo_torchrl.auto_resume import ensure_trained, unfinished_run
 from fpo_torchrl.errors import ConfigError, InUseError
-from fpo_torchrl.files import locked
+from fpo_torchrl.files import is_held, locked
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import SIGNALS, Preempted, StopOnSignal, ending_process
 from fpo_torchrl.provenance import read_provenance
@@ -222,6 +222,7 @@ class TestAutoResume:
         monkeypatch.setattr(Run, "train", None)
         assert ensure_trained(self.compose(tmp_path / "run", "progress=true", "num_threads=2")) == mean
         assert "holds the finished run already" in capsys.readouterr().out
+        assert not is_held(tmp_path / "run" / ".lock")
 
     @pytest.mark.parametrize("change", ["seed=1", "total_frames=128", "optim.lr=0.5"])
     def test_other_settings_are_refused(self, tmp_path, change, monkeypatch):
@@ -235,13 +236,13 @@ class TestAutoResume:
 
     @pytest.mark.parametrize(("there", "here"), [("none", "running"), ("running", "none")])
     def test_so_is_a_component_that_only_one_of_them_has(self, tmp_path, there, here):
-        Run(self.compose(tmp_path, f"normalizer={there}"), tmp_path)
+        tiny.begin(self.compose(tmp_path, f"normalizer={there}"))
         with pytest.raises(ConfigError, match="holds a run with other settings: normalizer="):
             ensure_trained(self.compose(tmp_path, f"normalizer={here}"))
 
     def test_so_is_a_setting_that_only_one_of_them_has(self, tmp_path):
         """It was given with a +, and the run has been going on without it."""
-        Run(self.compose(tmp_path), tmp_path)
+        tiny.begin(self.compose(tmp_path))
         cfg = self.compose(tmp_path)
         OmegaConf.update(cfg, "env.goal_reward", 5.0, force_add=True)
         with pytest.raises(ConfigError, match=r"other settings: env.goal_reward=\(absent\) \(not 5.0\)"):
@@ -249,7 +250,7 @@ class TestAutoResume:
 
     def test_a_setting_that_the_older_version_did_not_have_is_as_by_default(self, tmp_path):
         cfg = self.compose(tmp_path)
-        Run(cfg, tmp_path)
+        tiny.begin(cfg)
         old = OmegaConf.load(tmp_path / "config.yaml")
         del old.trainer.critic_warmup_frames, old.actor.solver.num_steps
         OmegaConf.save(old, tmp_path / "config.yaml")
@@ -259,7 +260,7 @@ class TestAutoResume:
         assert unfinished_run(cfg, tmp_path) is not None
 
     def test_a_run_killed_before_its_first_checkpoint_starts_again(self, tmp_path):
-        run = Run(self.compose(tmp_path), tmp_path)
+        run = tiny.begin(self.compose(tmp_path))
         run.log({"frames": 64.0, "return": 0.5})
         ensure_trained(self.compose(tmp_path))
         assert [row["frames"] for row in read_metrics(tmp_path / "metrics.csv")] == [64]

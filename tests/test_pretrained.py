@@ -17,7 +17,8 @@ from fpo_torchrl.envs.probe import ProbeEnv
 from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.run import Run
-from fpo_torchrl.start import resume_run, start_run
+from fpo_torchrl.seeds.run import resume
+from fpo_torchrl.start import start_run
 from fpo_torchrl.trainer import Trainer
 
 
@@ -65,7 +66,7 @@ class TestInitFrom:
         run = make_run(f"init_from={pretrained[0]}", "total_frames=64")
         run.train()
         pretrained[0].unlink()
-        assert same_weights(resume_run([f"resume={run.run_dir}"]).agent.actor, run.agent.actor)
+        assert same_weights(resume([f"resume={run.run_dir}"]).agent.actor, run.agent.actor)
 
     @pytest.mark.parametrize(
         ("settings", "words"),

@@ -16,7 +16,8 @@ import fpo_torchrl
 from fpo_torchrl import provenance
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.provenance import read_provenance, recorded
-from fpo_torchrl.start import resume_run, start_run
+from fpo_torchrl.seeds.run import resume
+from fpo_torchrl.start import start_run
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ class TestRuns:
             patch.setattr("sys.argv", ["/somewhere/fpo-train", "task=gridworld/two_walls", "env.x=[1, 2]"])
             start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={path}")).train()
             patch.setattr("sys.argv", ["fpo-train", "resume=it"])
-            resume_run([f"resume={path}", "total_frames=320"]).train()
+            resume([f"resume={path}", "total_frames=320"]).train()
         return path
 
     def test_it_has_finished(self, run_dir):

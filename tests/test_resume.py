@@ -16,7 +16,8 @@ from fpo_torchrl.auto_resume import unfinished_run
 from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import Run
-from fpo_torchrl.start import load_run_config, resume_run, start_run
+from fpo_torchrl.seeds.run import resume
+from fpo_torchrl.start import load_run_config, start_run
 
 LENGTH = ("total_frames=384", "eval_interval_frames=256", "trainer.num_epochs=1")
 """Six iterations, each with a checkpoint."""
@@ -113,7 +114,7 @@ class TestASimulatorThatCannotBeRestored:
         episodes = first.trainer.tracker.num_episodes
         assert episodes > 0
         capsys.readouterr()
-        second = resume_run([f"resume={tmp_path}", "total_frames=720"])
+        second = resume([f"resume={tmp_path}", "total_frames=720"])
         assert (
             "its simulator's state cannot be restored, episodes start afresh; the rest is exact"
             in capsys.readouterr().out
@@ -145,15 +146,15 @@ class TestResumingWithOtherValues:
         return Path(shutil.copytree(original, tmp_path / "run"))
 
     def resume(self, finished: Path, *changes: str) -> Run:
-        return resume_run([f"resume={finished}", *changes])
+        return resume([f"resume={finished}", *changes])
 
     def test_a_longer_run_with_a_smaller_step_size(self, finished):
         run = self.resume(finished, "total_frames=320", "optim.lr=1e-5")
         assert [group["lr"] for group in run.agent.optimizer.param_groups] == [1e-5, 1e-5]
-        assert load_run_config(finished).total_frames == 320
         before = tiny.flat(run.agent.actor.state_dict())
         before = {key: value.clone() for key, value in before.items()}
         run.train()
+        assert load_run_config(finished).total_frames == 320
         moved = max((v - before[k]).abs().max().item() for k, v in tiny.flat(run.agent.actor.state_dict()).items())
         assert 0 < moved < 4 * 2e-5  # four steps of Adam
         assert [row["frames"] for row in read_metrics(finished / "metrics.csv")] == [64, 128, 192, 256, 320]
@@ -174,10 +175,9 @@ class TestResumingWithOtherValues:
             self.resume(finished, "actor.velocity_net.hidden_sizes=[9]")
 
     def test_the_collector_can_change(self, finished):
-        run = self.resume(finished, "collector.num_workers=4", "collector=rpc", "total_frames=320")
+        run = tiny.settled(self.resume(finished, "collector.num_workers=4", "collector=rpc", "total_frames=320"))
         assert (run.trainer.workers.num_workers, run.trainer.frames) == (4, 256)
         assert load_run_config(finished).collector.num_workers == 4
-        run.hold.close()
         with pytest.raises(ConfigError, match=r"total_frames=320 \(not 640\)\."):
             unfinished_run(tiny.compose(*tiny.GRIDWORLD, "total_frames=640"), finished)
         run = unfinished_run(tiny.compose(*tiny.GRIDWORLD, "total_frames=320"), finished)  # a local collector
@@ -247,13 +247,13 @@ class TestResumingWithOtherValues:
 
     def test_no_directory(self):
         with pytest.raises(ConfigError, match="resume='' is empty: give a directory"):
-            resume_run(["resume="])
+            resume(["resume="])
 
     def test_settings_of_a_gaussian_can_change(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Run, "finish", lambda self: {})
         overrides = ("actor=gaussian", "loss=ppo", "task=probe/constant", *tiny.SMALL, f"run_dir={tmp_path}")
         start_run(tiny.compose(*overrides)).train()
-        run = resume_run([f"resume={tmp_path}", "loss.entropy_coeff=0", "total_frames=1024"])
+        run = resume([f"resume={tmp_path}", "loss.entropy_coeff=0", "total_frames=1024"])
         assert run.agent.loss.entropy_coeff == 0
 
     def test_another_number_of_environments_does_not_fit(self, finished):
@@ -264,7 +264,7 @@ class TestResumingWithOtherValues:
 
     def test_a_directory_without_a_run(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"is not the directory of a run: it has no config.yaml"):
-            resume_run([f"resume={tmp_path}"])
+            resume([f"resume={tmp_path}"])
 
     @pytest.mark.parametrize("content", ["task: [gridworld", "3", "[task]"])
     def test_a_config_that_is_damaged(self, finished, content):

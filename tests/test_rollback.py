@@ -14,7 +14,8 @@ from fpo_torchrl.loggers import LoggedOnce, read_metrics
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
-from fpo_torchrl.start import load_run_config, resume_run, start_run
+from fpo_torchrl.seeds.run import resume
+from fpo_torchrl.start import load_run_config, start_run
 
 LR = 1e-3
 BROKEN = ("nan_rollbacks=2", "nan_lr_factor=0.25")
@@ -86,7 +87,7 @@ def test_without_a_checkpoint_it_begins_again(tmp_path, breaks):
 
 
 def test_it_begins_again_with_the_pretrained_actor(tmp_path, breaks, capsys):
-    pretrained = start_run(config(tmp_path / "pretrained")).checkpointer.save(0)
+    pretrained = tiny.begin(config(tmp_path / "pretrained")).checkpointer.save(0)
     breaks(2, LR / 2)
     start_run(config(tmp_path / "run", *BROKEN, f"init_from={pretrained}")).train()
     assert capsys.readouterr().out.count(f"beginning with the actor of {pretrained}") == 2
@@ -103,7 +104,7 @@ def test_the_smaller_step_is_kept_when_it_is_resumed(tmp_path, breaks):
     used = breaks(6, LR / 2)
     start_run(config(tmp_path, *BROKEN)).train()
     used.clear()
-    resume_run([f"resume={tmp_path}", "total_frames=320"]).train()
+    resume([f"resume={tmp_path}", "total_frames=320"]).train()
     assert used == [LR / 4] * 4
 
 
@@ -156,7 +157,7 @@ def test_tensorboard_has_every_iteration_once_after_a_stop_between_checkpoints(t
     settings = ("checkpoint_interval_frames=128", "logger.kind=tensorboard")
     with pytest.raises(NonFiniteError):
         start_run(config(tmp_path, *settings)).train()
-    run = resume_run([f"resume={tmp_path}", f"optim.lr={LR / 4}"])
+    run = resume([f"resume={tmp_path}", f"optim.lr={LR / 4}"])
     run.train()
     assert_tensorboard_shows_the_metrics(run)
 

@@ -152,6 +152,6 @@ class TestRunDirectory:
     def test_by_default_it_is_new_and_named_after_task_and_seed(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("time.strftime", lambda format: "now")
-        names = [start_run(tiny.compose(*tiny.GRIDWORLD, "seed=3")).run_dir.as_posix() for _ in range(2)]
+        names = [tiny.begin(tiny.compose(*tiny.GRIDWORLD, "seed=3")).run_dir.as_posix() for _ in range(2)]
         assert names == ["runs/now_gridworld-two_walls_seed3", "runs/now_gridworld-two_walls_seed3_2"]
         assert (tmp_path / names[1] / "config.yaml").is_file()

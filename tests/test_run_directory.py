@@ -9,23 +9,30 @@ from pathlib import Path
 import pytest
 import tiny
 
-from fpo_torchrl.auto_resume import ensure_trained
+from fpo_torchrl.auto_resume import ensure_trained, unfinished_run
 from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.errors import ConfigError, InUseError
+from fpo_torchrl.errors import ConfigError, InUseError, NonFiniteError
 from fpo_torchrl.files import is_held, locked
+from fpo_torchrl.hold import LOCK
+from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import LOCK
-from fpo_torchrl.start import resume_run, start_run
+from fpo_torchrl.seeds.run import resume
+from fpo_torchrl.start import start_run
 
 
 def config(run_dir: Path, *changes: str):
     return tiny.compose(*tiny.GRIDWORLD, "total_frames=64", f"run_dir={run_dir}", *changes)
 
 
+def content(directory: Path) -> dict[Path, bytes | None]:
+    """Everything in a directory; None stands for a directory."""
+    return {path: path.read_bytes() if path.is_file() else None for path in directory.rglob("*")}
+
+
 WAYS = {
-    "new": lambda run_dir: start_run(config(run_dir)),
-    "resume": lambda run_dir: resume_run([f"resume={run_dir}"]),
-    "auto": lambda run_dir: ensure_trained(config(run_dir, "resume=auto")),
+    "new": lambda run_dir, *changes: start_run(config(run_dir, *changes)),
+    "resume": lambda run_dir, *changes: resume([f"resume={run_dir}", *changes]),
+    "auto": lambda run_dir, *changes: unfinished_run(config(run_dir, *changes), run_dir),
 }
 
 
@@ -36,32 +43,73 @@ def no_final_evaluation(monkeypatch):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_directory_in_use_is_refused_and_left_as_it_is(tmp_path, way):
-    Run(config(tmp_path), tmp_path).checkpointer.save(0)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    tiny.begin(config(tmp_path)).checkpointer.save(0)
+    (tmp_path / LOCK).unlink()
+    before = content(tmp_path)
     with locked(tmp_path / LOCK), pytest.raises(InUseError, match=f"run_dir={tmp_path} is being trained in by another"):
         WAYS[way](tmp_path)
     (tmp_path / LOCK).unlink()
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert content(tmp_path) == before
 
 
-def test_a_run_holds_its_directory_until_it_has_trained(tmp_path):
-    run = start_run(config(tmp_path))
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_writes_nothing_before_it_trains_and_holds_its_directory_until_it_has(tmp_path, way):
+    if way != "new":
+        tiny.begin(config(tmp_path)).checkpointer.save(0)
+    before = {**content(tmp_path), tmp_path / LOCK: b""}
+    run = WAYS[way](tmp_path)
+    assert content(tmp_path) == before
     assert is_held(tmp_path / LOCK)
     run.train()
+    assert [row["frames"] for row in read_metrics(tmp_path / "metrics.csv")] == [64]
+    assert (tmp_path / "config.yaml").is_file()
     assert not is_held(tmp_path / LOCK)
-    run = resume_run([f"resume={tmp_path}", "total_frames=128"])
-    assert is_held(tmp_path / LOCK)
-    run.train()
+
+
+def test_a_run_that_fails_lets_its_directory_go(tmp_path, monkeypatch):
+    def fail(run):
+        assert is_held(tmp_path / LOCK)
+        raise NonFiniteError("a NaN")
+
+    monkeypatch.setattr(Run, "_train", fail)
+    with pytest.raises(NonFiniteError, match="a NaN"):
+        start_run(config(tmp_path)).train()
     assert not is_held(tmp_path / LOCK)
 
 
 @pytest.mark.parametrize("way", ["new", "auto"])
 @pytest.mark.parametrize("change", ["num_envs=0", "trainer.frames_per_batch=3", "actor.num_mc_samples=0"])
 def test_what_cannot_be_built_leaves_nothing(tmp_path, way, change):
-    start = {"new": start_run, "auto": ensure_trained}[way]
     with pytest.raises(ConfigError):
-        start(config(tmp_path / "a/b", change))
-    assert not list(tmp_path.iterdir())
+        WAYS[way](tmp_path / "a/b", change)
+    assert not content(tmp_path)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_cannot_be_built_leaves_a_directory_that_was_there_as_it_was(tmp_path, way):
+    (tmp_path / "run").mkdir()
+    if way == "resume":
+        tiny.begin(config(tmp_path / "run")).checkpointer.save(0)
+        (tmp_path / "run" / LOCK).unlink()
+    before = content(tmp_path)
+    with pytest.raises(ConfigError, match="frames_per_batch"):
+        WAYS[way](tmp_path / "run", "trainer.frames_per_batch=3")
+    assert content(tmp_path) == before
+
+
+def test_a_run_that_cannot_write_leaves_nothing(tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fpo_torchrl.run.write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        start_run(config(tmp_path / "a/b")).train()
+    assert not content(tmp_path)
+
+
+def test_a_run_that_is_given_up_leaves_nothing(tmp_path):
+    start_run(config(tmp_path / "a/b")).hold.close()
+    assert not content(tmp_path)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -87,7 +135,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
 
 
 def test_what_killed_processes_left_half_written_is_removed(tmp_path):
-    Run(config(tmp_path), tmp_path).checkpointer.save(0)
+    tiny.begin(config(tmp_path)).checkpointer.save(0)
     kept = {path for path in tmp_path.rglob("*") if path.is_file()} | {tmp_path / "notes.partial", tmp_path / LOCK}
     (tmp_path / "notes.partial").write_text("of the user")
     (tmp_path / "metrics.csv.0123abcd.partial").write_text("frames\n")

@@ -16,11 +16,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from fpo_torchrl.auto_resume import names_run, unfinished_run
 from fpo_torchrl.cli import how_to_go_on
 from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.hold import LOCK
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import LOCK
-from fpo_torchrl.start import resume_run, start_run
+from fpo_torchrl.seeds.run import resume
+from fpo_torchrl.start import start_run
 
 
 def config(run_dir: Path, *overrides: str):
@@ -62,18 +63,18 @@ class TestADirectoryThatHoldsARun:
         (trained / "metrics.csv").unlink()
         with pytest.raises(ConfigError, match=rf"holds a run already: resume={trained} continues it, or choose"):
             start_run(config(trained))
-        resume_run([f"resume={trained}"])
+        tiny.settled(resume([f"resume={trained}"]))
         assert [row["frames"] for row in read_metrics(trained / "metrics.csv")] == [64, 128, 192]
 
     def test_before_its_first_checkpoint_begins_again_with_resume_auto(self, tmp_path):
-        start_run(config(tmp_path)).hold.close()
+        tiny.begin(config(tmp_path))
         run = unfinished_run(config(tmp_path), tmp_path)
         assert run is not None
         assert run.trainer.frames == 0
 
 
 def test_other_settings_before_the_first_checkpoint_need_another_directory(tmp_path):
-    start_run(config(tmp_path)).hold.close()
+    tiny.begin(config(tmp_path))
     with pytest.raises(ConfigError, match=r"optim.lr=.* It has no checkpoint yet: remove the directory, or"):
         unfinished_run(config(tmp_path, "optim.lr=0.5"), tmp_path)
 
@@ -82,8 +83,9 @@ def test_a_directory_that_was_prepared_is_taken(tmp_path):
     (tmp_path / ".hydra").mkdir()
     for name in (LOCK, ".hydra/config.yaml", "notes.txt", "slurm.out"):
         (tmp_path / name).write_text("mine")
-    start_run(config(tmp_path))
+    tiny.begin(config(tmp_path))
     assert (tmp_path / "config.yaml").is_file()
+    assert (tmp_path / LOCK).read_text() == "mine"
 
 
 def test_a_logger_that_is_missing_is_refused_before_anything_is_written(trained, monkeypatch):
@@ -92,7 +94,7 @@ def test_a_logger_that_is_missing_is_refused_before_anything_is_written(trained,
     before = files(trained)
     assert len(read_metrics(trained / "metrics.csv")) == 3
     with pytest.raises(ConfigError, match=r"logger=wandb needs a package that is missing"):
-        resume_run([f"resume={trained}", "logger=wandb"])
+        resume([f"resume={trained}", "logger=wandb"])
     assert files(trained) == before
 
 

@@ -13,10 +13,10 @@ import pytest
 import tiny
 
 from fpo_torchrl.files import locked
+from fpo_torchrl.hold import LOCK
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
-from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep import command, workers
 from fpo_torchrl.sweep.manifest import Entry, Sweep
 from fpo_torchrl.sweep.workers import Workers, claim_of, in_directory, log_of, state_of

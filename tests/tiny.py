@@ -27,6 +27,8 @@ from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.config import COMPONENTS, register_schemas
 from fpo_torchrl.envs.registry import make_env
 from fpo_torchrl.errors import NonFiniteError
+from fpo_torchrl.run import Run
+from fpo_torchrl.start import start_run
 from fpo_torchrl.trainer import Trainer
 
 SMALL = (
@@ -64,6 +66,18 @@ def make_trainer(*overrides: str) -> Trainer:
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     env = build(tree["env"], "env", task=cfg.task, num_envs=cfg.num_envs, device=cfg.device, seed=cfg.seed)
     return build(tree["trainer"], "trainer", env=env, total_frames=cfg.total_frames, **vars(build_agent(tree, env)))
+
+
+def begin(cfg: DictConfig) -> Run:
+    """A new run that has begun, and not trained."""
+    return settled(start_run(cfg))
+
+
+def settled(run: Run) -> Run:
+    """A run that has written what it writes before it trains, and let its directory go."""
+    with run.hold:
+        run.settle()
+    return run
 
 
 def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from fpo_torchrl.auto_resume import AUTO, directory_of, final_evaluation, other_settings, unfinished
+from fpo_torchrl.auto_resume import AUTO, directory_of, final_evaluation, other_settings, unfinished_run
 from fpo_torchrl.errors import CheckpointError, ConfigError, NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
 from fpo_torchrl.flow import RandomSteps
@@ -28,7 +27,7 @@ from fpo_torchrl.seeds.directory import FILE, check_no_run, record_seeds, seed_d
 from fpo_torchrl.seeds.generator import AgentGenerator
 from fpo_torchrl.seeds.stack import Member, why_not
 from fpo_torchrl.seeds.training import train_in_turn, train_together
-from fpo_torchrl.start import changed_config, new_run, resume_in, resumed, resumed_run
+from fpo_torchrl.start import changed_config, resume_arguments, resume_run, start_run
 
 OWN = ("seed", "init_from", "total_frames", "optim", "eval_interval_frames", "eval_episodes", "final_eval_episodes")
 """Settings in which agents that share one arithmetic may differ; in the others all would get those of the first."""
@@ -40,8 +39,8 @@ class SeedRuns:
     A run that diverges ends, and the others go on.
 
     Args:
-        runs: what builds them, one by one: each leaves torch's generators as its training is to find them. They write
-            nothing before all are built. None stands for one that has finished.
+        runs: built one by one as they are taken, each of which leaves torch's generators as its training is to find
+            them. None stands for one that has finished.
         vmap (bool): whether the agents share one arithmetic (:func:`train_together`) or take turns
             (:func:`train_in_turn`); None for what is faster, the first on a GPU and the second on a CPU.
         directories: of all runs whose final evaluations count, some of which may have finished before; default these.
@@ -52,16 +51,17 @@ class SeedRuns:
 
     def __init__(
         self,
-        runs: Iterable[AbstractContextManager[Run | None]],
+        runs: Iterable[Run | None],
         *,
         vmap: bool | None = None,
         directories: Sequence[Path] | None = None,
     ) -> None:
         self.directories = directories
         self.runs: dict[Member, Run] = {}
-        with contextlib.ExitStack() as building:
-            for run in map(building.enter_context, runs):
+        with contextlib.ExitStack() as holds:
+            for run in runs:
                 if run is not None:
+                    holds.enter_context(run.hold)
                     self.runs[Member(run.trainer, AgentGenerator(run.cfg.device))] = run
             built = [*self.runs.values()]
             different = _different([run.cfg for run in built])
@@ -71,10 +71,16 @@ class SeedRuns:
                     "vmap=false, or resume them with one value"
                 )
             self.vmap = vmap if vmap is not None else not different and all(map(_gains_from_vmap, built))
-        record_seeds([run.run_dir for run in built])
+            self.hold = holds.pop_all()
         self.stop = StopOnSignal(built[0].run_dir.parent if built else None)
         for run in built:
             run.stop = self.stop
+
+    def settle(self) -> None:
+        """:meth:`Run.settle` each, and name them in the directory that they share."""
+        for run in self.runs.values():
+            run.settle()
+        record_seeds([run.run_dir for run in self.runs.values()])
 
     def train(self) -> dict[str, Evaluation]:
         """Train all to the end; returns the seeds' mean returns in the final evaluations, by start noise.
@@ -83,9 +89,8 @@ class SeedRuns:
             NonFiniteError: once the others have finished, if a run diverged. Preempted: as in :meth:`Run.train`.
         """
         diverged: dict[Run, NonFiniteError] = {}
-        with self.stop, contextlib.ExitStack() as records:
-            for run in self.runs.values():
-                records.enter_context(run.hold)
+        with self.stop, self.hold, contextlib.ExitStack() as records:
+            self.settle()
             ends = {run: records.enter_context(_recorded(run)) for run in self.runs.values()}
             for run, error in self._train():
                 diverged[run] = error
@@ -230,7 +235,7 @@ def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
         configs = [*configs_of_seeds(cfg, directory)]
         check_no_run(directory)
         check_unused(directory, [run_dir for _, run_dir in configs])
-        runs = SeedRuns((new_run(own) for own, _ in configs), vmap=cfg.vmap)
+        runs = SeedRuns((start_run(own) for own, _ in configs), vmap=cfg.vmap)
     return runs.train()["random"].mean
 
 
@@ -240,7 +245,7 @@ def _ensure_trained(cfg: DictConfig, sweep_dir: Path | None) -> float:
     directories = [run_dir for _, run_dir in configs]
     if not any(map(holds_run, directories)):
         check_no_run(directory)
-    runs = SeedRuns((unfinished(*own) for own in configs), vmap=cfg.vmap, directories=directories)
+    runs = SeedRuns((unfinished_run(*own) for own in configs), vmap=cfg.vmap, directories=directories)
     evaluations = runs.train() if runs.runs else evaluation_across(directories, cfg.task)
     return evaluations["random"].mean
 
@@ -249,16 +254,17 @@ def resume(overrides: Sequence[str]) -> Run | SeedRuns:
     """The continuation of a run, or of all runs ``seed0``, ``seed1`` ... in a directory of ``num_seeds``.
 
     Args:
-        overrides: as for :func:`~fpo_torchrl.start.resume_run`; for several seeds also ``vmap``.
+        overrides: as on the command line, one of them ``resume=RUN_DIRECTORY``; ``vmap`` is for several seeds.
 
     Raises:
-        CheckpointError: if one of the seeds is missing, and as :func:`~fpo_torchrl.start.resume_run`.
+        CheckpointError: if one of the seeds is missing, and as :class:`Run`. ConfigError: as
+            :func:`~fpo_torchrl.start.resume_run`.
     """
-    directory, changes = resumed(overrides)
+    directory, changes = resume_arguments(overrides)
     run_dirs = seed_dirs(directory)
     begun = [run_dir for run_dir in run_dirs if (run_dir / "config.yaml").is_file()]
     if (directory / "config.yaml").is_file() or not begun:
-        return resume_in(directory, changes)
+        return resume_run(directory, changes)
     if missing := [str(run_dir) for run_dir in run_dirs if run_dir not in begun]:
         raise CheckpointError(
             f"no config.yaml in {', '.join(missing)}: the command that started these seeds, with resume=auto, begins "
@@ -268,4 +274,4 @@ def resume(overrides: Sequence[str]) -> Run | SeedRuns:
     vmap = changes.pop("vmap", None)
     for run_dir in begun:
         check_seeds(changed_config(run_dir, changes), vmap)
-    return SeedRuns((resumed_run(run_dir, changes) for run_dir in begun), vmap=vmap)
+    return SeedRuns((resume_run(run_dir, changes) for run_dir in begun), vmap=vmap)

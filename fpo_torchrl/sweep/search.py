@@ -25,8 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from fpo_torchrl.auto_resume import final_return
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import intact, is_held, locked, make_directory, read_json, replacing, write_json
+from fpo_torchrl.hold import LOCK
 from fpo_torchrl.preemption import Preempted
-from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.sweep.manifest import Entry, Sweep
 from fpo_torchrl.sweep.progress import Progress
 from fpo_torchrl.sweep.space import SearchSpace

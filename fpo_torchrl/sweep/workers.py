@@ -17,10 +17,10 @@ from fpo_torchrl.auto_resume import is_finished
 from fpo_torchrl.cli import EXIT_PREEMPTED, quoted
 from fpo_torchrl.errors import DamagedFileError, InUseError
 from fpo_torchrl.files import is_held, locked
+from fpo_torchrl.hold import LOCK
 from fpo_torchrl.machine import available_cores
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import read_provenance
-from fpo_torchrl.run_directory import LOCK
 from fpo_torchrl.text import duration
 
 Job = TypeVar("Job")

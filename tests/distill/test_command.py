@@ -153,7 +153,7 @@ def test_of_a_student_that_is_cut_off_nothing_is_in_the_way(fpo_distill, run_dir
 @pytest.mark.parametrize("policy", [("actor=gaussian", "loss=ppo"), ("actor=denoising", "loss=dppo")])
 def test_another_policy(fpo_distill, tmp_path, policy):
     overrides = (*tiny.SMALL, "task=probe/both", *policy, "total_frames=64")
-    start_run(tiny.compose(*overrides, f"run_dir={tmp_path}")).checkpointer.save(0)
+    tiny.begin(tiny.compose(*overrides, f"run_dir={tmp_path}")).checkpointer.save(0)
     code, _, err = fpo_distill(tmp_path)
     assert code == 2
     assert "trained another policy than a FlowActor" in err

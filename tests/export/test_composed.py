@@ -19,7 +19,6 @@ from torchrl.modules import ConvNet, GRUModule, LSTMModule
 from fpo_torchrl import Euler, FixedNoise, FlowActor, FlowPolicy, Heun, ObservationNormalizer, VelocityMLP, ZeroNoise
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.export import FORMATS, command, export_policy
-from fpo_torchrl.start import start_run
 
 NUM_OBSERVATIONS, ACTION_DIM, FEATURES = 1000, 2, 6
 PIXELS, STATE = ("camera", "pixels"), ("robot", "state")
@@ -124,7 +123,7 @@ class TestFpoExport:
             windows = ("trainer.advantage_every=minibatch", "trainer.unroll_length=8")
             cfg = tiny.compose(*tiny.SMALL, *windows, "task=CartpoleBalance", f"run_dir={run_dir}")
             cfg.actor = {"_target_": f"composed_policies.{builder.__name__}"}
-            start_run(cfg).checkpointer.save(0)
+            tiny.begin(cfg).checkpointer.save(0)
             return run_command(command.main, run_dir, "--format", "torchscript")
 
         return export

@@ -273,7 +273,7 @@ class TestFpoExport:
 
     def test_a_gaussian(self, fpo_export, tmp_path):
         overrides = (*tiny.SMALL, "task=probe/both", "actor=gaussian", "loss=ppo", "total_frames=64")
-        start_run(tiny.compose(*overrides, f"run_dir={tmp_path}")).checkpointer.save(0)
+        tiny.begin(tiny.compose(*overrides, f"run_dir={tmp_path}")).checkpointer.save(0)
         code, _, err = fpo_export(tmp_path)
         assert code == 2
         assert "trained a Gaussian; fpo-export writes flow policies" in err

@@ -11,10 +11,12 @@ import tiny
 
 from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
-from fpo_torchrl.files import read_json
+from fpo_torchrl.files import is_held, read_json
+from fpo_torchrl.hold import LOCK
+from fpo_torchrl.run import Run
 from fpo_torchrl.seeds.directory import FILE, record_seeds, seed_dirs
 from fpo_torchrl.seeds.run import SeedRuns, configs_of_seeds, resume, train_seeds
-from fpo_torchrl.start import load_run_config, new_run, start_run
+from fpo_torchrl.start import load_run_config, start_run
 
 
 def config(directory: Path, *overrides: str):
@@ -24,16 +26,17 @@ def config(directory: Path, *overrides: str):
 def begin(directory: Path, *overrides: str) -> Path:
     """Runs of three seeds, with checkpoints of before the first iteration."""
     configs = configs_of_seeds(config(directory, "num_seeds=3", *overrides), directory)
-    release(SeedRuns((new_run(own) for own, _ in configs), vmap=False))
+    release(SeedRuns((start_run(own) for own, _ in configs), vmap=False))
     return directory
 
 
 def release(runs: object) -> SeedRuns:
-    """Save the runs and let their directories go."""
+    """Save the runs as they are before they train, and let their directories go."""
     assert isinstance(runs, SeedRuns)
-    for run in runs.runs.values():
-        run.checkpointer.save(0)
-        run.hold.close()
+    with runs.hold:
+        runs.settle()
+        for run in runs.runs.values():
+            run.checkpointer.save(0)
     return runs
 
 
@@ -60,7 +63,7 @@ class TestDifferentSettings:
     def change(self, run_dir: Path, setting: str) -> None:
         run = resume([f"resume={run_dir}", setting])
         assert not isinstance(run, SeedRuns)
-        run.hold.close()
+        tiny.settled(run)
 
     def test_that_cannot_share_one_arithmetic_are_named(self, seeds):
         self.change(seeds / "seed1", "loss.trust_region.epsilon=0.0001")
@@ -94,6 +97,7 @@ class TestWhatCannotGoOn:
         with pytest.raises(CheckpointError, match=r"no whole checkpoint in .*seed1"):
             resume([f"resume={seeds}", "optim.lr=0.007", "total_frames=256"])
         assert files(seeds) == before
+        assert not any(is_held(path) for path in seeds.rglob(LOCK))  # seed0 was built before it
 
     def test_in_a_new_directory_leaves_nothing(self, tmp_path):
         (tmp_path / "seeds/seed2").mkdir(parents=True)
@@ -103,6 +107,19 @@ class TestWhatCannotGoOn:
         with pytest.raises(ConfigError, match="frames_per_batch"):
             train_seeds(config(tmp_path / "others", "num_seeds=3", "trainer.frames_per_batch=3"))
         assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["metrics.csv"]
+
+    def test_when_the_others_are_built_already(self, tmp_path, monkeypatch):
+        build = Run._build
+
+        def building(run):
+            if run.cfg.seed == 2:
+                raise ConfigError("seed 2 cannot be built")
+            build(run)
+
+        monkeypatch.setattr(Run, "_build", building)
+        with pytest.raises(ConfigError, match="seed 2 cannot be built"):
+            train_seeds(config(tmp_path / "seeds", "num_seeds=3"))
+        assert not [*tmp_path.iterdir()]
 
 
 class TestAMissingSeed:
@@ -151,9 +168,7 @@ class TestASingleRunInTheSameDirectory:
 
     @pytest.mark.parametrize("way", ["resume=null", "resume=auto"])
     def test_keeps_several_seeds_out(self, tmp_path, way):
-        run = start_run(config(tmp_path, "seed=7"))
-        run.checkpointer.save(0)
-        run.hold.close()
+        tiny.begin(config(tmp_path, "seed=7")).checkpointer.save(0)
         before = files(tmp_path)
         with pytest.raises(ConfigError, match=rf"holds a single run: choose .*, or resume={tmp_path} to continue it"):
             train_seeds(config(tmp_path, "num_seeds=2", way))
@@ -169,11 +184,10 @@ def test_a_run_begins_with_the_actor_of_one_seed(seeds, tmp_path):
 
 
 def test_a_start_that_is_refused_leaves_no_names(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match="logger=tensorboard needs a package that is missing"):
         train_seeds(config(tmp_path / "runs", "num_seeds=2", "logger=tensorboard"))
-    assert not (tmp_path / "runs" / FILE).exists()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_directory_with_a_seed_gone_is_completed_by_resume_auto(tmp_path):

@@ -19,7 +19,7 @@ from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.runs import read_results, read_run
 from fpo_torchrl.run import Run
 from fpo_torchrl.seeds.run import SeedRuns, _postfix, configs_of_seeds, evaluation_across, resume, train_seeds
-from fpo_torchrl.start import load_run_config, new_run, start_run
+from fpo_torchrl.start import load_run_config, start_run
 from fpo_torchrl.sweep.manifest import Sweep
 from fpo_torchrl.trained import load_policy
 
@@ -185,8 +185,8 @@ def test_other_settings_are_given_to_all_seeds(tmp_path):
 
 
 def test_the_same_command_with_resume_auto_trains_what_is_not_finished(tmp_path, alone, capsys):
-    own, run_dir = [*configs_of_seeds(config(tmp_path, f"resume={AUTO}"), tmp_path)][1]
-    Run(own, run_dir).train()
+    own, _ = [*configs_of_seeds(config(tmp_path, f"resume={AUTO}"), tmp_path)][1]
+    start_run(own).train()
     first = train_seeds(config(tmp_path, f"resume={AUTO}"))
     assert "seeds 1 in turn" in capsys.readouterr().out
     assert_as_alone(tmp_path, alone)
@@ -198,7 +198,7 @@ def test_the_same_command_with_resume_auto_trains_what_is_not_finished(tmp_path,
 
 @pytest.mark.parametrize("vmap", [False, True])
 def test_one_that_diverges_is_reported_once_the_others_have_finished(tmp_path, alone, vmap):
-    runs = SeedRuns((new_run(own) for own, _ in configs_of_seeds(config(tmp_path), tmp_path)), vmap=vmap)
+    runs = SeedRuns((start_run(own) for own, _ in configs_of_seeds(config(tmp_path), tmp_path)), vmap=vmap)
     _, diverging = runs.runs.values()
     with torch.no_grad():
         next(diverging.agent.actor.parameters()).fill_(torch.nan)
@@ -213,7 +213,7 @@ def test_one_that_diverges_is_reported_once_the_others_have_finished(tmp_path, a
 @pytest.mark.parametrize("vmap", [False, True])
 @pytest.mark.parametrize("method", ["evaluate", "finish"])
 def test_one_whose_evaluation_diverges_leaves_the_others_alone(tmp_path, monkeypatch, vmap, method):
-    runs = SeedRuns((new_run(own) for own, _ in configs_of_seeds(config(tmp_path), tmp_path)), vmap=vmap)
+    runs = SeedRuns((start_run(own) for own, _ in configs_of_seeds(config(tmp_path), tmp_path)), vmap=vmap)
     whole = getattr(Run, method)
 
     def breaking(self, *args):
@@ -229,8 +229,8 @@ def test_one_whose_evaluation_diverges_leaves_the_others_alone(tmp_path, monkeyp
 
 @pytest.mark.parametrize("change", ["nan_rollbacks=1", "logger.kind=wandb", "vmap=3"])
 def test_what_several_seeds_cannot_do_is_refused_when_they_are_resumed_too(tmp_path, change):
-    for own in configs_of_seeds(config(tmp_path), tmp_path):
-        Run(*own)
+    for own, _ in configs_of_seeds(config(tmp_path), tmp_path):
+        tiny.begin(own)
     saved = (tmp_path / "seed1/config.yaml").read_text()
     with pytest.raises(ConfigError, match=change.partition("=")[0].replace(".kind", "")):
         resume([f"resume={tmp_path}", change])
