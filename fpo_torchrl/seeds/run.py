@@ -10,13 +10,12 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fpo_torchrl.auto_resume import AUTO, directory_of, final_evaluation, other_settings, unfinished_run
 from fpo_torchrl.errors import CheckpointError, ConfigError, NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
-from fpo_torchrl.flow import RandomSteps
-from fpo_torchrl.modules.chain import flow_policy, is_flow
+from fpo_torchrl.modules.chain import is_flow
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.progress import progress_bar
@@ -25,7 +24,7 @@ from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import check_unused, holds_run, new_run_dir
 from fpo_torchrl.seeds.directory import FILE, check_no_run, record_seeds, seed_dirs
 from fpo_torchrl.seeds.generator import AgentGenerator
-from fpo_torchrl.seeds.stack import Member, why_not
+from fpo_torchrl.seeds.stack import Member, vmap_obstacle
 from fpo_torchrl.seeds.training import train_in_turn, train_together
 from fpo_torchrl.start import changed_config, resume_arguments, resume_run, start_run
 
@@ -46,7 +45,7 @@ class SeedRuns:
         directories: of all runs whose final evaluations count, some of which may have finished before; default these.
 
     Raises:
-        ConfigError: if the agents differ in a setting and are to share one arithmetic.
+        ConfigError: if the agents are to share one arithmetic and cannot, or differ in a setting.
     """
 
     def __init__(
@@ -64,13 +63,17 @@ class SeedRuns:
                     holds.enter_context(run.hold)
                     self.runs[Member(run.trainer, AgentGenerator(run.cfg.device))] = run
             built = [*self.runs.values()]
+            obstacle = next(filter(None, (vmap_obstacle(member.trainer) for member in self.runs)), None)
+            if vmap and obstacle is not None:
+                raise ConfigError(f"{obstacle}: it needs vmap=false")
             different = _different([run.cfg for run in built])
             if vmap and different:
                 raise ConfigError(
                     f"vmap=true gives all seeds the settings of the first, and they differ in {different}: give "
                     "vmap=false, or resume them with one value"
                 )
-            self.vmap = vmap if vmap is not None else not different and all(map(_gains_from_vmap, built))
+            can_share = obstacle is None and not different
+            self.vmap = vmap if vmap is not None else can_share and all(map(_gains_from_vmap, built))
             self.hold = holds.pop_all()
         self.stop = StopOnSignal(built[0].run_dir.parent if built else None)
         for run in built:
@@ -166,10 +169,7 @@ def _recorded(run: Run) -> Any:
 
 
 def _gains_from_vmap(run: Run) -> bool:
-    is_cuda = torch.device(run.cfg.device).type == "cuda"
-    flow = flow_policy(run.agent.actor)
-    alike = is_flow(flow) and not isinstance(flow.solver, RandomSteps)
-    return is_cuda and alike and why_not(run.trainer) is None
+    return torch.device(run.cfg.device).type == "cuda" and is_flow(run.agent.actor)
 
 
 def _postfix(results: Iterable[Mapping[str, float] | NonFiniteError]) -> str:
@@ -208,11 +208,6 @@ def check_seeds(cfg: DictConfig, vmap: Any) -> None:
         raise ConfigError("several seeds collect in their own process: it needs collector=local")
     if Processes().size > 1:
         raise ConfigError("several seeds train in one process: start it without torchrun")
-    if vmap and (reason := why_not(cfg.trainer)) is not None:
-        raise ConfigError(f"{reason}: it needs vmap=false")
-    target = str(OmegaConf.select(cfg, "actor.solver._target_"))
-    if vmap and target.rpartition(".")[2].startswith(RandomSteps.__name__):
-        raise ConfigError("actor.solver draws its own number of steps for each agent: it needs vmap=false")
 
 
 def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.flow import RandomSteps
 from fpo_torchrl.gradient import total_loss
+from fpo_torchrl.modules.chain import flow_policy
 from fpo_torchrl.seeds.generator import AgentGenerator, DrawnByAgent
 from fpo_torchrl.trainer import Trainer
 
@@ -60,12 +62,12 @@ class Stack:
         members: agents with the same networks.
 
     Raises:
-        ConfigError: for trainers that compile, and in each call, for a policy or loss that cannot be mapped.
+        ConfigError: for what :func:`vmap_obstacle` names, and in each call, for a policy or loss that cannot be mapped.
     """
 
     def __init__(self, members: Sequence[Member]) -> None:
-        if (reason := why_not(members[0].trainer)) is not None:
-            raise ConfigError(f"{reason}: it needs vmap=false")
+        if (obstacle := vmap_obstacle(members[0].trainer)) is not None:
+            raise ConfigError(f"{obstacle}: it needs vmap=false")
         losses = [TotalLoss(member.trainer) for member in members]
         self._policy, self._total_loss = Policy(members[0].trainer), losses[0]
         owned = zip(*([tensor for _, tensor in named_tensors(loss)] for loss in losses), strict=True)
@@ -106,12 +108,14 @@ class Stack:
             ) from error
 
 
-def why_not(trainer: Any) -> str | None:
-    """What in the settings of a trainer keeps its agents from sharing one arithmetic; None if nothing does."""
+def vmap_obstacle(trainer: Trainer) -> str | None:
+    """What keeps a trainer's agent from sharing one arithmetic with others; None if nothing is known to."""
     if trainer.compile:
         return "trainer.compile=true compiles the loss of a single agent"
     if trainer.critic_warmup_frames:
         return f"trainer.critic_warmup_frames={trainer.critic_warmup_frames} changes what a single agent descends"
+    if isinstance(getattr(flow_policy(trainer.actor), "solver", None), RandomSteps):
+        return "actor.solver draws its own number of steps for each agent"
     return None
 
 

@@ -90,6 +90,15 @@ class TestDifferentSettings:
         assert go_on(f"resume={seeds}", "vmap=true") == [0, 1, 2]
 
 
+def test_an_obstacle_to_one_arithmetic_lets_seeds_take_turns_unless_they_are_told_to_share(seeds, monkeypatch):
+    monkeypatch.setattr("fpo_torchrl.seeds.run._gains_from_vmap", lambda run: True)
+    assert not release(resume([f"resume={seeds}", "trainer.critic_warmup_frames=64"])).vmap
+    before = files(seeds)
+    with pytest.raises(ConfigError, match=r"critic_warmup_frames=64 changes what .*: it needs vmap=false"):
+        resume([f"resume={seeds}", "vmap=true", "total_frames=128"])
+    assert files(seeds) == before
+
+
 class TestWhatCannotGoOn:
     def test_leaves_the_others_as_they_were(self, seeds):
         damage(seeds / "seed1")

@@ -112,9 +112,21 @@ def test_an_agent_that_is_further_finishes_earlier(train):
     assert [set(results) for results in train(members)] == [set(members), {members[1]}]
 
 
-def test_what_cannot_share_one_arithmetic_is_refused():
+OBSTACLES = {
+    "trainer.compile=true": "compiles the loss of a single agent",
+    "trainer.critic_warmup_frames=64": "changes what a single agent descends",
+    "actor/solver=random_steps": "draws its own number of steps",
+    "actor/solver=random_steps_per_rollout": "draws its own number of steps",
+}
+
+
+@pytest.mark.parametrize("setting", OBSTACLES)
+def test_an_obstacle_is_named_before_anything_is_stacked(setting):
+    with pytest.raises(ConfigError, match=f"{OBSTACLES[setting]}.*: it needs vmap=false"):
+        next(train_together(make_members(*tiny.GRIDWORLD, setting)))
+
+
+def test_what_torch_cannot_map_is_refused():
     gaussian = tuple(o for o in tiny.CARTPOLE if not o.startswith("actor."))
     with pytest.raises(ConfigError, match=r"cannot share one arithmetic: give vmap=false"):
         next(train_together(make_members(*gaussian, "actor=gaussian", "loss=ppo")))
-    with pytest.raises(ConfigError, match=r"trainer.compile=true .* needs vmap=false"):
-        next(train_together(make_members(*tiny.GRIDWORLD, "trainer.compile=true")))
