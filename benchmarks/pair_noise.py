@@ -19,7 +19,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from fpo_torchrl import AntitheticPairs, IndependentPairs, NoiseTarget, VelocityTarget
-from fpo_torchrl.builders import build, build_agent
+from fpo_torchrl.builders import build_agent, env_maker
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.files import write_json
@@ -36,7 +36,7 @@ def collect(run_dir: Path, seed: int) -> tuple[FlowActor, TensorDictBase]:
     """The trained actor of a run, and transitions of its own with advantages in random order, ``[frames]``."""
     cfg = load_run_config(run_dir)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    env = build(tree["env"], "env", task=cfg.task, num_envs=cfg.num_envs, device="cpu", seed=seed)
+    env = env_maker(cfg)(num_envs=cfg.num_envs, device="cpu", seed=seed)
     agent = build_agent(tree, env)
     Checkpointer(run_dir, actor=agent.actor, critic=agent.critic).load()
     torch.manual_seed(seed)

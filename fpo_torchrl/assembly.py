@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from fpo_torchrl.builders import Agent, build, build_agent
+from fpo_torchrl.builders import Agent, build, build_agent, env_maker
 from fpo_torchrl.collecting import derived_seed, rollout_hooks
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.parallel import Processes
@@ -22,7 +22,7 @@ def build_trainer(cfg: DictConfig, processes: Processes) -> tuple[Agent, Trainer
     torch.manual_seed(cfg.seed)
     seed = derived_seed(cfg.seed, part=processes.rank)
     num_envs = processes.share("num_envs", cfg.num_envs)
-    make_env = partial(build, tree["env"], "env", task=cfg.task)
+    make_env = env_maker(cfg)
     env = make_env(num_envs=num_envs, device=cfg.device, seed=seed)
     agent = build_agent(tree, env)
     make_elsewhere = partial(make_env, device="cpu")

@@ -6,7 +6,7 @@ import functools
 import inspect
 import sysconfig
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.envs import EnvBase
@@ -67,6 +68,16 @@ def build(node: Any, path: str = "", **context: Any) -> Any:
         return target(**{**own, **offered})
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, ImportError, FileNotFoundError) as error:
         raise ConfigError(f"{path}: {error}{_place(error)}") from error
+
+
+def env_maker(cfg: DictConfig, **overrides: Any) -> Callable[..., EnvBase]:
+    """What builds environments of a run's config, called with ``num_envs``, ``device`` and ``seed`` by name.
+
+    Args:
+        cfg: of the run. overrides: values that settings of ``cfg.env`` have here instead.
+    """
+    node: Any = OmegaConf.to_container(cfg.env, resolve=True, throw_on_missing=True)
+    return partial(build, node | overrides, "env", task=cfg.task)
 
 
 def _place(error: Exception) -> str:

@@ -6,12 +6,11 @@ import math
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from fpo_torchrl.assembly import build_trainer
-from fpo_torchrl.builders import build
+from fpo_torchrl.builders import env_maker
 from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.collecting import is_restorable
 from fpo_torchrl.config import check_components, check_run
@@ -61,6 +60,7 @@ class Run:
         self.checkpoint_interval = cfg.checkpoint_interval_frames or self.eval_interval
         self.metrics = MetricsCSV(self.run_dir / "metrics.csv", keep=False)
         self.logger: LoggedOnce | None = None
+        self.make_env = partial(env_maker(cfg, spread_episodes=False), device=cfg.device, seed=0)
         self.processes = Processes()
         self._build()
         if resume:
@@ -94,10 +94,6 @@ class Run:
             rng=RandomNumbers(),
             **({"states": self.states} if self.processes.size > 1 else {}),
         )
-
-    def _make_env(self, num_envs: int, seed: int, **overrides: Any):
-        tree = {**OmegaConf.to_container(self.cfg.env, resolve=True), **overrides}  # pyright: ignore
-        return build(tree, "env", task=self.cfg.task, num_envs=num_envs, device=self.cfg.device, seed=seed)
 
     def _begin(self) -> None:
         """Take over the actor of ``init_from``, in the newest checkpoint of that run, or in the checkpoint it names."""
@@ -238,7 +234,7 @@ class Run:
 
     def evaluate(self, noise: str, num_episodes: int) -> Evaluation:
         """Evaluate the current policy on fresh episodes; ``NonFiniteError`` if their returns are no numbers."""
-        env = self._make_env(num_episodes, 0, spread_episodes=False)
+        env = self.make_env(num_envs=num_episodes)
         evaluation = evaluate(self.agent.actor, env, noise=noise, seed=self.cfg.seed + EVALUATION_SEED)
         if not math.isfinite(evaluation.mean):
             raise NonFiniteError(
@@ -273,7 +269,7 @@ class Run:
 
     def _filmed(self, name: str) -> list[str]:
         """Film an evaluation episode: the file's name; none, with a message, where machine or task cannot draw."""
-        seed, make_env = self.cfg.seed + EVALUATION_SEED, partial(self._make_env, 1, 0, spread_episodes=False)
+        seed, make_env = self.cfg.seed + EVALUATION_SEED, partial(self.make_env, num_envs=1)
         reason = why_no_film(self.agent.actor, make_env, self.run_dir / name, task=self.cfg.task, seed=seed)
         if reason is not None:
             print(f"no {name}: {reason}")

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from tensordict.nn import TensorDictModule
 from torchrl.envs import EnvBase
 
-from fpo_torchrl.builders import build, build_agent
+from fpo_torchrl.builders import build_agent, env_maker
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.start import load_run_config
 
@@ -58,8 +58,13 @@ def task_env(cfg: DictConfig, num_envs: int, device: str | None = None) -> EnvBa
     On a CPU native MuJoCo steps this package's physics, whatever the run was trained on, which may not be installed.
     """
     device = device or cfg.device
-    node: Any = {**OmegaConf.to_container(cfg.env, resolve=True), "spread_episodes": False}  # pyright: ignore
-    is_ours = str(node["_target_"]).startswith("fpo_torchrl.") and not cfg.task.startswith(("gym/", "playground/"))
-    if device == "cpu" and is_ours and node.get("backend") is not None:
-        node |= {"backend": "c"} | ({"max_contacts": None} if "max_contacts" in node else {})
-    return build(node, "env", task=cfg.task, num_envs=num_envs, device=device, seed=0)
+    make_env = env_maker(cfg, spread_episodes=False, **(native_physics(cfg) if device == "cpu" else {}))
+    return make_env(num_envs=num_envs, device=device, seed=0)
+
+
+def native_physics(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of ``cfg.env`` with which native MuJoCo steps it, if another back end of this package does."""
+    is_ours = str(cfg.env._target_).startswith("fpo_torchrl.") and not cfg.task.startswith(("gym/", "playground/"))
+    if not is_ours or OmegaConf.select(cfg, "env.backend") is None:
+        return {}
+    return {"backend": "c"} | ({"max_contacts": None} if "max_contacts" in cfg.env else {})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from omegaconf import OmegaConf
+from omegaconf import MissingMandatoryValue, OmegaConf
 from tensordict import TensorDict
 from torch import nn
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.objectives import ClipPPOLoss
 
-from fpo_torchrl import Euler, FlowActor, FPOLoss
-from fpo_torchrl.builders import build, build_agent, env_sizes
+from fpo_torchrl import Euler, FlowActor, FPOLoss, make_env
+from fpo_torchrl.builders import build, build_agent, env_maker, env_sizes
 from fpo_torchrl.envs.probe import ProbeEnv
 from fpo_torchrl.errors import ConfigError
 
@@ -84,6 +84,26 @@ class TestBuild:
     def test_a_missing_argument_is_named(self):
         with pytest.raises(ConfigError, match=r"part: .*missing 1 required positional argument: 'obs_dim'"):
             build({"_target_": PART}, "part")
+
+
+class TestEnvMaker:
+    def test_sizes_are_given_when_it_is_called_and_settings_are_those_of_the_config(self):
+        env = env_maker(tiny.compose(*tiny.GRIDWORLD))(num_envs=3, device="cpu", seed=4)
+        assert (env.batch_size, env.max_episode_steps) == ((3,), 7)
+        other = make_env("two_walls", num_envs=3, seed=4, max_episode_steps=7)
+        assert env.reset()["observation"].equal(other.reset()["observation"])
+
+    def test_but_for_the_overrides(self):
+        cfg = tiny.compose(*tiny.GRIDWORLD)
+        env = env_maker(cfg, max_episode_steps=5, spread_episodes=False)(num_envs=2, device="cpu", seed=0)
+        assert env.max_episode_steps == 5
+        assert cfg.env.max_episode_steps == 7
+
+    def test_a_setting_without_a_value_is_named(self):
+        cfg = tiny.compose(*tiny.GRIDWORLD)
+        cfg.env.max_episode_steps = "???"
+        with pytest.raises(MissingMandatoryValue, match=r"env.max_episode_steps"):
+            env_maker(cfg)
 
 
 class TestAgent:

@@ -22,7 +22,7 @@ from torchrl.data import ReplayBuffer
 from torchrl.envs import EnvBase
 
 from fpo_torchrl import CFMLoss, FlowActor, VelocityMLP
-from fpo_torchrl.builders import build, build_agent
+from fpo_torchrl.builders import build, build_agent, env_maker
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.config import COMPONENTS, register_schemas
 from fpo_torchrl.envs.registry import make_env
@@ -64,7 +64,7 @@ def make_trainer(*overrides: str) -> Trainer:
     """The trainer of ``fpo-train`` with these arguments, without its run directory."""
     cfg = compose(*overrides)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    env = build(tree["env"], "env", task=cfg.task, num_envs=cfg.num_envs, device=cfg.device, seed=cfg.seed)
+    env = env_maker(cfg)(num_envs=cfg.num_envs, device=cfg.device, seed=cfg.seed)
     return build(tree["trainer"], "trainer", env=env, total_frames=cfg.total_frames, **vars(build_agent(tree, env)))
 
 

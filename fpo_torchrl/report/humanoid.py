@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from fpo_torchrl.builders import build
+from fpo_torchrl.builders import env_maker
 from fpo_torchrl.cli import friendly_errors, output_file, take_defaults, video_file
 from fpo_torchrl.envs.humanoid import HumanoidEnv, goal_ambiguity
 from fpo_torchrl.errors import ConfigError
@@ -48,10 +46,8 @@ def tracking_env(policy: TrainedPolicy, num_envs: int, motions: str | None = Non
     """
     if not isinstance(policy.env, HumanoidEnv):
         raise ConfigError(f"fpo-humanoid scores runs with env=humanoid; this one has task={policy.cfg.task}")
-    node: Any = {**OmegaConf.to_container(policy.cfg.env, resolve=True), **EVALUATION}  # pyright: ignore
-    if motions is not None:
-        node |= {"motions": motions, "clips": None}
-    return build(node, "env", task=policy.cfg.task, num_envs=num_envs, device=policy.env.device, seed=0)
+    others = {"motions": motions, "clips": None} if motions is not None else {}
+    return env_maker(policy.cfg, **EVALUATION, **others)(num_envs=num_envs, device=policy.env.device, seed=0)
 
 
 def score_run(

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict
 
 from fpo_torchrl import cli, errors
-from fpo_torchrl.builders import build, build_agent, signature
+from fpo_torchrl.builders import build, build_agent, env_maker, signature
 from fpo_torchrl.config import COMPONENTS, SUPPLIED
 from fpo_torchrl.envs.probe import ProbeEnv
 from fpo_torchrl.envs.registry import list_tasks
@@ -76,7 +76,7 @@ def test_every_experiment_trains_on_its_own_environment(experiment):
     assert cfg.trainer.minibatch_size <= cfg.trainer.frames_per_batch <= cfg.total_frames
     assert cfg.trainer.frames_per_batch // cfg.num_envs % (cfg.trainer.unroll_length or 1) == 0
     steps = cfg.trainer.unroll_length or 4
-    env = build(tree["env"], "env", task=cfg.task, num_envs=2, device="cpu", seed=0)
+    env = env_maker(cfg)(num_envs=2, device="cpu", seed=0)
     sizes = {"frames_per_batch": 2 * steps, "minibatch_size": 2 * steps, "num_epochs": 1}
     tree["critic"]["hidden_sizes"] = [8]
     if "solver" in tree["actor"]:

@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from fpo_torchrl.assembly import build_trainer, check_workers
-from fpo_torchrl.builders import build
+from fpo_torchrl.builders import env_maker
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.collecting import PLAIN
 from fpo_torchrl.errors import ConfigError, NonFiniteError, WorkerLostError, WorkersNotStartedError
@@ -125,7 +125,7 @@ def test_workers_that_do_not_start(monkeypatch):
 
 
 def test_a_collector_without_an_end_is_true_when_it_fails_in_ray():
-    env = build(tiny.compose(*RUN).env, "env", task="gridworld/two_walls", num_envs=1, device="cpu", seed=0)
+    env = env_maker(tiny.compose(*RUN))(num_envs=1, device="cpu", seed=0)
     assert WorkerCollector(env, None, frames_per_batch=1, total_frames=-1, **PLAIN)
 
 

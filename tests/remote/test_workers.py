@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from omegaconf import OmegaConf
 
 from fpo_torchrl.assembly import build_trainer
-from fpo_torchrl.builders import build
+from fpo_torchrl.builders import env_maker
 from fpo_torchrl.collecting import derived_seed, make_collector
 from fpo_torchrl.errors import NonFiniteError, WorkerLostError
 from fpo_torchrl.loggers import read_metrics
@@ -111,8 +110,7 @@ class TestBatches:
         for worker in range(2):
             seed = derived_seed(cfg.seed, part=worker + 1)
             torch.manual_seed(seed)
-            tree: Any = OmegaConf.to_container(cfg, resolve=True)
-            env = build(tree["env"], "env", task=cfg.task, num_envs=4, device="cpu", seed=seed)
+            env = env_maker(cfg)(num_envs=4, device="cpu", seed=seed)
             alone = next(iter(make_collector(env, actor, 32)))
             rows = found["batch"][4 * worker : 4 * worker + 4]
             assert {*alone.keys(True, True)} == {*rows.keys(True, True)}
