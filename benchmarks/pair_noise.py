@@ -25,7 +25,7 @@ from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.files import write_json
 from fpo_torchrl.modules import FlowActor
 from fpo_torchrl.provenance import origin
-from fpo_torchrl.start import load_run_config
+from fpo_torchrl.settings import load_run_config
 
 MINIBATCH, NUM_MINIBATCHES = 1024, 4
 PAIRS = {"independent": IndependentPairs(), "antithetic": AntitheticPairs()}

@@ -26,13 +26,12 @@ from fpo_torchrl import CFMLoss
 from fpo_torchrl.builders import build_agent
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.cli import friendly_errors, quoted
-from fpo_torchrl.evaluation import evaluate
+from fpo_torchrl.evaluation import EVALUATION_SEED, evaluate
 from fpo_torchrl.files import write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.plots import COLOURS, new_figure, tidy
 from fpo_torchrl.provenance import origin, read_provenance
 from fpo_torchrl.report.command import report
-from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.sweep.workers import Workers, log_of
 from fpo_torchrl.trained import load_policy
 

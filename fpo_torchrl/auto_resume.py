@@ -16,10 +16,8 @@ from fpo_torchrl.files import intact, read_json
 from fpo_torchrl.hold import held
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import has_checkpoint, holds_run
-from fpo_torchrl.seeds.directory import begun_seeds, check_no_seeds
-from fpo_torchrl.settings import comparable, differences
-from fpo_torchrl.start import load_run_config
+from fpo_torchrl.run_directory import begun_seeds, check_no_seeds, has_checkpoint, holds_run
+from fpo_torchrl.settings import comparable, differences, load_run_config
 
 AUTO = "auto"
 

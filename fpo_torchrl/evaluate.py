@@ -14,12 +14,11 @@ from yaml import YAMLError
 from fpo_torchrl.checks import check_choice
 from fpo_torchrl.cli import friendly_errors, output_file, video_file
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.evaluation import START_NOISES, evaluate, show_return, why_no_film
+from fpo_torchrl.evaluation import EVALUATION_SEED, START_NOISES, evaluate, show_return, why_no_film
 from fpo_torchrl.flow import SOLVERS, Solver
 from fpo_torchrl.modules.chain import flow_policy, is_flow
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.report.samplers import TABLE_WRITERS, draw_samplers
-from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.trained import load_policy, task_env
 
 

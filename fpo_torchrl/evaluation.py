@@ -24,6 +24,8 @@ from fpo_torchrl.flow import FixedNoise, RandomNoise, Solver, StartNoise, ZeroNo
 from fpo_torchrl.modules.chain import for_inference, is_flow
 from fpo_torchrl.video import write_video
 
+EVALUATION_SEED = 10_000
+"""Added to the run's seed for evaluation, so that no training episode is evaluated."""
 _SPREAD_INTERVAL = 10
 START_NOISES: dict[str, Callable[[], StartNoise]] = {
     "random": RandomNoise,

@@ -15,9 +15,9 @@ from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.collecting import is_restorable
 from fpo_torchrl.config import check_components, check_run
 from fpo_torchrl.errors import ConfigError, NonFiniteError, WorkersError
-from fpo_torchrl.evaluation import Evaluation, evaluate, evaluation_table, why_no_film
+from fpo_torchrl.evaluation import EVALUATION_SEED, Evaluation, evaluate, evaluation_table, why_no_film
 from fpo_torchrl.files import write_json, write_whole
-from fpo_torchrl.follow import States, lead
+from fpo_torchrl.follow import lead
 from fpo_torchrl.health import Finding, Watch
 from fpo_torchrl.hold import Hold
 from fpo_torchrl.loggers import LoggedOnce, MetricsCSV, build_logger, check_logger, newest_frames
@@ -27,10 +27,8 @@ from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
-from fpo_torchrl.seeds.directory import begun_seeds, check_is_run
-
-EVALUATION_SEED = 10_000
-"""Added to the run's seed for evaluation, so that no training episode is evaluated."""
+from fpo_torchrl.run_directory import begun_seeds, check_is_run
+from fpo_torchrl.states import States
 
 
 class Run:

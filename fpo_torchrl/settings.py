@@ -1,4 +1,4 @@
-"""Settings of a run as plain values: completed by defaults, compared with another's, changed under their types."""
+"""Settings of a run: read, completed by defaults, compared with another's, changed under their types."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,11 +15,27 @@ from omegaconf.errors import OmegaConfBaseException
 from fpo_torchrl.builders import settings_of
 from fpo_torchrl.config import BOOKKEEPING, COMPONENTS, SUPPLIED, RunConfig, schema
 from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.files import intact
+from fpo_torchrl.run_directory import check_is_run
 
 ABSENT = "(absent)"
 RUN_DEFAULTS = {option.name: option.default for option in fields(RunConfig) if option.default is not NO_DEFAULT}
 """What a run as a whole is set to where its config, perhaps of an older version, does not say."""
 _KNOWN = {f"{target.__module__}.{target.__qualname__}": target for of in COMPONENTS.values() for target in of.values()}
+
+
+def load_run_config(run_dir: str | Path) -> DictConfig:
+    """The resolved config of a run; what the version which wrote it did not have is as by default.
+
+    Raises:
+        CheckpointError: if the directory is not that of a run. DamagedFileError: if its config cannot be read.
+    """
+    check_is_run(Path(run_dir))
+    path = Path(run_dir) / "config.yaml"
+    with intact(path):
+        cfg = OmegaConf.merge(RUN_DEFAULTS, OmegaConf.to_container(OmegaConf.load(path)))
+    assert isinstance(cfg, DictConfig)
+    return cfg
 
 
 def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,29 +12,13 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from fpo_torchrl.config import collector_named, logger_named
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import intact
 from fpo_torchrl.hold import held
 from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import check_unused, new_run_dir
-from fpo_torchrl.seeds.directory import check_is_run, check_no_seeds
-from fpo_torchrl.settings import RUN_DEFAULTS, change
+from fpo_torchrl.run_directory import check_no_seeds, check_unused, new_run_dir
+from fpo_torchrl.settings import change, load_run_config
 
 FIXED_ON_RESUME = ("task", "seed", "num_seeds", "experiment", "run_dir", "init_from")
 """What makes a run another one."""
-
-
-def load_run_config(run_dir: str | Path) -> DictConfig:
-    """The resolved config of a run; what the version which wrote it did not have is as by default.
-
-    Raises:
-        CheckpointError: if the directory is not that of a run. DamagedFileError: if its config cannot be read.
-    """
-    check_is_run(Path(run_dir))
-    path = Path(run_dir) / "config.yaml"
-    with intact(path):
-        cfg = OmegaConf.merge(RUN_DEFAULTS, OmegaConf.to_container(OmegaConf.load(path)))
-    assert isinstance(cfg, DictConfig)
-    return cfg
 
 
 def start_run(cfg: DictConfig) -> Run:

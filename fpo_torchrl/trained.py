@@ -12,7 +12,7 @@ from torchrl.envs import EnvBase
 
 from fpo_torchrl.builders import build_agent, env_maker
 from fpo_torchrl.checkpoint import Checkpointer
-from fpo_torchrl.start import load_run_config
+from fpo_torchrl.settings import load_run_config
 
 
 @dataclass

@@ -272,6 +272,6 @@ class Trainer:
     def can_restore_env(self) -> bool:
         """Whether the environment's state goes into a checkpoint; if not, resuming starts fresh episodes.
 
-        It does not where others have environments: see :class:`~fpo_torchrl.follow.States` for processes.
+        It does not where others have environments: see :class:`~fpo_torchrl.states.States` for processes.
         """
         return self.processes.size == 1 and self.workers is None and is_restorable(self.env)

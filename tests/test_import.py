@@ -1,13 +1,18 @@
-"""``import fpo_torchrl`` costs little beside TorchRL's own import, and finds all of its packages."""
+"""``import fpo_torchrl`` costs little beside TorchRL's own import, finds all of its packages, and goes one way."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "fpo_torchrl"
 SCRIPT = """
 import sys
 import torchrl.collectors, torchrl.envs, torchrl.modules, torchrl.objectives, torchrl.trainers
@@ -49,3 +54,29 @@ def test_every_package_is_installed():
     there = {".".join(path.parent.relative_to(root).parts) for path in root.glob("fpo_torchrl/**/__init__.py")}
     listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     assert {*listed} == there | {"fpo_torchrl.conf"}  # which is in conf/
+
+
+def arrows() -> dict[str, set[str]]:
+    """What each part of the package, a file or a folder, imports of the other parts when it is imported."""
+    parts = {path.stem for path in PACKAGE.iterdir()} - {"__init__", "__pycache__", "conf"}
+    found: dict[str, set[str]] = {part: set() for part in parts}
+    for path in PACKAGE.rglob("*.py"):
+        part = Path(path.relative_to(PACKAGE).parts[0]).stem
+        for node in ast.parse(path.read_text()).body if part in parts else ():
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported = [f"{node.module}.{alias.name}".split(".") for alias in node.names]
+                found[part] |= {name for root, name, *_ in imported if root == "fpo_torchrl"} & parts - {part}
+    return found
+
+
+def test_parts_import_each_other_one_way():
+    assert {"run", "seeds", "train"} <= {*TopologicalSorter(arrows()).static_order()}  # which a circle would stop
+
+
+@pytest.mark.parametrize("part", ["evaluate", "trained", "distill", "export"])
+def test_what_evaluates_does_not_import_what_trains_runs(part):
+    found, reached = arrows(), {part}
+    while more := {name for one in reached for name in found[one]} - reached:
+        reached |= more
+    assert {"evaluation", "checkpoint"} & reached
+    assert not {"run", "start", "auto_resume", "seeds", "train"} & reached

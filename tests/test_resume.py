@@ -17,7 +17,8 @@ from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import Run
 from fpo_torchrl.seeds.run import resume
-from fpo_torchrl.start import load_run_config, start_run
+from fpo_torchrl.settings import load_run_config
+from fpo_torchrl.start import start_run
 
 LENGTH = ("total_frames=384", "eval_interval_frames=256", "trainer.num_epochs=1")
 """Six iterations, each with a checkpoint."""

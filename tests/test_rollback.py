@@ -15,7 +15,8 @@ from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.run import Run
 from fpo_torchrl.seeds.run import resume
-from fpo_torchrl.start import load_run_config, start_run
+from fpo_torchrl.settings import load_run_config
+from fpo_torchrl.start import start_run
 
 LR = 1e-3
 BROKEN = ("nan_rollbacks=2", "nan_lr_factor=0.25")

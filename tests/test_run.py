@@ -13,7 +13,8 @@ from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import new_run_dir
-from fpo_torchrl.start import load_run_config, start_run
+from fpo_torchrl.settings import load_run_config
+from fpo_torchrl.start import start_run
 
 TIMES = {"collect_s", "update_s", "frames_per_s"}
 LOOP = {"frames", "return", "episodes", "reward", "first_ratio_error", "first_clip_fraction"} | TIMES

@@ -62,7 +62,7 @@ def test_a_run_writes_nothing_before_it_trains_and_holds_its_directory_until_it_
     assert is_held(tmp_path / LOCK)
     run.train()
     assert [row["frames"] for row in read_metrics(tmp_path / "metrics.csv")] == [64]
-    assert (tmp_path / "config.yaml").is_file()
+    assert {LOCK, "config.yaml"} <= {path.name for path in tmp_path.iterdir()}
     assert not is_held(tmp_path / LOCK)
 
 

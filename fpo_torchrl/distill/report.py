@@ -9,13 +9,12 @@ from typing import Any
 
 from tensordict import TensorDictBase
 
-from fpo_torchrl.evaluation import evaluate, show_return
+from fpo_torchrl.evaluation import EVALUATION_SEED, evaluate, show_return
 from fpo_torchrl.flow import Euler, ZeroNoise
 from fpo_torchrl.latency import latencies
 from fpo_torchrl.modules import FlowPolicy
 from fpo_torchrl.modules.chain import flow_policy, for_inference
 from fpo_torchrl.plots import COLOURS, new_figure, tidy
-from fpo_torchrl.run import EVALUATION_SEED
 from fpo_torchrl.text import Table
 from fpo_torchrl.trained import TrainedPolicy
 

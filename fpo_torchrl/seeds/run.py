@@ -21,8 +21,15 @@ from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
 from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import check_unused, holds_run, new_run_dir
-from fpo_torchrl.seeds.directory import FILE, check_no_run, record_seeds, seed_dirs
+from fpo_torchrl.run_directory import (
+    SEEDS,
+    check_no_run,
+    check_unused,
+    holds_run,
+    new_run_dir,
+    record_seeds,
+    seed_dirs,
+)
 from fpo_torchrl.seeds.generator import AgentGenerator
 from fpo_torchrl.seeds.stack import Member, vmap_obstacle
 from fpo_torchrl.seeds.training import train_in_turn, train_together
@@ -264,7 +271,7 @@ def resume(overrides: Sequence[str]) -> Run | SeedRuns:
         raise CheckpointError(
             f"no config.yaml in {', '.join(missing)}: the command that started these seeds, with resume=auto, begins "
             f"what is missing; resume={begun[0]} continues one seed. To do without those, remove what is left of them, "
-            f"and their names in {directory / FILE}"
+            f"and their names in {directory / SEEDS}"
         )
     vmap = changes.pop("vmap", None)
     for run_dir in begun:

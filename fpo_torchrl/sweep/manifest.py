@@ -21,8 +21,7 @@ from fpo_torchrl.config import BOOKKEEPING, check_components, check_run, registe
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import intact, locked, make_directory, read_json, write_json
 from fpo_torchrl.hold import LOCK
-from fpo_torchrl.settings import RUN_DEFAULTS, comparable, flatten
-from fpo_torchrl.start import load_run_config
+from fpo_torchrl.settings import RUN_DEFAULTS, comparable, flatten, load_run_config
 
 FILE = "manifest.json"
 OF_THE_SWEEP = {

@@ -14,9 +14,10 @@ from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
 from fpo_torchrl.files import is_held, read_json
 from fpo_torchrl.hold import LOCK
 from fpo_torchrl.run import Run
-from fpo_torchrl.seeds.directory import FILE, record_seeds, seed_dirs
+from fpo_torchrl.run_directory import SEEDS, record_seeds, seed_dirs
 from fpo_torchrl.seeds.run import SeedRuns, configs_of_seeds, resume, train_seeds
-from fpo_torchrl.start import load_run_config, start_run
+from fpo_torchrl.settings import load_run_config
+from fpo_torchrl.start import start_run
 
 
 def config(directory: Path, *overrides: str):
@@ -148,10 +149,10 @@ class TestAMissingSeed:
             resume([f"resume={seeds}"])
 
     def test_of_a_directory_of_an_older_version_is_not(self, seeds):
-        (seeds / FILE).unlink()
+        (seeds / SEEDS).unlink()
         shutil.rmtree(seeds / "seed2")
         assert go_on(f"resume={seeds}") == [0, 1]
-        assert read_json(seeds / FILE) == {"runs": ["seed0", "seed1"]}
+        assert read_json(seeds / SEEDS) == {"runs": ["seed0", "seed1"]}
 
     def test_stays_named_when_others_begin(self, tmp_path):
         record_seeds([tmp_path / "seed9", tmp_path / "seed10"])  # there are no such directories
@@ -161,7 +162,7 @@ class TestAMissingSeed:
     def test_seeds_that_are_added_are_named_beside_the_others(self, seeds):
         begin(seeds, "seed=9")
         assert go_on(f"resume={seeds}") == [0, 1, 2, 9, 10, 11]
-        (seeds / FILE).write_text("{}")
+        (seeds / SEEDS).write_text("{}")
         with pytest.raises(DamagedFileError, match=r"seeds.json is damaged .*: restore it, or remove it"):
             resume([f"resume={seeds}"])
 

@@ -19,7 +19,8 @@ from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.runs import read_results, read_run
 from fpo_torchrl.run import Run
 from fpo_torchrl.seeds.run import SeedRuns, _postfix, configs_of_seeds, evaluation_across, resume, train_seeds
-from fpo_torchrl.start import load_run_config, start_run
+from fpo_torchrl.settings import load_run_config
+from fpo_torchrl.start import start_run
 from fpo_torchrl.sweep.manifest import Sweep
 from fpo_torchrl.trained import load_policy
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from torchrl.envs import GymEnv, ParallelEnv
 
-from fpo_torchrl.follow import States
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.run import Run
+from fpo_torchrl.states import States
 
 
 @pytest.fixture
