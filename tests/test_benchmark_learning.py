@@ -202,7 +202,7 @@ class TestOneJob:
         assert statuses[jobs[1]] == "failed: OSError: [Errno 28] No space left on device"
         printed = capsys.readouterr().out  # in the order in which they end
         assert re.search(r"^\[./3\] tiny/gridworld-two_walls/fpo/seed0: finished; about", printed, flags=re.M)
-        assert "about 00:00:00 left" in printed
+        assert "about 0 s left" in printed
 
 
 class TestChoice:
