@@ -17,7 +17,13 @@ from fpo_torchrl.files import read_json, write_json, write_whole
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.report.statistics import Estimate, estimate
 
-GOALS = ("full", "root_hands", "root")
+GOALS = {
+    "full": ("full", ""),
+    "root_hands": ("root_hands", ""),
+    "root": ("root", ""),
+    "root, critic too": ("root", "_masked_critic"),
+}
+"""Suite and ending of the labels of each goal; in the last the critic sees no more than the policy."""
 POLICIES = ("fpo", "fpopp", "ppo")
 MEASURES = {"success_zero": 2, "success_random": 2, "alive_s_zero": 2, "mpjpe_local_all_mm_zero": 0, "return_zero": 1}
 """What is compared, with the decimals shown: that in ``measures.json``, and the final evaluation's return."""
@@ -26,9 +32,9 @@ MEASURES = {"success_zero": 2, "success_random": 2, "alive_s_zero": 2, "mpjpe_lo
 def read_cells(results: Path) -> dict[tuple[str, str], dict[int, dict[str, float]]]:
     """The measures of every stored run by goal and policy, then by seed."""
     cells: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
-    for goal in GOALS:
+    for goal, (suite, ending) in GOALS.items():
         for policy in POLICIES:
-            runs = sorted((results / f"humanoid_{goal}" / "humanoid-planar" / policy).glob("seed*"))
+            runs = sorted((results / f"humanoid_{suite}" / "humanoid-planar" / f"{policy}{ending}").glob("seed*"))
             of_seed = {
                 int(run.name.removeprefix("seed")): {
                     **read_json(run / "measures.json"),

@@ -37,10 +37,13 @@ def test_gaps_and_their_growth(tmp_path, gap):
     store(tmp_path, "full", "ppo", [0.9, 0.9, 0.9])
     store(tmp_path, "root", "fpo", [0.6, 0.7, 0.5])
     store(tmp_path, "root", "ppo", [0.2, 0.3, 0.1])
+    store(tmp_path, "root", "fpo_masked_critic", [0.5, 0.6, 0.4])
+    store(tmp_path, "root", "ppo_masked_critic", [0.2, 0.2, 0.2])
     measures, text = gap()
     found = measures["success_zero"]["gaps"]
     assert found["full"][0] == pytest.approx(0)
     assert found["root"][0] == pytest.approx(0.4)
+    assert found["root, critic too"][0] == pytest.approx(0.3)
     assert found["growth"][0] == pytest.approx(0.4)
     _, low, high = found["full"]  # only FPO varies: no resampled mean leaves 0.8 to 1.0
     assert -0.1 <= low < 0 < high <= 0.1
