@@ -40,6 +40,7 @@ class CFMLoss(LossModule):
         TypeError: without a FlowActor, or for a part of another kind. ValueError: if ``num_mc_samples`` is below 1 or
             ``action_reduction`` is unknown. KeyError: in a batch without the action.
 
+    >>> import torch
     >>> from fpo_torchrl import VelocityMLP
     >>> loss = CFMLoss(FlowActor(VelocityMLP(3, 2)))
     >>> data = TensorDict(observation=torch.zeros(4, 3), action=torch.zeros(4, 2), batch_size=4)
