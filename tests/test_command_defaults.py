@@ -24,11 +24,12 @@ def test_options_have_the_defaults_of_the_function():
     parser = ArgumentParser()
     parser.add_argument("task")
     parser.add_argument("--seed", type=int, help="default: %(default)s")
-    parser.add_argument("--sizes", type=int, nargs="+")
+    parser.add_argument("--sizes", type=int, nargs="+", help="default: %(default)s")
     assert take_defaults(parser, train) is parser
     assert vars(parser.parse_args(["bandit"])) == {"task": "bandit", "seed": 3, "sizes": (1, 2)}
     assert vars(parser.parse_args(["bandit", "--seed", "4"])) == {"task": "bandit", "seed": 4, "sizes": (1, 2)}
     assert "default: 3" in parser.format_help()
+    assert "default: 1 2\n" in parser.format_help()
 
 
 @pytest.mark.parametrize(
