@@ -101,7 +101,9 @@ def take_defaults(parser: ArgumentParser, function: Callable[..., Any]) -> Argum
     """
     arguments = inspect.signature(function).parameters
     parser.set_defaults(**{name: it.default for name, it in arguments.items() if it.default is not it.empty})
-    for option in parser._actions:  # a sequence is shown as it is typed
+    for option in parser._actions:
+        if option.nargs == "+" and isinstance(option.default, str):  # it takes several where the function takes one
+            option.default = [option.default]
         if option.help and isinstance(option.default, list | tuple):
             option.help = option.help.replace("%(default)s", " ".join(map(str, option.default)))
     return parser

@@ -128,9 +128,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="also write all scores to this JSON file")
     parser.add_argument("--video", type=Path, help="also film all runs side by side, as a .gif or .mp4")
     parser.add_argument("--clip", help="the motion to film, such as walk_mirrored; default the first")
-    take_defaults(parser, score_run)
-    parser.set_defaults(noise=[parser.get_default("noise")])  # the option takes several
-    return parser
+    return take_defaults(parser, score_run)
 
 
 def main() -> None:
