@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ def draw_curves(results: Results, path: Path) -> None:
     A cross marks where a run diverged, a dot where another one stopped early.
     """
     column, name = CURVES[results.metric]
-    columns = min(MAX_COLUMNS, len(results.tasks))
-    rows = -(-len(results.tasks) // columns)
+    rows = math.ceil(len(results.tasks) / MAX_COLUMNS)
+    columns = math.ceil(len(results.tasks) / rows)  # six tasks are two rows of three
     figure = new_figure(max(4.6, 3.1 * columns), 2.6 * rows + 0.6)
     grid = np.ravel(figure.subplots(rows, columns, squeeze=False))
     look = styles(results.labels)

@@ -166,6 +166,16 @@ class TestFpoReport:
         draw_curves(Results([run], ["FPO"], "random", worst=0, best=1000), tmp_path / "curves.png")
         assert shown == [(0, 50_000)]
 
+    @pytest.mark.parametrize(("num_tasks", "rows", "columns"), [(3, 1, 3), (5, 2, 3), (6, 2, 3), (7, 2, 4), (10, 3, 4)])
+    def test_panels_fill_their_rows_evenly(self, tmp_path, monkeypatch, num_tasks, rows, columns):
+        runs = [read_run(make_run(tmp_path, task=f"Task{i}")) for i in range(num_tasks)]
+        shown = []
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, *a, **k: shown.extend(self.axes))
+        draw_curves(Results(runs, ["FPO"], "random", worst=0, best=1000), tmp_path / "curves.png")
+        grid = shown[0].get_gridspec()
+        assert (grid.nrows, grid.ncols) == (rows, columns)
+        assert sum(axes.get_visible() for axes in shown) == num_tasks
+
     def test_where_returns_are_negative_a_diverged_run_counts_as_the_worst_one(self, tmp_path, fpo_report):
         for seed, (score, status) in enumerate([(-200.0, "finished"), (-400.0, "finished"), (0.0, "diverged")]):
             make_run(tmp_path / "runs", "gym/Pendulum-v1", seed=seed, score=score, status=status)
