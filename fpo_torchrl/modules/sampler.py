@@ -232,7 +232,7 @@ class FlowSampler(TensorDictModuleBase):
     def _note_precision(self, error: RuntimeError, inputs: Sequence[Tensor]) -> None:
         """Tell an ``error`` of a network whose ``inputs`` have another precision than the actor."""
         own = self.action_low.dtype
-        others = [str(value.dtype) for value in inputs if value.dtype != own]
+        others = [str(value.dtype) for value in inputs if value.is_floating_point() and value.dtype != own]
         if others:
             error.add_note(
                 f"velocity_net was given {others[0]} by an actor of {own}: bring observations, actions and the actor "

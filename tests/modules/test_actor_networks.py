@@ -74,6 +74,17 @@ def test_inputs_of_two_precisions_are_named():
     assert caught.value.__notes__[0].startswith("velocity_net was given torch.float64 by an actor of torch.float32: ")
 
 
+def test_whole_numbers_are_no_other_precision():
+    class Pixels(Flat):
+        def forward(self, observation, x_t, time):
+            return self.layer(observation.float()) + x_t  # whose layer takes another number of them
+
+    batch = TensorDict(observation=torch.zeros(4, 50, dtype=torch.uint8), batch_size=4)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        FlowActor(Pixels(2))(batch)
+    assert not any("one precision" in note for note in caught.value.__notes__)
+
+
 def test_several_observations_are_too_many_for_the_perceptron():
     actor = FlowActor(VelocityMLP(3, 2), in_keys=["position", "goal"])
     with pytest.raises(ValueError, match=r"takes one observation, got 2: concatenate them.*CatTensors"):
