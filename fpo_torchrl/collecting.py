@@ -16,7 +16,7 @@ from torchrl.envs import EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.flow import RandomSteps, RandomStepsPerRollout
 from fpo_torchrl.gradient import compile_settings
-from fpo_torchrl.modules.chain import flow_policy
+from fpo_torchrl.modules.chain import acting_module
 from fpo_torchrl.modules.sampler import FlowSampler
 
 PLAIN = {"track_traj_ids": False, "trust_policy": True, "auto_register_policy_transforms": False}
@@ -37,7 +37,7 @@ def make_collector(env: EnvBase, policy: Any, frames_per_batch: int, *, compile:
 def is_compilable(policy: Any) -> bool:
     """Whether a call of ``policy`` always does the same: no number of steps is drawn, and no distribution of TorchRL's
     looks at values."""
-    sampler = flow_policy(policy)
+    sampler = acting_module(policy)
     return isinstance(sampler, FlowSampler) and not isinstance(sampler.solver, RandomSteps)
 
 
@@ -60,7 +60,7 @@ def is_restorable(env: EnvBase) -> bool:
 
 def rollout_hooks(policy: Any) -> dict[str, Any]:
     """What a collector of TorchRL has to call around a rollout of ``policy``, by the names of its settings."""
-    solver = getattr(flow_policy(policy), "solver", None)
+    solver = getattr(acting_module(policy), "solver", None)
     if not isinstance(solver, RandomStepsPerRollout):
         return {}
     return {"pre_collect_hook": solver.begin_rollout, "post_collect_hook": solver.end_rollout}

@@ -14,9 +14,9 @@ from yaml import YAMLError
 from fpo_torchrl.checks import check_choice
 from fpo_torchrl.cli import friendly_errors, output_file, video_file
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.evaluation import EVALUATION_SEED, START_NOISES, evaluate, show_return, why_no_film
+from fpo_torchrl.evaluation import EVALUATION_SEED, START_NOISES, evaluate, show_return, try_to_record
 from fpo_torchrl.flow import SOLVERS, Solver
-from fpo_torchrl.modules.chain import flow_policy, is_flow
+from fpo_torchrl.modules.chain import acting_module, is_flow
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.report.samplers import TABLE_WRITERS, draw_samplers
 from fpo_torchrl.trained import load_policy, task_env
@@ -99,7 +99,7 @@ def solver_of(actor: Any, name: str | None, num_steps: int | None) -> Solver | N
         return None
     if not is_flow(actor):
         raise ConfigError("solvers and steps are settings of a flow policy; this run trained a Gaussian")
-    own = solver = flow_policy(actor).solver
+    own = solver = acting_module(actor).solver
     if name is not None:
         check_choice("solver", name, SOLVERS, error=ConfigError)
         solver = SOLVERS[name]()
@@ -130,7 +130,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     # random_steps with a number of steps is euler: each sampler is a row once
     solvers = {repr(solver): solver for solver in (solver_of(actor, *pair) for pair in pairs)}.values()
     print(f"{task}, {policy.checkpoint}")
-    own = getattr(flow_policy(actor), "solver", None)
+    own = getattr(acting_module(actor), "solver", None)
     width = max(42, *(len(repr(solver if solver is not None else own)) for solver in solvers))
     latency = f"ms for {cfg.episodes} actions"
     print(f"  {'solver':<{width}} {'noise':<7} {'return':>9}   {'95 % interval':<20} {latency:>18} {'spread':>8}")
@@ -145,7 +145,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         print(f"{line} {result.action_spread:>8.2g}")
         if render is not None and len(rows) == 1:
             how = {"noise": noise, "solver": solver, "seed": cfg.seed + EVALUATION_SEED}
-            reason = why_no_film(actor, lambda: task_env(policy.cfg, 1, cfg.device), render, task=task, **how)
+            reason = try_to_record(actor, lambda: task_env(policy.cfg, 1, cfg.device), render, task=task, **how)
             print(f"  recorded {render}" if reason is None else f"  no {render}: {reason}")
     about = {**origin(str(env.device)), "checkpoint": str(policy.checkpoint), "seed": cfg.seed}
     for path in tables:

@@ -242,7 +242,7 @@ def record(
     return Path(path)
 
 
-def why_no_film(
+def try_to_record(
     actor: TensorDictModule, make_env: Callable[[], EnvBase], path: str | Path, *, task: str, **settings: Any
 ) -> str | None:
     """:func:`record` an episode of what ``make_env`` builds; where machine or task cannot draw, says why it did not."""

@@ -15,7 +15,7 @@ from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.collecting import is_restorable
 from fpo_torchrl.config import check_components, check_run
 from fpo_torchrl.errors import ConfigError, NonFiniteError, WorkersError
-from fpo_torchrl.evaluation import EVALUATION_SEED, Evaluation, evaluate, evaluation_table, why_no_film
+from fpo_torchrl.evaluation import EVALUATION_SEED, Evaluation, evaluate, evaluation_table, try_to_record
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.follow import lead
 from fpo_torchrl.health import Finding, Watch
@@ -268,7 +268,7 @@ class Run:
     def _filmed(self, name: str) -> list[str]:
         """Film an evaluation episode: the file's name; none, with a message, where machine or task cannot draw."""
         seed, make_env = self.cfg.seed + EVALUATION_SEED, partial(self.make_env, num_envs=1)
-        reason = why_no_film(self.agent.actor, make_env, self.run_dir / name, task=self.cfg.task, seed=seed)
+        reason = try_to_record(self.agent.actor, make_env, self.run_dir / name, task=self.cfg.task, seed=seed)
         if reason is not None:
             print(f"no {name}: {reason}")
             return []

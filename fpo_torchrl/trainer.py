@@ -23,7 +23,7 @@ from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.gradient import compiled, has_graphs, total_loss
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import encode, flow_policy, recurrent_modules
+from fpo_torchrl.modules.chain import acting_module, encode, recurrent_modules
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.parallel import Processes
@@ -112,7 +112,7 @@ class Trainer:
         self.standardizes = processes.size > 1 and bool(getattr(loss, "normalize_advantage", False))
         if self.standardizes:  # over the minibatches of all processes, where the loss sees one
             loss.normalize_advantage = False
-        self.redraws_pairs = redraw_pairs and isinstance(flow_policy(actor), FlowActor)
+        self.redraws_pairs = redraw_pairs and isinstance(acting_module(actor), FlowActor)
         self.annealing = Annealing(optimizer, loss, total_frames, lr=anneal_lr, prior=anneal_prior)
         self.compile = compile
         self._evaluate = compiled(self._total_loss, device=env.device) if compile else self._total_loss
@@ -223,7 +223,7 @@ class Trainer:
     @torch.no_grad()
     def _redraw_pairs(self, behaviour: Any, batch: TensorDictBase) -> None:
         """Give ``batch`` other pairs, as many environments at a time as make a minibatch, and so in its memory."""
-        flow = flow_policy(behaviour)
+        flow = acting_module(behaviour)
         parts = batch.split(max(1, self.minibatch_size // batch.shape[-1]))
         redrawn = [flow.redraw_pairs(encode(behaviour, part)).select(*flow.out_keys) for part in parts]
         batch.update(torch.cat(redrawn))
@@ -237,7 +237,7 @@ class Trainer:
                 yield self.advantage(windows[index])
             return
         names = self.loss.tensor_keys
-        beside = {*getattr(flow_policy(self.actor), "flow_keys", ()), self._advantage_key}
+        beside = {*getattr(acting_module(self.actor), "flow_keys", ()), self._advantage_key}
         keys = {key for key in self.loss.in_keys if not (isinstance(key, tuple) and key[0] == "next")}
         keys |= beside | ({names.value, names.value_target} & {*batch.keys(True)})
         transitions = batch.select(*keys).reshape(-1)

@@ -29,7 +29,7 @@ from fpo_torchrl.builders import fixed_settings
 from fpo_torchrl.envs import ProbeEnv
 from fpo_torchrl.evaluate import solver_of
 from fpo_torchrl.evaluation import evaluate
-from fpo_torchrl.modules.chain import flow_policy
+from fpo_torchrl.modules.chain import acting_module
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.trainer import Trainer
 
@@ -264,7 +264,7 @@ def test_evaluation_starts_the_flow_where_it_is_told_to_and_with_another_solver(
 def test_commands_and_configs_know_it_for_a_flow():
     policy, _ = chained()
     assert fixed_settings(policy)["entropy_bonus"] is False
-    assert repr(solver_of(policy, "heun", None)) == f"Heun(num_steps={flow_policy(policy).solver.num_steps})"
+    assert repr(solver_of(policy, "heun", None)) == f"Heun(num_steps={acting_module(policy).solver.num_steps})"
 
 
 @pytest.mark.parametrize("inplace", [False, "empty"])

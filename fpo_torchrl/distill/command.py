@@ -22,7 +22,7 @@ from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.flow import Euler, RandomNoise, ZeroNoise
 from fpo_torchrl.modules import FlowActor
-from fpo_torchrl.modules.chain import flow_policy, for_inference
+from fpo_torchrl.modules.chain import acting_module, for_inference
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.trained import TrainedPolicy, load_policy
 
@@ -76,7 +76,7 @@ def distill_run(
         raise ConfigError(f"{taken[0]} is there already: remove it, or choose another --out")
     about = origin("cpu")
     trained = load_policy(run_dir, num_envs=episodes, device="cpu", checkpoint=checkpoint)
-    if not isinstance(flow_policy(trained.actor), FlowActor):
+    if not isinstance(acting_module(trained.actor), FlowActor):
         raise ConfigError(f"{run_dir} trained another policy than a FlowActor: there is no flow to distill")
     configs = {number: student_config(trained, Euler(number), directory) for number, directory in directories.items()}
     print(f"{trained.cfg.task}, {trained.checkpoint}", flush=True)
@@ -132,7 +132,7 @@ def student_config(teacher: TrainedPolicy, solver: Euler, directory: Path) -> Di
     node = {"_target_": f"{type(solver).__module__}.{type(solver).__qualname__}", "num_steps": solver.num_steps}
     cfg.actor.solver, cfg.run_dir = node, str(directory)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    built = flow_policy(build_agent(tree, teacher.env).actor).solver
+    built = acting_module(build_agent(tree, teacher.env).actor).solver
     if repr(built) != repr(solver):
         raise ConfigError(
             f"{cfg.actor._target_} ignores actor.solver and samples with {built}, so that no student could be loaded: "

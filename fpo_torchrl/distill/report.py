@@ -13,7 +13,7 @@ from fpo_torchrl.evaluation import EVALUATION_SEED, evaluate, show_return
 from fpo_torchrl.flow import Euler, ZeroNoise
 from fpo_torchrl.latency import latencies
 from fpo_torchrl.modules import FlowPolicy
-from fpo_torchrl.modules.chain import flow_policy, for_inference
+from fpo_torchrl.modules.chain import acting_module, for_inference
 from fpo_torchrl.plots import COLOURS, new_figure, tidy
 from fpo_torchrl.text import Table
 from fpo_torchrl.trained import TrainedPolicy
@@ -38,7 +38,7 @@ def compare(
     Args:
         students: by their number of Euler steps. data: observations. seed (int): of the episodes, the same for all.
     """
-    own = flow_policy(trained.actor).solver.without_noise()
+    own = acting_module(trained.actor).solver.without_noise()
     contenders = {(TEACHER, repr(own)): for_inference(trained.actor, solver=own)}
     for number in students:
         contenders[TEACHER, repr(Euler(number))] = for_inference(trained.actor, solver=Euler(number))
@@ -59,7 +59,7 @@ def compare(
             {
                 "policy": role,
                 "solver": solver,
-                "steps": flow_policy(policy).solver.num_steps,
+                "steps": acting_module(policy).solver.num_steps,
                 "latency": times[f"{role} {solver}"],
                 "action_error": action_error(trained.actor, policy, data),
                 "returns": returns,

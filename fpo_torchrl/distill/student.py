@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from fpo_torchrl.flow import Solver
-from fpo_torchrl.modules.chain import encode, flow_policy
+from fpo_torchrl.modules.chain import acting_module, encode
 
 ZERO_SHARE = 1 / 8
 """Share of a batch that starts from zero noise, which deterministic policies use and random draws hardly come near."""
@@ -40,7 +40,7 @@ def distill(
         num_updates (int): gradient steps. batch_size (int): observations of each. lr (float): Adam's first step size.
     """
     student = copy.deepcopy(teacher)
-    taught = flow_policy(student)
+    taught = acting_module(student)
     taught.solver = solver
     observations = encoded(teacher, data)
     optimizer = torch.optim.Adam(taught.velocity_net.parameters(), lr, fused=True)
@@ -67,7 +67,7 @@ def action_error(teacher: Any, student: Any, data: TensorDictBase) -> float:
 def encoded(policy: Any, data: TensorDictBase) -> list[Tensor]:
     """What the flow of ``policy`` reads of ``data``, ``[num, ...]`` each."""
     batch = encode(policy, data.copy()).reshape(-1)
-    return [batch.get(key) for key in flow_policy(policy).in_keys]
+    return [batch.get(key) for key in acting_module(policy).in_keys]
 
 
 def draw(observations: list[Tensor], size: int) -> list[Tensor]:
@@ -78,7 +78,7 @@ def draw(observations: list[Tensor], size: int) -> list[Tensor]:
 
 def squared_error(teacher: Any, student: Any, observations: list[Tensor]) -> Tensor:
     """Mean squared distance of both policies' actions from the same start noise, in halves of the action's range."""
-    flow, taught = flow_policy(teacher), flow_policy(student)
+    flow, taught = acting_module(teacher), acting_module(student)
     noise = torch.randn(len(observations[0]), flow.action_dim, device=flow.action_low.device)
     noise[: int(ZERO_SHARE * len(noise))] = 0
     with torch.no_grad():

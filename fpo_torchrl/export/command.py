@@ -18,7 +18,7 @@ from fpo_torchrl.evaluation import show_return
 from fpo_torchrl.files import intact, read_json
 from fpo_torchrl.flow import SOLVERS, FixedNoise, StartNoise, ZeroNoise
 from fpo_torchrl.modules import FlowPolicy
-from fpo_torchrl.modules.chain import flow_policy, is_flow
+from fpo_torchrl.modules.chain import acting_module, is_flow
 from fpo_torchrl.trained import TrainedPolicy, load_policy
 
 from .formats import FORMATS
@@ -57,7 +57,7 @@ def example_inputs(policy: TrainedPolicy, *, with_noise: bool) -> dict[str, Tens
     torch.manual_seed(0)
     batch = policy.env.rollout(NUM_STEPS, break_when_any_done=False).reshape(-1)
     inputs = {key if isinstance(key, str) else ".".join(key): batch[key] for key in policy.actor.in_keys}
-    return inputs | ({"noise": torch.randn(len(batch), flow_policy(policy.actor).action_dim)} if with_noise else {})
+    return inputs | ({"noise": torch.randn(len(batch), acting_module(policy.actor).action_dim)} if with_noise else {})
 
 
 def export_run(

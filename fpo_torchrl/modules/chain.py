@@ -17,7 +17,7 @@ from torchrl.modules import GRUModule, LSTMModule
 from fpo_torchrl.modules.sampler import FlowSampler
 
 
-def flow_policy(policy: Any) -> Any:
+def acting_module(policy: Any) -> Any:
     """The last module of ``policy``, where its flow is; ``policy`` itself if it is no ``TensorDictSequential``."""
     while isinstance(policy, TensorDictSequential):
         policy = links(policy)[-1]
@@ -26,7 +26,7 @@ def flow_policy(policy: Any) -> Any:
 
 def is_flow(policy: Any) -> bool:
     """Whether actions come from a flow, with or without modules before it; if not, from a Gaussian."""
-    return isinstance(flow_policy(policy), FlowSampler)
+    return isinstance(acting_module(policy), FlowSampler)
 
 
 def check_encoders(policy: Any) -> None:

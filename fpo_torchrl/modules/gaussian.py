@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchrl.modules import IndependentNormal, ProbabilisticActor, TanhNormal
 
 from fpo_torchrl.checks import check_choice
-from fpo_torchrl.modules.velocity import dense_layers, make_activation
+from fpo_torchrl.modules.perceptron import Perceptron
 
 
-class GaussianMLP(nn.Module):
+class GaussianMLP(Perceptron):
     """Perceptron from an observation to the location and scale of a Gaussian.
 
     Args:
@@ -24,7 +24,7 @@ class GaussianMLP(nn.Module):
         std: ``"observation"`` predicts it, softplus plus 0.001 as Brax does; ``"learned"`` is one trained
             vector; a number is held fixed.
         init_std (float): where ``"learned"`` starts.
-        activation, init: as in :class:`VelocityMLP`.
+        activation, init, autocast: as in :class:`VelocityMLP`; location and scale stay in the observation's precision.
         normalizer: applied to the observation first.
     """
 
@@ -39,25 +39,21 @@ class GaussianMLP(nn.Module):
         activation: str | Callable[[], nn.Module] = "silu",
         init: Literal["lecun_uniform", "torch"] = "lecun_uniform",
         normalizer: nn.Module | None = None,
+        autocast: Literal["bfloat16"] | None = None,
     ) -> None:
-        super().__init__()
         if not (isinstance(std, (int, float)) and std > 0):
             check_choice("std", std, ("observation", "learned"), other="a positive number")
+        sizes = [obs_dim, *hidden_sizes, action_dim * (2 if std == "observation" else 1)]
+        super().__init__(sizes, activation=activation, init=init, autocast=autocast)
         self.normalizer = normalizer
         self.std = std
-        self.activation = make_activation(activation)
-        self.layers = dense_layers([obs_dim, *hidden_sizes, action_dim * (2 if std == "observation" else 1)], init)
         if std != "observation":
             start = init_std if isinstance(std, str) else std
             self.log_std = nn.Parameter(torch.full((action_dim,), start).log(), requires_grad=std == "learned")
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale, each ``[*batch, action_dim]``."""
-        h = observation if self.normalizer is None else self.normalizer(observation)
-        *hidden, last = self.layers
-        for layer in hidden:
-            h = self.activation(layer(h))
-        h = last(h)
+        h = super().forward(observation if self.normalizer is None else self.normalizer(observation))
         if self.std == "observation":
             loc, scale = h.chunk(2, -1)
             return loc, nn.functional.softplus(scale) + 1e-3
@@ -77,13 +73,15 @@ def gaussian_actor(
     action_low: float | Tensor = -1.0,
     action_high: float | Tensor = 1.0,
     normalizer: nn.Module | None = None,
+    autocast: Literal["bfloat16"] | None = None,
 ) -> ProbabilisticActor:
     """Gaussian policy for TorchRL's ``ClipPPOLoss``, with the sizes of :class:`VelocityMLP`.
 
     Args:
         squash: ``"tanh"`` to the bounds, or ``"none"``, where the environment clips.
         action_low, action_high: bounds of the action for ``"tanh"``.
-        obs_dim, action_dim, hidden_sizes, std, init_std, activation, init, normalizer: as in :class:`GaussianMLP`.
+        obs_dim, action_dim, hidden_sizes, std, init_std, activation, init, normalizer, autocast: as in
+            :class:`GaussianMLP`.
     """
     check_choice("squash", squash, ("tanh", "none"))
     network = GaussianMLP(
@@ -95,6 +93,7 @@ def gaussian_actor(
         activation=activation,
         init=init,
         normalizer=normalizer,
+        autocast=autocast,
     )
     bounds = {"low": action_low, "high": action_high, "tanh_loc": False, "upscale": 1.0} if squash == "tanh" else {}
     return ProbabilisticActor(

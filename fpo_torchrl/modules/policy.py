@@ -10,7 +10,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from fpo_torchrl.flow import RandomNoise, Solver, StartNoise
-from fpo_torchrl.modules.chain import encode, flow_policy, for_inference
+from fpo_torchrl.modules.chain import acting_module, encode, for_inference
 from fpo_torchrl.modules.sampler import FlowSampler
 
 
@@ -56,7 +56,7 @@ class FlowPolicy(nn.Module):
                 f"the policy is recurrent: with each action it writes {carried} for the next one, so the action is no "
                 "function of one observation alone"
             )
-        solver = (solver or flow_policy(actor).solver).without_noise()
+        solver = (solver or acting_module(actor).solver).without_noise()
         self.actor = for_inference(actor, solver=solver)
         like = self.flow.action_low
         start = start_noise.sample((1, self.flow.action_dim), like=like).clone() if start_noise is not None else None
@@ -65,7 +65,7 @@ class FlowPolicy(nn.Module):
     @property
     def flow(self) -> FlowSampler:
         """The flow itself, without what comes before it."""
-        return flow_policy(self.actor)
+        return acting_module(self.actor)
 
     @property
     def in_keys(self) -> list[NestedKey]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fpo_torchrl.checks import check_choice
+from fpo_torchrl.modules.perceptron import Perceptron
 
 
 class CosSinTimeEmbedding(nn.Module):
@@ -63,51 +61,7 @@ class FourierTimeEmbedding(CosSinTimeEmbedding):
         self.frequencies.copy_(2 * math.pi * scale * torch.randn(num_features // 2))
 
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
-
-
-def make_activation(activation: str | Callable[[], nn.Module]) -> nn.Module:
-    """The activation of a name, or of a class of one's own."""
-    if not isinstance(activation, str):
-        return activation()
-    check_choice("activation", activation, ACTIVATIONS, other="a class")
-    return ACTIVATIONS[activation]()
-
-
-def lecun_uniform_(layer: nn.Linear) -> None:
-    """Initialise as Brax and the authors' MuJoCo code do: weights of variance ``1 / fan_in``, biases zero."""
-    bound = (3 / layer.in_features) ** 0.5
-    nn.init.uniform_(layer.weight, -bound, bound)
-    nn.init.zeros_(layer.bias)
-
-
-INITS: dict[str, Callable[[nn.Linear], None]] = {"lecun_uniform": lecun_uniform_, "torch": lambda layer: None}
-"""Initialisations: Brax's, and the one that torch gives a layer by itself (the authors' GridWorld code)."""
-
-
-def dense_layers(sizes: Sequence[int], init: str = "lecun_uniform") -> nn.ModuleList:
-    """Linear layers between consecutive ``sizes``."""
-    if min(sizes) < 1:
-        raise ValueError(f"hidden_sizes must be at least 1 each, got {list(sizes[1:-1])}")
-    check_choice("init", init, INITS)
-    layers = nn.ModuleList()
-    for num_in, num_out in pairwise(sizes):
-        layers.append(nn.Linear(num_in, num_out))
-        INITS[init](layers[-1])  # pyright: ignore[reportArgumentType]
-    return layers
-
-
-def precision(autocast: str | None, like: Tensor) -> AbstractContextManager:
-    """What a network's layers run in: their weights' precision, or with ``"bfloat16"`` torch's autocast to it."""
-    return nullcontext() if autocast is None else torch.autocast(like.device.type, torch.bfloat16)
-
-
-def check_autocast(autocast: str | None) -> None:
-    """Refuse a precision that is not there."""
-    check_choice("autocast", autocast, ("bfloat16", None))
-
-
-class VelocityMLP(nn.Module):
+class VelocityMLP(Perceptron):
     """Perceptron that predicts the velocity of the flow from observation, point on the path and time.
 
     The three inputs need not have the same leading dimensions, only broadcastable ones: the observation
@@ -148,15 +102,13 @@ class VelocityMLP(nn.Module):
         output_scale: float = 0.25,
         autocast: Literal["bfloat16"] | None = None,
     ) -> None:
-        super().__init__()
-        check_autocast(autocast)
-        self.autocast = autocast
+        time_embedding = time_embedding if time_embedding is not None else CosSinTimeEmbedding()
+        num_inputs = obs_dim + action_dim + time_embedding.num_features  # pyright: ignore[reportOperatorIssue]
+        sizes = [num_inputs, *hidden_sizes, action_dim]
+        super().__init__(sizes, activation=activation, init=init, autocast=autocast)
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.output_scale = output_scale
-        self.time_embedding = time_embedding if time_embedding is not None else CosSinTimeEmbedding()
-        num_inputs = obs_dim + action_dim + self.time_embedding.num_features  # pyright: ignore[reportOperatorIssue]
-        self.layers = dense_layers([num_inputs, *hidden_sizes, action_dim], init)
-        self.activation = make_activation(activation)
+        self.time_embedding = time_embedding
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
@@ -184,7 +136,7 @@ class VelocityMLP(nn.Module):
         enter = self._first_layer(observation)
 
         def field(x_t: Tensor, time: Tensor) -> Tensor:
-            with precision(self.autocast, x_t):
+            with self.precision(x_t):
                 h = enter(x_t, self.time_embedding(time))
                 for layer in self.layers[1:]:
                     h = layer(self.activation(h))
@@ -206,12 +158,12 @@ class VelocityMLP(nn.Module):
         sizes = [self.obs_dim, self.action_dim, self.time_embedding.num_features]
         of_observation, of_x_t, of_time = first.weight.split(sizes, dim=1)
         linear = nn.functional.linear
-        with precision(self.autocast, observation):
+        with self.precision(observation):
             share = linear(observation, of_observation, first.bias)
         return lambda x_t, time: linear(x_t, of_x_t) + (share + linear(time, of_time))
 
 
-class ValueMLP(nn.Module):
+class ValueMLP(Perceptron):
     """Perceptron from an observation to its value.
 
     Args:
@@ -236,18 +188,9 @@ class ValueMLP(nn.Module):
         normalizer: nn.Module | None = None,
         autocast: Literal["bfloat16"] | None = None,
     ) -> None:
-        super().__init__()
-        check_autocast(autocast)
-        self.autocast = autocast
+        super().__init__([obs_dim, *hidden_sizes, 1], activation=activation, init=init, autocast=autocast)
         self.normalizer = normalizer
-        self.layers = dense_layers([obs_dim, *hidden_sizes, 1], init)
-        self.activation = make_activation(activation)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Value ``[*batch, 1]`` of ``observation`` ``[*batch, obs_dim]``."""
-        h = observation if self.normalizer is None else self.normalizer(observation)
-        *hidden, last = self.layers
-        with precision(self.autocast, observation):
-            for layer in hidden:
-                h = self.activation(layer(h))
-            return last(h).to(observation.dtype)
+        return super().forward(observation if self.normalizer is None else self.normalizer(observation))

@@ -20,7 +20,7 @@ from fpo_torchrl.flow import (
 )
 from fpo_torchrl.functional import ACTION_REDUCTIONS
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import check_encoders, encode, flow_policy
+from fpo_torchrl.modules.chain import acting_module, check_encoders, encode
 
 
 class CFMLoss(LossModule):
@@ -76,7 +76,7 @@ class CFMLoss(LossModule):
         check_kinds("UniformTime()", TimeSampler, time_sampler=time_sampler)
         check_kinds("AntitheticPairs()", PairSampler, pairs=pairs)
         check_choice("action_reduction", action_reduction, ACTION_REDUCTIONS)
-        if not isinstance(flow_policy(actor_network), FlowActor):
+        if not isinstance(acting_module(actor_network), FlowActor):
             raise TypeError(
                 "CFMLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "
                 f"{type(actor_network).__name__}"
@@ -90,7 +90,7 @@ class CFMLoss(LossModule):
         self.pairs = pairs if pairs is not None else IndependentPairs()
         self.action_reduction = action_reduction
         self.reduction = reduction
-        self.set_keys(action=flow_policy(actor_network).action_key)
+        self.set_keys(action=acting_module(actor_network).action_key)
 
     @property
     def in_keys(self) -> list[NestedKey]:
@@ -110,7 +110,7 @@ class CFMLoss(LossModule):
                 f"{sorted(map(str, tensordict.keys(True, True)))}. Rename the entry, or set_keys(action=...)"
             )
         with self.actor_network_params.to_module(self.actor_network):
-            actor = flow_policy(self.actor_network)
+            actor = acting_module(self.actor_network)
             if action.shape[-1:] != (actor.action_dim,):
                 raise ValueError(
                     f"{self.tensor_keys.action!r} should have shape [*batch, {actor.action_dim}], got "

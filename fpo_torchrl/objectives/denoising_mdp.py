@@ -7,7 +7,7 @@ from typing import Any
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 
-from fpo_torchrl.modules.chain import flow_policy
+from fpo_torchrl.modules.chain import acting_module
 from fpo_torchrl.modules.denoising import DenoisingActor
 from fpo_torchrl.objectives.entries import stored
 from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms, by_either_name
@@ -53,7 +53,7 @@ class DenoisingMDPLoss(FlowPPOLoss):
         **ppo_settings: Any,
     ) -> None:
         actor_network, critic_network = by_either_name(actor_network, critic_network, actor, critic)
-        if actor_network is None or not hasattr(flow_policy(actor_network), "denoising_log_prob_key"):
+        if actor_network is None or not hasattr(acting_module(actor_network), "denoising_log_prob_key"):
             raise TypeError(
                 "DenoisingMDPLoss needs a DenoisingActor as actor_network, alone or at the end of a "
                 f"TensorDictSequential, got {type(actor_network).__name__}; for a FlowActor use FPOLoss"

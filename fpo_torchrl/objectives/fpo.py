@@ -12,7 +12,7 @@ from torch import Tensor
 from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.functional import fpo_log_ratio, straight_through_clamp
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import flow_policy
+from fpo_torchrl.modules.chain import acting_module
 from fpo_torchrl.objectives.entries import stored
 from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms, by_either_name
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
@@ -96,7 +96,7 @@ class FPOLoss(FlowPPOLoss):
     ) -> None:
         actor_network, critic_network = by_either_name(actor_network, critic_network, actor, critic)
         check_kinds("Clamp(high=3)", Clamp, cfm_loss_clamp=cfm_loss_clamp, log_ratio_clamp=log_ratio_clamp)
-        flow_actor = flow_policy(actor_network)
+        flow_actor = acting_module(actor_network)
         if actor_network is None or not hasattr(flow_actor, "cfm_loss_key"):
             raise TypeError(
                 "FPOLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "

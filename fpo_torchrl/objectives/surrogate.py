@@ -18,7 +18,7 @@ from torchrl.objectives.value import VTrace
 
 from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.functional import effective_sample_size
-from fpo_torchrl.modules.chain import check_encoders, encode, flow_policy
+from fpo_torchrl.modules.chain import acting_module, check_encoders, encode
 from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.objectives.entries import check_advantage, of_each_action
 from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
@@ -130,7 +130,7 @@ class FlowPPOLoss(PPOLoss):
     @property
     def flow_actor(self) -> Any:
         """The flow policy, which is ``actor_network`` or comes last in it."""
-        return flow_policy(self.actor_network)
+        return acting_module(self.actor_network)
 
     @property
     def clip_epsilon(self) -> float | tuple[float, float]:

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.flow import RandomSteps
 from fpo_torchrl.gradient import total_loss
-from fpo_torchrl.modules.chain import flow_policy
+from fpo_torchrl.modules.chain import acting_module
 from fpo_torchrl.seeds.generator import AgentGenerator, DrawnByAgent
 from fpo_torchrl.trainer import Trainer
 
@@ -114,7 +114,7 @@ def vmap_obstacle(trainer: Trainer) -> str | None:
         return "trainer.compile=true compiles the loss of a single agent"
     if trainer.critic_warmup_frames:
         return f"trainer.critic_warmup_frames={trainer.critic_warmup_frames} changes what a single agent descends"
-    if isinstance(getattr(flow_policy(trainer.actor), "solver", None), RandomSteps):
+    if isinstance(getattr(acting_module(trainer.actor), "solver", None), RandomSteps):
         return "actor.solver draws its own number of steps for each agent"
     return None
 

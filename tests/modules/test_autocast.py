@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import tiny
 import torch
 
 from fpo_torchrl import FlowActor, ValueMLP, VelocityMLP
 from fpo_torchrl.evaluation import evaluate
+from fpo_torchrl.modules.gaussian import GaussianMLP
 
 AUTOCAST = ("actor.velocity_net.autocast=bfloat16", "critic.autocast=bfloat16")
 
 
-@pytest.mark.parametrize(
-    ("make", "inputs"),
-    [(VelocityMLP, (torch.randn(64, 1, 3), torch.randn(64, 8, 2), torch.rand(64, 8, 1))), (ValueMLP, None)],
-)
+BATCH = (torch.randn(64, 3),)
+NETWORKS = [
+    (partial(VelocityMLP, 3, 2), (torch.randn(64, 1, 3), torch.randn(64, 8, 2), torch.rand(64, 8, 1))),
+    (partial(ValueMLP, 3), BATCH),
+    (partial(GaussianMLP, 3, 2), BATCH),
+]
+
+
+@pytest.mark.parametrize(("make", "inputs"), NETWORKS)
 def test_networks_answer_in_float32_with_the_rounding_of_bfloat16(make, inputs):
-    inputs = inputs if inputs is not None else (torch.randn(64, 3),)
-    sizes = {"obs_dim": 3} | ({"action_dim": 2} if make is VelocityMLP else {})
-    exact, rounded = make(**sizes), make(**sizes, autocast="bfloat16")
+    exact, rounded = make(), make(autocast="bfloat16")
     rounded.load_state_dict(exact.state_dict())
-    expected, found = exact(*inputs), rounded(*inputs)
+    expected, found = (torch.cat(out) if isinstance(out := net(*inputs), tuple) else out for net in (exact, rounded))
     assert found.dtype == torch.float32
     error = (found - expected).abs().max() / expected.abs().max()
     assert 1e-4 < error < 0.05  # bfloat16 has eight bits
@@ -48,7 +54,7 @@ def test_a_probe_is_solved():
     assert evaluate(trainer.actor, trainer.env, noise="random").mean > 0.98  # of 1; acting at random earns about 0.4
 
 
-@pytest.mark.parametrize("make", [lambda **kwargs: VelocityMLP(3, 2, **kwargs), lambda **kwargs: ValueMLP(3, **kwargs)])
-def test_other_precisions_are_refused(make):
+@pytest.mark.parametrize(("make", "inputs"), NETWORKS)
+def test_other_precisions_are_refused(make, inputs):
     with pytest.raises(ValueError, match="autocast must be one of bfloat16, None, got 'float16'"):
         make(autocast="float16")
