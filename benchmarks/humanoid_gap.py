@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from fpo_torchrl.files import read_json, write_json, write_whole
-from fpo_torchrl.provenance import origin
+from fpo_torchrl.provenance import origin, read_provenance
 from fpo_torchrl.report.statistics import Estimate, estimate
+from fpo_torchrl.report.tables import show
+from fpo_torchrl.text import Table
 
 GOALS = {
     "full": ("full", ""),
@@ -29,22 +31,33 @@ MEASURES = {"success_zero": 2, "success_random": 2, "alive_s_zero": 2, "mpjpe_lo
 """What is compared, with the decimals shown: that in ``measures.json``, and the final evaluation's return."""
 
 
-def read_cells(results: Path) -> dict[tuple[str, str], dict[int, dict[str, float]]]:
-    """The measures of every stored run by goal and policy, then by seed."""
+def read_cells(results: Path) -> tuple[dict[tuple[str, str], dict[int, dict[str, float]]], list[str]]:
+    """The measures of every stored run by goal and policy, then by seed; and the runs that did not finish.
+
+    One that diverged has no success, and no other measure; one that failed in another way has none.
+    """
     cells: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+    unfinished = []
     for goal, (suite, ending) in GOALS.items():
         for policy in POLICIES:
             runs = sorted((results / f"humanoid_{suite}" / "humanoid-planar" / f"{policy}{ending}").glob("seed*"))
-            of_seed = {
-                int(run.name.removeprefix("seed")): {
-                    **read_json(run / "measures.json"),
-                    "return_zero": read_json(run / "evaluation.json")["zero"]["mean"],
-                }
-                for run in runs
-            }
-            if of_seed:
-                cells[goal, policy] = of_seed
-    return cells
+            for run in runs:
+                status = read_provenance(run).get("status")
+                if status != "finished":
+                    unfinished.append(f"{run.relative_to(results)} {status}")
+                if (measures := measures_of(run, status)) is not None:
+                    cells.setdefault((goal, policy), {})[int(run.name.removeprefix("seed"))] = measures
+    return cells, unfinished
+
+
+def measures_of(run: Path, status: str | None) -> dict[str, float] | None:
+    """What is compared of a run that ended as ``status`` says; None if there is nothing."""
+    if status == "diverged":
+        return {"success_zero": 0.0, "success_random": 0.0}
+    if status != "finished":
+        return None
+    final = {"return_zero": read_json(run / "evaluation.json")["zero"]["mean"]}
+    return {**read_json(run / "measures.json"), **final}
 
 
 def difference(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -69,31 +82,26 @@ def gaps_of(values: dict[tuple[str, str], np.ndarray]) -> dict[str, Estimate]:
 
 def table(cells: dict[tuple[str, str], np.ndarray], gaps: dict[str, Estimate], decimals: int) -> str:
     """One measure in Markdown: a row for each goal."""
-    lines = ["| goal | " + " | ".join(POLICIES) + " | FPO minus PPO |", "|---" * (len(POLICIES) + 2) + "|"]
+    rows = []
     for goal in GOALS:
         of_goal = [cells.get((goal, policy)) for policy in POLICIES]
         shown = [
             "" if found is None else f"{found.mean():.{decimals}f} ({', '.join(f'{it:.{decimals}f}' for it in found)})"
             for found in of_goal
         ]
-        lines.append(f"| {goal} | {' | '.join(shown)} | {show(gaps.get(goal), decimals)} |")
-    lines.append(f"| growth from full to root |{' |' * len(POLICIES)} {show(gaps.get('growth'), decimals)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([goal, *shown, gap(gaps.get(goal), decimals)])
+    rows.append(["growth from full to root", *[""] * len(POLICIES), gap(gaps.get("growth"), decimals)])
+    return Table(["goal", *POLICIES, "FPO minus PPO"], rows).markdown()
+
+
+def gap(found: Estimate | None, decimals: int) -> str:
+    """A gap with its interval, which a single seed has not; nothing for none."""
+    return show(found, decimals, sign="+") if found is not None else ""
 
 
 def numbers(found: Estimate) -> list[float | None]:
     """Value and bounds for a JSON file, which has no NaN."""
     return [None if np.isnan(it) else float(it) for it in (found.value, found.low, found.high)]
-
-
-def show(found: Estimate | None, decimals: int) -> str:
-    """An estimate with its interval, which a single seed has not; nothing for none."""
-    if found is None:
-        return ""
-    value, low, high = (
-        f"{round(float(it), decimals) + 0.0:+.{decimals}f}" for it in (found.value, found.low, found.high)
-    )
-    return value if np.isnan(found.low) else f"{value} [{low}, {high}]"
 
 
 def main() -> None:
@@ -102,12 +110,15 @@ def main() -> None:
         "--results", type=Path, default=Path(__file__).with_name("results"), help="default: %(default)s"
     )
     results = parser.parse_args().results
-    cells = read_cells(results)
+    cells, unfinished = read_cells(results)
     if not cells:
         parser.error(f"{results} has no runs of humanoid_full, humanoid_root_hands or humanoid_root")
     report, text = {**origin("cpu"), "measures": {}}, ""
     for measure, decimals in MEASURES.items():
-        values = {cell: np.array([runs[seed][measure] for seed in sorted(runs)]) for cell, runs in cells.items()}
+        of_runs = {
+            cell: [of[measure] for _, of in sorted(runs.items()) if measure in of] for cell, runs in cells.items()
+        }
+        values = {cell: np.array(found) for cell, found in of_runs.items() if found}
         gaps = gaps_of(values)
         report["measures"][measure] = {
             "cells": {f"{goal} {policy}": found.tolist() for (goal, policy), found in values.items()},
@@ -117,7 +128,8 @@ def main() -> None:
     num_runs = sum(map(len, cells.values()))
     header = (
         f"# FPO and a Gaussian from part of the goal\n\n`python benchmarks/humanoid_gap.py`, {num_runs} runs: mean "
-        "over seeds, in parentheses the seeds; gaps with 95 % bootstrap intervals.\n\n"
+        "over seeds, in parentheses the seeds; gaps with 95 % bootstrap intervals."
+        f"{''.join(f' Not finished: {run}.' for run in unfinished)}\n\n"
     )
     write_json(results / "humanoid_gap.json", report)
     write_whole(results / "humanoid_gap.md", header + text.rstrip() + "\n")

@@ -17,9 +17,12 @@ of other machines add up, and the report on it is SUITE/report.md.
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 import shutil
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,16 +30,17 @@ import torch
 from omegaconf import OmegaConf
 from suites import SUITES
 
+from fpo_torchrl.auto_resume import other_settings
 from fpo_torchrl.cli import EXIT_INTERRUPTED, EXIT_PREEMPTED, friendly_errors, quoted
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import locked, write_json
-from fpo_torchrl.hold import LOCK
+from fpo_torchrl.files import PARTIAL, write_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.command import report
+from fpo_torchrl.settings import load_run_config
 from fpo_torchrl.sweep.manifest import composer
-from fpo_torchrl.sweep.workers import Workers, claim_of, log_of
+from fpo_torchrl.sweep.workers import Workers, log_of
 
-STORED = ("config.yaml", "metrics.csv", "evaluation.json", "provenance.json", "measures.json")
+STORED = ("config.yaml", "metrics.csv", "evaluation.json", "measures.json", "provenance.json")
 ENDED = ("finished", "diverged")
 """The states of a run that are not run again."""
 
@@ -84,53 +88,58 @@ class Benchmark:
     def run(self, job: Job) -> str:
         """Start, resume or skip a run until it has ended, and store it; returns its status, or how it failed."""
         directory = self.work / job.path
-        directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory / LOCK):
-            pass  # waits for a run that a killed benchmark left behind
-        with locked(claim_of(directory)):
-            if self.is_stored(job):
-                return read_provenance(self.out / job.path)["status"]
-            code = 0
-            if read_provenance(directory).get("status") not in ENDED:
-                code = self.workers.train([*job.overrides(), *self.common, "render=false"], directory)
-            status = read_provenance(directory).get("status")
-            if status == "finished" and (measure := SUITES[job.suite].measure) is not None:
-                with self.measuring:
-                    write_json(directory / "measures.json", measure(directory))
-            if status is not None and code not in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
-                store(directory, self.out / job.path)
+        overrides = [*job.overrides(), *self.common, "render=false"]
+        code = self.workers.train_or_wait(
+            overrides, directory, has_ended=lambda: read_provenance(directory).get("status") in ENDED
+        )
+        status = read_provenance(directory).get("status")
+        if status == "finished" and (measure := SUITES[job.suite].measure) is not None:
+            with self.measuring:
+                write_json(directory / "measures.json", measure(directory))
+        if status is not None and code not in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
+            store(directory, self.out / job.path)
         return status if status in ENDED else f"failed with exit code {code}: {log_of(directory)}"
 
 
-def check_stored(jobs: list[Job], out: Path, common: list[str]) -> None:
-    """Refuse jobs of which a run of another length is stored.
+def check_same(jobs: list[Job], directories: Sequence[Path], common: list[str]) -> None:
+    """Refuse jobs of which a run of another length, or on other motions, is in one of ``directories``.
+
+    Of motions it is compared whether there are any: their path is another one on each machine. Other settings that
+    differ, as where a preset has changed since, are warned of.
 
     Raises:
         ConfigError: naming the first of them.
     """
     with composer() as composed:
-        for job in jobs:
-            path = out / job.path / "config.yaml"
-            if not path.is_file():
+        for job, directory in itertools.product(jobs, directories):
+            path = directory / job.path
+            if not (path / "config.yaml").is_file():
                 continue
-            stored, asked = OmegaConf.load(path)["total_frames"], composed([*job.overrides(), *common]).total_frames
-            if stored != asked:
+            saved, asked = load_run_config(path), composed([*job.overrides(), *common])
+            for cfg in (saved, asked):
+                if OmegaConf.select(cfg, "env.motions") is not None:
+                    cfg.env.motions = "given"
+            different = other_settings(saved, asked)
+            what = ", ".join(f"{name}={old} (not {new})" for name, (old, new) in different.items())
+            if {"total_frames", "env.motions"} & different.keys():
                 raise ConfigError(
-                    f"{out / job.path} is stored with total_frames={stored}, and {asked} are asked for: give --frames "
-                    f"{stored}, or other directories with --work and --out"
+                    f"{path} was made with {what}: give its --frames and --motions, or other directories with --work "
+                    "and --out"
                 )
+            if different:
+                print(f"warning: {path} was made with {what}", flush=True)
 
 
 def store(directory: Path, target: Path) -> None:
-    """Copy what a run left, without its checkpoints and pictures, whole or not at all."""
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    """Copy what a run left, without its checkpoints and pictures; the file that says how it ended comes last."""
+    target.mkdir(parents=True, exist_ok=True)
     for name in STORED:
         if (directory / name).is_file():
-            shutil.copy(directory / name, partial / name)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+            partial = target / f"{name}{PARTIAL}"
+            shutil.copy(directory / name, partial)
+            os.replace(partial, target / name)
+        else:
+            (target / name).unlink(missing_ok=True)
 
 
 def select(arguments: argparse.Namespace) -> list[Job]:
@@ -203,7 +212,7 @@ def main() -> None:
     waiting = [job for job in jobs if not benchmark.is_stored(job)]
     print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them are stored already", flush=True)
     with friendly_errors():
-        check_stored(jobs, arguments.out, common)
+        check_same(jobs, [arguments.out, arguments.work], common)
         statuses = workers.run_all(waiting, benchmark.run)
         for name in dict.fromkeys(job.suite for job in jobs):
             report_suite(name, arguments.out)

@@ -179,12 +179,12 @@ def evaluate(
             NaN without.
     """
     policy, exploration = evaluation_policy(actor, noise, solver)
-    env.set_seed(seed)
     num_envs = env.batch_size.numel()
     returns = torch.zeros(num_envs, dtype=torch.float64)
     running = torch.ones(num_envs, dtype=torch.bool)
     acting, step, spread = 0.0, 0, ActionSpread(actor, solver, env.action_key)
     with isolated_rng(seed), set_exploration_type(exploration):
+        env.set_seed(seed)
         tensordict = env.reset()
         if on_step is not None:
             on_step(0)

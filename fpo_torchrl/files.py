@@ -63,7 +63,10 @@ def take(file: TextIO, operation: int) -> bool:
 
 def is_still(path: Path, file: TextIO) -> bool:
     """Whether ``path`` is the open file, and not removed or another one by now."""
-    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_held(path: Path) -> bool:
@@ -72,10 +75,11 @@ def is_held(path: Path) -> bool:
     Raises:
         NoLocksError: on a file system without ``flock``.
     """
-    if not path.exists():
+    try:
+        with path.open() as file:
+            return not take(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
-    with path.open() as file:
-        return not take(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def make_directory(path: Path) -> None:

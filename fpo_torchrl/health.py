@@ -125,7 +125,10 @@ def noise_gap(rows: Rows) -> Finding | None:
         return None
     zero, random = pairs[-1]
     scale = max(abs(value) for pair in pairs for value in pair)
-    if any(abs(one - other) <= 0.5 * scale for one, other in pairs) or abs(random - pairs[0][1]) > 0.1 * scale:
+    if (
+        any(abs(of_zero - of_random) <= 0.5 * scale for of_zero, of_random in pairs)
+        or abs(random - pairs[0][1]) > 0.1 * scale
+    ):
         return None
     meaning, advice = (
         ("The spread of the actions costs much of the return", "a longer run, or a smaller loss.prior_coeff")

@@ -15,7 +15,7 @@ from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.collecting import is_restorable
 from fpo_torchrl.config import check_components, check_run
 from fpo_torchrl.errors import ConfigError, NonFiniteError, WorkersError
-from fpo_torchrl.evaluation import EVALUATION_SEED, Evaluation, evaluate, evaluation_table, try_to_record
+from fpo_torchrl.evaluation import EVALUATION_SEED, Evaluation, evaluate, evaluation_table, isolated_rng, try_to_record
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.follow import lead
 from fpo_torchrl.health import Finding, Watch
@@ -232,8 +232,10 @@ class Run:
 
     def evaluate(self, noise: str, num_episodes: int) -> Evaluation:
         """Evaluate the current policy on fresh episodes; ``NonFiniteError`` if their returns are no numbers."""
-        env = self.make_env(num_envs=num_episodes)
-        evaluation = evaluate(self.agent.actor, env, noise=noise, seed=self.cfg.seed + EVALUATION_SEED)
+        seed = self.cfg.seed + EVALUATION_SEED
+        with isolated_rng(seed):  # an environment may seed torch, or draw, when it is built
+            env = self.make_env(num_envs=num_episodes)
+        evaluation = evaluate(self.agent.actor, env, noise=noise, seed=seed)
         if not math.isfinite(evaluation.mean):
             raise NonFiniteError(
                 f"{self.cfg.task}: an evaluation's return is {evaluation.mean}. Look for a reward that is not finite"

@@ -44,7 +44,9 @@ def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         tree: the resolved config as plain values.
     """
-    return completed({key: value for key, value in (RUN_DEFAULTS | dict(tree)).items() if key not in BOOKKEEPING})
+    # The discounts by task tell a run nothing beside its own, advantage.gamma; other tasks' come and go with versions.
+    left_out = {*BOOKKEEPING, "task_gamma"}
+    return completed({key: value for key, value in (RUN_DEFAULTS | dict(tree)).items() if key not in left_out})
 
 
 def completed(tree: Any, group: str = "") -> Any:

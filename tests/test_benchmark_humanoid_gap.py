@@ -20,6 +20,7 @@ def store(results: Path, goal: str, policy: str, scores: list[float]) -> None:
         names = ("success_zero", "success_random", "alive_s_zero", "mpjpe_local_all_mm_zero")
         (run / "measures.json").write_text(json.dumps(dict.fromkeys(names, score)))
         (run / "evaluation.json").write_text(json.dumps({"zero": {"mean": 10 * score}}))
+        (run / "provenance.json").write_text(json.dumps({"status": "finished"}))
 
 
 @pytest.fixture
@@ -68,3 +69,18 @@ def test_no_runs(tmp_path):
     done = subprocess.run([*COMMAND, "--results", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 2
     assert "has no runs of humanoid_full" in done.stderr
+
+
+def test_a_diverged_run_has_no_success_and_is_named(tmp_path, gap):
+    store(tmp_path, "full", "fpo", [0.5, 0.7, 0.6])
+    store(tmp_path, "full", "ppo", [0.4, 0.4, 0.4])
+    runs = tmp_path / "humanoid_full" / "humanoid-planar" / "fpo"
+    for seed, status in ((1, "diverged"), (2, "interrupted")):
+        (runs / f"seed{seed}" / "provenance.json").write_text(json.dumps({"status": status}))
+        (runs / f"seed{seed}" / "measures.json").unlink()
+        (runs / f"seed{seed}" / "evaluation.json").unlink()
+    measures, text = gap()
+    assert measures["success_zero"]["cells"]["full fpo"] == [0.5, 0.0]
+    assert measures["alive_s_zero"]["cells"]["full fpo"] == [0.5]
+    assert "Not finished: humanoid_full/humanoid-planar/fpo/seed1 diverged." in text
+    assert "seed2 interrupted." in text

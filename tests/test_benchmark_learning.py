@@ -7,12 +7,14 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import tiny
 
+from fpo_torchrl.files import locked
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.sweep import workers
@@ -120,10 +122,13 @@ class TestKilled:
         longer = tiny.start(run_benchmark, story[1], None, "--frames", "999")
         longer.join(100)
         assert longer.exitcode == 2
-        assert (
-            "is stored with total_frames=384, and 999 are asked for: give --frames 384"
-            in (story[1] / "log").read_text()
-        )
+        assert "was made with total_frames=384 (not 999): give its --frames" in (story[1] / "log").read_text()
+
+    def test_nor_is_a_run_that_was_made_and_not_stored_here(self, story, tmp_path):
+        before = tiny.start(run_benchmark, story[1], None, "--out", str(tmp_path), "--frames", "999")
+        before.join(100)
+        assert before.exitcode == 2
+        assert not list(tmp_path.rglob("*.json"))
 
 
 class TestOneJob:
@@ -169,11 +174,47 @@ class TestOneJob:
 
     def test_a_finished_run_that_was_not_stored_is_stored(self, benchmark, monkeypatch):
         self.ends("finished", 0)(None, [], benchmark.work / self.JOB.path)
-        (benchmark.out / self.JOB.path).with_suffix(".partial").mkdir(parents=True)  # killed while it stored
+        self.ends("running", -9)(None, [], benchmark.out / self.JOB.path)
+        (benchmark.out / self.JOB.path / "evaluation.json.partial").write_text("{")  # killed while it stored
+        (benchmark.out / self.JOB.path / "evaluation.json").write_text("{}")  # which this one does not have
         monkeypatch.setattr(Workers, "train", None)
         assert benchmark.run(self.JOB) == "finished"
         assert json.loads((benchmark.out / self.JOB.path / "measures.json").read_text()) == {"answer": 42.0}
-        assert not list(benchmark.out.rglob("*.partial"))
+        assert read_provenance(benchmark.out / self.JOB.path) == {"status": "finished"}
+        assert not (benchmark.out / self.JOB.path / "evaluation.json").exists()
+
+    def test_a_kill_while_storing_leaves_it_to_be_done_again(self, benchmark, monkeypatch):
+        """Whatever file is the last to be copied, a run without all of them is none that has ended."""
+        self.ends("finished", 0)(None, [], benchmark.work / self.JOB.path)
+        (benchmark.work / self.JOB.path / "measures.json").write_text("{}")
+        complete = {"config.yaml", "measures.json", "provenance.json"}
+        replace, target = os.replace, benchmark.out / self.JOB.path
+        for allowed in range(len(complete)):
+            left = [allowed]
+
+            def replace_some(*paths, left=left):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                replace(*paths)
+
+            monkeypatch.setattr(os, "replace", replace_some)
+            with pytest.raises(KeyboardInterrupt):
+                learning.store(benchmark.work / self.JOB.path, target)
+            assert not benchmark.is_stored(self.JOB)
+        monkeypatch.setattr(os, "replace", replace)
+        learning.store(benchmark.work / self.JOB.path, target)
+        assert benchmark.is_stored(self.JOB)
+
+    def test_a_signal_ends_the_wait_for_another_process(self, benchmark, monkeypatch):
+        """Where a killed benchmark left its run behind, which nobody tells to stop."""
+        directory = benchmark.work / self.JOB.path
+        directory.mkdir(parents=True)
+        threading.Timer(0.5, lambda: setattr(benchmark.workers.stop, "received", signal.SIGTERM)).start()
+        started = time.monotonic()
+        with locked(directory / ".lock"):
+            assert benchmark.run(self.JOB).startswith("failed with exit code 75")
+        assert 0.4 < time.monotonic() - started < 5
 
     def test_a_wrong_setting_leaves_nothing_to_store(self, benchmark, monkeypatch):
         monkeypatch.setattr(Workers, "train", lambda *arguments: 2)

@@ -32,7 +32,7 @@ def test_the_command_scores_each_motion_and_films_all_runs(run_dir, tmp_path, mo
     monkeypatch.setattr(sys, "argv", ["fpo-humanoid", str(run_dir), str(run_dir), *arguments, "stroll_mirrored"])
     humanoid.main()
     written = json.loads(output.read_text())
-    assert written["goal_ambiguity"]["root_gap_m"] == pytest.approx(0, abs=1e-6)
+    assert written[str(run_dir)]["goal_ambiguity"]["root_gap_m"] == pytest.approx(0, abs=1e-6)
     for noise in ("zero", "random"):
         assert list(written[str(run_dir)][noise]["clips"]) == ["stroll", "stroll_mirrored"]
         assert written[str(run_dir)][noise]["mean"]["success"] == 0  # it has hardly learnt

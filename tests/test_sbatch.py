@@ -59,7 +59,7 @@ class TestScript:
         slurm.submit([str(tmp_path), "experiment=bandit", "--dry-run", f"--time={time}", "--sbatch=--comment=a#1"])
         lines = (tmp_path / "job.sh").read_text().splitlines()
         assert f"#SBATCH --time={time}" in lines
-        assert "#SBATCH --comment=a#1" in lines
+        assert "#SBATCH '--comment=a#1'" in lines  # else sbatch would read a, and a comment
 
     def test_without_slurm_it_says_so(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("PATH", "")

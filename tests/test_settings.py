@@ -35,6 +35,13 @@ def test_run_level_settings_of_a_later_version_are_as_by_default():
     assert [*differences(comparable({"seed": 3}), comparable({"seed": 4}))] == [("seed", 3, 4)]
 
 
+def test_discounts_by_task_are_no_difference_but_the_runs_own_is():
+    """A preset that gains a task would make every finished run of the others another one."""
+    before = {"task_gamma": {"PointMass": 0.9}, "advantage": {"gamma": 0.9}}
+    after = {"task_gamma": {"PointMass": 0.9, "FishSwim": 0.95}, "advantage": {"gamma": 0.95}}
+    assert [*differences(comparable(before), comparable(after))] == [("advantage.gamma", 0.9, 0.95)]
+
+
 def test_a_setting_of_one_side_is_a_difference():
     assert [*differences({"env": {"x": 1}}, {"env": {"y": None}})] == [
         ("env.x", 1, "(absent)"),

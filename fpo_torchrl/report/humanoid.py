@@ -159,10 +159,10 @@ def _scores(runs: Sequence[Path], noises: Sequence[str], episodes: int, motions:
             scores = score_run(run, noise=noise, episodes=episodes, motions=motions)
             print(f"{run}, {noise} start noise\n{tracking_table(scores)}")
             report.setdefault(str(run), {})[noise] = scores.as_dict()
-    library = tracking_env(load_policy(runs[0], device="cpu"), 1, motions).motion_library
-    if library.has_mirrors:
-        report["goal_ambiguity"] = ambiguity = goal_ambiguity(library)
-        print(f"goal ambiguity: {', '.join(f'{name} {value:.3f}' for name, value in ambiguity.items())}")
+        library = tracking_env(load_policy(run, device="cpu"), 1, motions).motion_library
+        if library.has_mirrors:
+            report[str(run)]["goal_ambiguity"] = ambiguity = goal_ambiguity(library)
+            print(f"goal ambiguity: {', '.join(f'{name} {value:.3f}' for name, value in ambiguity.items())}")
     return report
 
 

@@ -36,7 +36,10 @@ def mean(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def iqm(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Interquartile mean: the mean of all tasks' runs without the lowest and the highest quarter of them."""
+    """Interquartile mean: the mean of all tasks' runs without the lowest and the highest quarter of them.
+
+    A quarter is rounded down: of three runs none is left out.
+    """
     return stats.trim_mean(np.concatenate(samples, axis), 0.25, axis=axis)
 
 

@@ -18,12 +18,17 @@ from .runs import Results, RunRecord
 from .statistics import Estimate, estimate, iqm, mean, probability_of_improvement
 
 
-def show(found: Estimate, decimals: int) -> str:
-    """An estimate with its interval, where there is one."""
-    value = f"{float(found.value):.{decimals}f}"
-    if math.isnan(float(found.low)):
-        return value
-    return f"{value} [{float(found.low):.{decimals}f}, {float(found.high):.{decimals}f}]"
+def show(found: Estimate, decimals: int, *, sign: str = "") -> str:
+    """An estimate with its interval, where there is one; with ``sign="+"`` positive numbers have one too.
+
+    >>> show(Estimate(-0.001, -0.5, 0.25), 2, sign="+"), show(Estimate(3.0, float("nan"), float("nan")), 0)
+    ('+0.00 [-0.50, +0.25]', '3')
+    """
+    # Adding 0 makes a 0 of a -0.
+    value, low, high = (
+        f"{round(float(it), decimals) + 0.0:{sign}.{decimals}f}" for it in (found.value, found.low, found.high)
+    )
+    return value if math.isnan(float(found.low)) else f"{value} [{low}, {high}]"
 
 
 def main_table(results: Results) -> Table:

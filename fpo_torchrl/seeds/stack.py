@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,30 +28,6 @@ class Member:
     generator: AgentGenerator
 
 
-class Policy(nn.Module):
-    """A trainer's policy, to be called with weights of several."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        super().__init__()
-        self.actor = trainer.actor
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The policy's answer."""
-        return self.actor(tensordict)
-
-
-class TotalLoss(nn.Module):
-    """A trainer's loss, to be called with weights of several."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        super().__init__()
-        self.loss = trainer.loss
-
-    def forward(self, minibatch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
-        """The sum of the losses, and what the loss reports."""
-        return total_loss(self.loss, minibatch)
-
-
 class Stack:
     """Policy and losses of several agents in one call each, by ``torch.vmap`` over their stacked weights.
 
@@ -68,20 +44,19 @@ class Stack:
     def __init__(self, members: Sequence[Member]) -> None:
         if (obstacle := vmap_obstacle(members[0].trainer)) is not None:
             raise ConfigError(f"{obstacle}: it needs vmap=false")
-        losses = [TotalLoss(member.trainer) for member in members]
-        self._policy, self._total_loss = Policy(members[0].trainer), losses[0]
-        owned = zip(*([tensor for _, tensor in named_tensors(loss)] for loss in losses), strict=True)
+        self._actor, self._loss = members[0].trainer.actor, members[0].trainer.loss
+        owned = zip(*([tensor for _, tensor in named_tensors(it.trainer.loss)] for it in members), strict=True)
         self._owned = {id(first): (first, *others) for first, *others in owned}
         self._stacked = {key: stack_in_place(tensors) for key, tensors in self._owned.items()}
         self._draws = DrawnByAgent([member.generator for member in members])
 
     def act(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The policies' answers to ``tensordict`` ``[agents, num_envs]``."""
-        return self._mapped(self._policy, tensordict)
+        return self._mapped(self._actor, lambda actor, tensordict: actor(tensordict), tensordict)
 
     def backward(self, minibatches: Sequence[TensorDictBase]) -> list[TensorDictBase]:
         """What each agent's loss reports of its minibatch, with the gradient in the ``grad`` of its weights."""
-        total, losses = self._mapped(self._total_loss, torch.stack([*minibatches]))
+        total, losses = self._mapped(self._loss, total_loss, torch.stack([*minibatches]))
         trained = {key: stacked for key, stacked in self._stacked.items() if stacked.requires_grad}
         gradients = torch.autograd.grad(total.sum(), [*trained.values()], allow_unused=True)
         for key, gradient in zip(trained, gradients, strict=True):
@@ -90,12 +65,12 @@ class Stack:
                 weight.grad = None if gradient is None else gradient[index].contiguous()
         return [*losses.unbind(0)]
 
-    def _mapped(self, module: nn.Module, data: TensorDictBase) -> Any:
-        """``module(data)`` of every agent."""
+    def _mapped(self, module: nn.Module, compute: Callable[..., Any], data: TensorDictBase) -> Any:
+        """``compute(module, data)`` of every agent; ``compute`` does nothing to the module but call it."""
         weights = {name: self._stacked[id(tensor)] for name, tensor in named_tensors(module)}
 
         def call(weights: dict[str, Tensor], data: TensorDictBase) -> Any:
-            return functional_call(module, weights, (data,), tie_weights=False)
+            return compute(lambda inputs: functional_call(module, weights, (inputs,), tie_weights=False), data)
 
         try:
             with self._draws:
@@ -132,4 +107,4 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for prefix, submodule in module.named_modules():
         for name, tensor in itertools.chain(submodule._parameters.items(), submodule._buffers.items()):
             if tensor is not None:
-                yield f"{prefix}.{name}", tensor
+                yield f"{prefix}.{name}".removeprefix("."), tensor

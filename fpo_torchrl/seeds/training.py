@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -38,8 +38,9 @@ def train_together(members: Sequence[Member]) -> Iterator[Results]:
     """Train all agents at once, policy and losses by ``torch.vmap`` over their stacked weights.
 
     Each does what it would do alone, up to the rounding of batched matrix products: environments, random numbers,
-    minibatches, norm limits and optimiser are its own. The seconds in the metrics are those of all agents. An agent
-    that diverges, or has its frames, takes no further part.
+    minibatches, norm limits and optimiser are its own. The seconds in the metrics are an agent's share of those of
+    all, so that they add up as those of :func:`train_in_turn` do. An agent that diverges, or has its frames, takes no
+    further part.
 
     Args:
         members: agents with the same settings but for their seeds.
@@ -47,7 +48,7 @@ def train_together(members: Sequence[Member]) -> Iterator[Results]:
     Raises:
         ConfigError: for a policy, loss or trainer that cannot be mapped.
     """
-    stacks = StackCache()
+    stacks = lru_cache(maxsize=1)(Stack)  # another one is built when an agent is gone
     running = [member for member in members if not _is_done(member)]
     for member in running:
         with member.generator:
@@ -58,7 +59,8 @@ def train_together(members: Sequence[Member]) -> Iterator[Results]:
         batches = _collect(stacks, carried)
         collected = time.perf_counter()
         answers = _learn(stacks, batches)
-        times = {"collect_s": collected - started, "update_s": time.perf_counter() - collected}
+        updated = time.perf_counter()
+        times = {"collect_s": (collected - started) / len(running), "update_s": (updated - collected) / len(running)}
         results = {
             member: member.trainer.report(batches[member], answer, **times) if isinstance(answer, dict) else answer
             for member, answer in answers.items()
@@ -68,27 +70,13 @@ def train_together(members: Sequence[Member]) -> Iterator[Results]:
         carried = {member: carried[member] for member in running}
 
 
-class StackCache:
-    """The stack of the agents that were asked for last; another one is built when one of them is gone."""
-
-    def __init__(self) -> None:
-        self._members: list[Member] = []
-        self._stack: Stack | None = None
-
-    def __call__(self, members: list[Member]) -> Stack:
-        """The stack of ``members``."""
-        if self._stack is None or self._members != members:
-            self._members, self._stack = members, Stack(members)
-        return self._stack
-
-
 def _is_done(member: Member) -> bool:
     return member.trainer.frames >= member.trainer.total_frames
 
 
 @torch.no_grad()
 def _collect(
-    stacks: StackCache, carried: dict[Member, TensorDictBase]
+    stacks: Callable[[tuple[Member, ...]], Stack], carried: dict[Member, TensorDictBase]
 ) -> dict[Member, TensorDictBase | NonFiniteError]:
     """The next batch ``[num_envs, time]`` of every agent, or the error of its environment; moves ``carried`` on."""
     steps: dict[Member, list[TensorDictBase]] = {member: [] for member in carried}
@@ -100,9 +88,10 @@ def _collect(
             if not acting:
                 break
             seen = torch.stack([carried[member].select(*trainer.actor.in_keys) for member in acting])
-            for member, acted in zip(acting, stacks(acting).act(seen).unbind(0), strict=True):
+            for member, acted in zip(acting, stacks(tuple(acting)).act(seen).unbind(0), strict=True):
                 try:
-                    step, carried[member] = member.trainer.env.step_and_maybe_reset(carried[member].update(acted))
+                    with member.generator:  # an environment may draw from torch's own
+                        step, carried[member] = member.trainer.env.step_and_maybe_reset(carried[member].update(acted))
                 except NonFiniteError as error:
                     broken[member] = error
                 else:
@@ -111,7 +100,9 @@ def _collect(
     return {**batches, **broken}
 
 
-def _learn(stacks: StackCache, batches: dict[Member, TensorDictBase | NonFiniteError]) -> dict[Member, Any]:
+def _learn(
+    stacks: Callable[[tuple[Member, ...]], Stack], batches: dict[Member, TensorDictBase | NonFiniteError]
+) -> dict[Member, Any]:
     """The metrics of every agent's update, or the error that ended it."""
     results: dict[Member, Any] = {member: batch for member, batch in batches.items() if isinstance(batch, Exception)}
     updates = {m: m.trainer.minibatches(batch) for m, batch in batches.items() if not isinstance(batch, Exception)}
@@ -123,7 +114,7 @@ def _learn(stacks: StackCache, batches: dict[Member, TensorDictBase | NonFiniteE
         updates = {member: update for member, update in updates.items() if member not in results}
         if not updates:
             break
-        losses = stacks([*updates]).backward([minibatches[member] for member in updates])
+        losses = stacks(tuple(updates)).backward([minibatches[member] for member in updates])
         for member, reported in zip(updates, losses, strict=True):
             with member.generator:
                 member.trainer.step(reported)

@@ -158,15 +158,15 @@ def search(arguments: list[str]) -> int:
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ConfigError(f"--{name} {getattr(given, name)} is out of range: it must be at least 1")
     try:
-        from fpo_torchrl.sweep.search import Search, SearchSpace
+        from fpo_torchrl.sweep.search import Search, SearchSpace, is_search, saved_search
     except ImportError as error:
         raise ConfigError(f"fpo-sweep search needs a package ({error}): pip install fpo-torchrl[sweep]") from error
-    seeds = tuple(range(given.seeds or NUM_SEEDS))
-    found = Search(
-        given.directory, SearchSpace(tuple(given.overrides), seeds) if given.overrides else None, storage=given.storage
+    before = (
+        saved_search(given.directory)[0] if is_search(given.directory) else SearchSpace((), tuple(range(NUM_SEEDS)))
     )
-    if given.seeds is not None and seeds != found.space.seeds:
-        raise ConfigError(f"--seeds {given.seeds}: {given.directory} holds a search over the seeds {found.space.seeds}")
+    overrides = tuple(given.overrides) or before.overrides
+    seeds = before.seeds if given.seeds is None else tuple(range(given.seeds))
+    found = Search(given.directory, SearchSpace(overrides, seeds), storage=given.storage)
     found.run(given.trials)
     print(found.summary())
     return 0

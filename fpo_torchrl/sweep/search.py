@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import time
 import uuid
 import warnings
 from collections import Counter
@@ -52,7 +51,8 @@ class Search:
     """An Optuna study in a directory, with the runs of its trials beside it.
 
     The objective is the mean over seeds of the final return. A trial that is stopped or killed is put back with the
-    same values, and so goes on from its checkpoints; one with a run that diverged or failed is recorded as failed.
+    same values, and so goes on from its checkpoints. One with a run that diverged counts as pruned, from which the
+    sampler learns; one with a run that failed in another way is recorded as failed, which tells the sampler nothing.
 
     Args:
         directory: of the search; runs, study and tables are in it.
@@ -75,7 +75,7 @@ class Search:
     ) -> None:
         self.sweep = Sweep(directory)
         self.directory = directory
-        if not (directory / FILE).is_file():
+        if not is_search(directory):
             self._check_new(space)
         database = opened(storage) if storage is not None else None
         self.space, study_name = self._same_search(space)
@@ -104,18 +104,13 @@ class Search:
 
     def _same_search(self, space: SearchSpace | None) -> tuple[SearchSpace, str]:
         """What is searched and the study's name, drawn once: searches of one name may share a database."""
-        path = self.directory / FILE
-        if space is not None and not path.is_file():
+        if space is not None and not is_search(self.directory):
             make_directory(self.directory)
             with locked(self.directory / LOCK):  # of processes that begin together, the first decides
-                if not path.is_file():
+                if not is_search(self.directory):
                     name = f"{self.directory.resolve().name}-{uuid.uuid4().hex[:8]}"
-                    write_json(path, {"study_name": name, **asdict(space)})
-        remedy = "put a copy of it back; without it, the same command begins another study"
-        with intact(path, remedy):
-            saved = read_json(path, remedy)
-            name = saved.pop("study_name", self.directory.resolve().name)  # its name before it was drawn
-            before = SearchSpace(**{field: tuple(value) for field, value in saved.items()})
+                    write_json(self.directory / FILE, {"study_name": name, **asdict(space)})
+        before, name = saved_search(self.directory)
         if space is not None and space != before:
             raise ConfigError(
                 f"{self.directory} holds a search for {' '.join(before.overrides)} over the seeds {before.seeds}: "
@@ -191,11 +186,12 @@ class Search:
         elif behind:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._fail(trial, "; ".join(errors))
+            diverged = any(has_diverged(run_dir) for run_dir in run_dirs)
+            self._fail(trial, "; ".join(errors), TrialState.PRUNED if diverged else TrialState.FAIL)
 
-    def _fail(self, trial: Trial, error: str) -> None:
+    def _fail(self, trial: Trial, error: str, state: TrialState = TrialState.FAIL) -> None:
         trial.set_user_attr("error", error)
-        self.study.tell(trial, state=TrialState.FAIL)
+        self.study.tell(trial, state=state)
 
     def _error(self, entry: Entry) -> str | None:
         """Why a run is not done; None if it is."""
@@ -207,13 +203,12 @@ class Search:
     def _train(self, entry: Entry) -> str:
         """Train one run, or wait for another trial of the same values that does."""
         run_dir = self.sweep.run_dir(entry)
-        while self.workers.stop.received is None:
-            if state_of(run_dir, entry.total_frames) == "done":
-                return "done"
-            if has_diverged(run_dir) or self.workers.train_alone(entry.overrides, run_dir) is not None:
-                return self._error(entry) or "done"
-            time.sleep(1)
-        return "stopped"
+
+        def has_ended() -> bool:
+            return has_diverged(run_dir) or state_of(run_dir, entry.total_frames) == "done"
+
+        self.workers.train_or_wait(entry.overrides, run_dir, has_ended=has_ended)
+        return self._error(entry) or "done"
 
     def summary(self) -> str:
         """How many trials ended how, and the best of them."""
@@ -245,3 +240,21 @@ class Search:
                 figure = np.ravel(plot(self.study))[0].figure
             figure.savefig(self.directory / f"{name}.png", bbox_inches="tight")
             plt.close(figure)
+
+
+def is_search(directory: Path) -> bool:
+    """Whether a directory holds a search."""
+    return (directory / FILE).is_file()
+
+
+def saved_search(directory: Path) -> tuple[SearchSpace, str]:
+    """What is searched in a directory, and the study's name.
+
+    Raises:
+        DamagedFileError: if the file that says so cannot be read.
+    """
+    path, remedy = directory / FILE, "put a copy of it back; without it, the same command begins another study"
+    with intact(path, remedy):
+        saved = read_json(path, remedy)
+        name = saved.pop("study_name", directory.resolve().name)  # its name before it was drawn
+        return SearchSpace(**{field: tuple(value) for field, value in saved.items()}), name

@@ -40,7 +40,7 @@ def script(
         f"--array={','.join(map(str, indices))}",
         "--requeue",
         "--open-mode=append",
-        f"--output={shlex.quote(f'{directory}/slurm/%A_%a.log')}",
+        f"--output={directory}/slurm/%A_%a.log",
         f"--signal=B:USR1@{signal_s}",
         *([f"--time={time_limit}"] if time_limit is not None else []),
     ]
@@ -48,7 +48,9 @@ def script(
     return "\n".join(
         [
             "#!/bin/bash",
-            *(f"#SBATCH {option}" for option in [*own, *options]),
+            *(
+                f"#SBATCH {shlex.quote(option)}" for option in [*own, *options]
+            ),  # sbatch takes them apart as a shell does
             'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
             f'exec {shlex.join(command)} "$SLURM_ARRAY_TASK_ID"',
             "",
@@ -57,9 +59,10 @@ def script(
 
 
 def job_name(sweep: Sweep) -> str:
-    """The name of the sweep's jobs, by which they are found in the queue."""
+    """The name of the sweep's jobs, by which they are found in the queue, where a comma would end it."""
     directory = str(sweep.directory.resolve())
-    return f"fpo-{Path(directory).name}-{hashlib.sha256(directory.encode()).hexdigest()[:6]}"
+    name = re.sub(r"[^\w.-]", "-", Path(directory).name)
+    return f"fpo-{name}-{hashlib.sha256(directory.encode()).hexdigest()[:6]}"
 
 
 def queued(sweep: Sweep) -> set[int]:

@@ -58,6 +58,16 @@ class Workers:
         except InUseError:
             return None
 
+    def train_or_wait(self, overrides: Sequence[str], run_dir: Path, *, has_ended: Callable[[], bool]) -> int:
+        """:meth:`train_alone`, as soon as no other process looks after the run; the exit code, 0 once it has ended."""
+        while not has_ended():
+            if self.stop.received is not None:
+                return EXIT_PREEMPTED
+            if (code := self.train_alone(overrides, run_dir)) is not None:
+                return code
+            time.sleep(1)
+        return 0
+
     def train(self, overrides: Sequence[str], run_dir: Path) -> int:
         """``fpo-train`` until the run has ended, from its newest checkpoint if there is one; returns the exit code.
 
@@ -132,10 +142,11 @@ def state_of(run_dir: Path, total_frames: int) -> str:
     A run that was stopped or killed is waiting for someone to go on with it; so is one that was killed before it began,
     which leaves no error in its log.
     """
+    held = is_held(run_dir / LOCK) or is_held(claim_of(run_dir))  # first: a run says how it ended, then lets go
     found = account_of(run_dir)
     if found.get("status") == "finished" and is_finished(run_dir, total_frames):
         return "done"
-    if is_held(run_dir / LOCK) or is_held(claim_of(run_dir)):
+    if held:
         return "running"
     stopped = str(found.get("error")).startswith(("Preempted", "KeyboardInterrupt"))
     crashed = found.get("status") == "interrupted" and not stopped

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import pytest
 import tiny
 import torch
+from torchrl.envs import Compose, TransformedEnv
 
 from fpo_torchrl.errors import ConfigError, NonFiniteError
+from fpo_torchrl.seeds import training
 from fpo_torchrl.seeds.generator import AgentGenerator
 from fpo_torchrl.seeds.stack import Member
 from fpo_torchrl.seeds.training import train_in_turn, train_together
@@ -76,6 +79,34 @@ def test_together_each_is_the_lone_run_up_to_rounding(task, device):
             assert found == pytest.approx(expected, abs=1e-4, rel=1e-4)
         moved = (weights(member.trainer) - weights(make_trainer(seed, *overrides))).abs().max()
         assert moved > 0.01  # far beyond the tolerance
+
+
+class DrawsFromTorch(TransformedEnv):
+    """An environment that draws from torch's random numbers in each step."""
+
+    def _step(self, tensordict):
+        stepped = super()._step(tensordict)
+        return stepped.set("reward", stepped["reward"] + torch.randn(()))
+
+
+def test_together_each_environment_draws_from_its_agents_random_numbers():
+    overrides = (*TASKS["gridworld"], *SMOOTH)
+    rewards = {}
+    for name, seeds in {"alone": (1,), "together": (0, 1)}.items():
+        members = make_members(*overrides, seeds=seeds)
+        for member in members:
+            member.trainer.env = DrawsFromTorch(member.trainer.env, Compose())
+        rewards[name] = [result[members[-1]]["reward"] for result in train_together(members)]
+    assert rewards["together"] == pytest.approx(rewards["alone"], abs=1e-5)
+
+
+def test_the_seconds_are_each_agents_share(monkeypatch):
+    """Added up over agents they are those of the whole, as in turn."""
+    clock = itertools.count()
+    members = make_members(*TASKS["gridworld"], *SMOOTH)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    first = next(iter(train_together(members)))
+    assert [(row["collect_s"], row["update_s"]) for row in first.values()] == [(0.5, 0.5)] * 2
 
 
 @pytest.mark.parametrize(
