@@ -26,21 +26,16 @@ class MetricsCSV:
     the rows too, so that whatever happened to the file, a resumed run has every one of them.
 
     Args:
-        path: the file. keep: go on below the rows that it has; else they are gone with the next row.
-
-    Raises:
-        ConfigError: if the file is damaged and its rows are to be kept.
+        path: the file. What it has is gone with the next row, unless it is taken over with :meth:`read`.
     """
 
-    def __init__(self, path: str | Path, *, keep: bool = True) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.rows: list[dict[str, float]] = []
         self.columns: list[str] = []
-        if keep and self.path.exists():
-            self.read()
 
     def read(self) -> None:
-        """Take over the rows of the file."""
+        """Take over the rows of the file; ``ConfigError`` if it is damaged."""
         self.rows = read_metrics(self.path)
         self.columns = list(dict.fromkeys(name for row in self.rows for name in row))
 

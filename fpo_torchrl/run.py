@@ -56,7 +56,7 @@ class Run:
         self.stop = StopOnSignal(self.run_dir)
         self.eval_interval = cfg.eval_interval_frames or max(1, cfg.total_frames // 10)
         self.checkpoint_interval = cfg.checkpoint_interval_frames or self.eval_interval
-        self.metrics = MetricsCSV(self.run_dir / "metrics.csv", keep=False)
+        self.metrics = MetricsCSV(self.run_dir / "metrics.csv")
         self.logger: LoggedOnce | None = None
         self.make_env = partial(env_maker(cfg, spread_episodes=False), device=cfg.device, seed=0)
         self.processes = Processes()

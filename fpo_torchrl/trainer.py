@@ -137,9 +137,12 @@ class Trainer:
     def start(self) -> Any:
         """Build the collector, which resets the environment, or continues it after :meth:`load_state_dict`."""
         if self._collector is None:
-            here = partial(make_collector, compile=self.compile and has_graphs(self.env.device))
-            start = here if self.workers is None else partial(self.workers.start, frames=self.frames)
-            self._collector = start(self.env, self.actor, self.frames_per_batch // self.processes.size)
+            device, num_frames = self.env.device, self.frames_per_batch // self.processes.size
+            if self.workers is None:
+                compile = self.compile and has_graphs(device)
+                self._collector = make_collector(self.env, self.actor, num_frames, compile=compile)
+            else:
+                self._collector = self.workers.start(self.actor, num_frames, device=device, frames=self.frames)
         return self._collector
 
     def close(self) -> None:

@@ -31,6 +31,12 @@ def written(path):
     return path
 
 
+def reopened(path) -> MetricsCSV:
+    log = MetricsCSV(path)
+    log.read()
+    return log
+
+
 def test_a_row_is_on_disk_at_once_and_floats_come_back_exactly(written):
     assert lines(written) == [["frames", "return"], ["10", repr(10 / 3)], ["20", repr(20 / 3)], ["30", "10"]]
     assert read_metrics(written)[1] == {"frames": 20.0, "return": 20 / 3}
@@ -43,7 +49,7 @@ def test_nan_is_an_empty_cell(path):
 
 
 def test_a_new_column_widens_the_header_and_keeps_the_rows(written):
-    log = MetricsCSV(written)
+    log = reopened(written)
     log.log({"frames": 40, "eval": 5.0, "return": 1.0})
     log.log({"frames": 50, "return": 2.0})
     assert lines(written)[0] == ["frames", "return", "eval"]
@@ -51,7 +57,7 @@ def test_a_new_column_widens_the_header_and_keeps_the_rows(written):
 
 
 def test_truncate_drops_the_rows_after_a_checkpoint(written):
-    log = MetricsCSV(written)
+    log = reopened(written)
     log.truncate(20)
     log.log({"frames": 30, "return": -1.0})
     assert [row["frames"] for row in read_metrics(written)] == [10, 20, 30]
@@ -63,7 +69,7 @@ def test_a_last_line_cut_short_is_dropped_and_does_not_spoil_the_next(written, c
     text = written.read_text().replace("\r\n", "\n")
     written.write_text(text[:-cut])
     assert [row["frames"] for row in read_metrics(written)] == [10, 20]
-    log = MetricsCSV(written)
+    log = reopened(written)
     log.truncate(100)
     log.log({"frames": 30, "return": 7.0})
     assert [(row["frames"], row["return"]) for row in read_metrics(written)] == [(10, 10 / 3), (20, 20 / 3), (30, 7.0)]
@@ -71,7 +77,7 @@ def test_a_last_line_cut_short_is_dropped_and_does_not_spoil_the_next(written, c
 
 def test_an_empty_file_is_no_obstacle(path):
     path.write_text("")
-    log = MetricsCSV(path)
+    log = reopened(path)
     log.truncate(0)
     log.log({"frames": 1})
     assert read_metrics(path) == [{"frames": 1.0}]

@@ -53,12 +53,12 @@ class RemoteWorkers(ABC):
             )
         self.make_env, self.num_envs, self.seed, self.num_workers = make_env, num_envs, seed, num_workers
 
-    def start(self, env: EnvBase, policy: Any, frames_per_batch: int, *, frames: int) -> RemoteBatches:
+    def start(self, policy: Any, frames_per_batch: int, *, device: torch.device | None, frames: int) -> RemoteBatches:
         """Start them.
 
         Args:
-            env: not used but for its device, where batches go. policy: whose weights the workers get.
-            frames_per_batch: of all workers together. frames: where the run is, from which their random numbers follow.
+            policy: whose weights the workers get. frames_per_batch: of all workers together. device: where batches go.
+            frames: where the run is, from which their random numbers follow.
 
         Raises:
             ConfigError, WorkersNotStartedError: as :meth:`check`; the second also if they do not start.
@@ -75,7 +75,7 @@ class RemoteWorkers(ABC):
                 collector_kwargs=[{**PLAIN, "postproc": Numbered(worker)} for worker in range(self.num_workers)],
                 sync=True,
             )
-        return RemoteBatches(collector, policy, env.device)
+        return RemoteBatches(collector, policy, device)
 
     @abstractmethod
     def check(self) -> None:
