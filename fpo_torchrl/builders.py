@@ -28,6 +28,8 @@ from fpo_torchrl.modules.masking import MaskedObservation
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
 
+_SIZES = ("obs_dim", "action_dim")
+
 
 def build(node: Any, path: str = "", **context: Any) -> Any:
     """Build the object that a config node describes.
@@ -39,7 +41,7 @@ def build(node: Any, path: str = "", **context: Any) -> Any:
     Args:
         node: mapping, sequence or plain value.
         path: the node's place in the config, for error messages.
-        context: values offered by parameter name.
+        context: values offered by parameter name; of them the entries are offered ``obs_dim`` and ``action_dim`` alone.
 
     Raises:
         ConfigError: if the target is unknown or refuses its arguments.
@@ -57,7 +59,8 @@ def build(node: Any, path: str = "", **context: Any) -> Any:
         target = get_object(node["_target_"])
     except Exception as error:
         raise ConfigError(f"{path}._target_={node['_target_']!r} is not an importable Python name: {error}") from error
-    own = {str(k): build(v, f"{path}.{k}", **context) for k, v in node.items() if k != "_target_"}
+    sizes = {name: context[name] for name in _SIZES if name in context}  # a normaliser or bounds are for this one alone
+    own = {str(k): build(v, f"{path}.{k}", **sizes) for k, v in node.items() if k != "_target_"}
     parameters = signature(target)
     offered = {name: value for name, value in context.items() if name in parameters and own.get(name) is None}
     unknown = set(own) - set(parameters)

@@ -101,7 +101,7 @@ def describe(
 ) -> dict[str, float]:
     """Mean reward of a batch ``[num_envs, time]``, spread of its raw advantages and of its actions, and saturation.
 
-    That is the share of the actions' entries within a thousandth of its range of a bound.
+    That is the share of the actions' entries within a thousandth of its range of a bound, none without two bounds.
     """
     action: Tensor = batch.get(action_key)
     values = {"reward": batch["next", "reward"].float().mean()}
@@ -111,5 +111,7 @@ def describe(
     if isinstance(action_spec, Bounded):
         low, high = (bound.unsqueeze(1) for bound in (action_spec.low, action_spec.high))
         margin = 1e-3 * (high - low)
-        values["action_saturation"] = ((action <= low + margin) | (action >= high - margin)).float().mean()
+        saturated = (action <= low + margin) | (action >= high - margin)
+        is_bounded = torch.maximum(low.abs(), high.abs()) < torch.finfo(low.dtype).max / 2  # TorchRL's sign of no bound
+        values["action_saturation"] = (saturated & is_bounded).float().mean()
     return dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True))

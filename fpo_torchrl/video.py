@@ -17,7 +17,9 @@ def write_gif(pictures: Sequence[np.ndarray], path: str | Path, *, duration_s: f
     # One palette and no dithering: what stands still does not change, and takes no space.
     palette = Image.fromarray(np.concatenate(pictures[:: max(1, len(pictures) // 4)])).quantize(255)
     first, *rest = (Image.fromarray(it).quantize(palette=palette, dither=Image.Dither.NONE) for it in pictures)
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 * duration_s), loop=0)
+    ends = np.round(100 * duration_s * np.arange(len(pictures) + 1))  # a GIF counts in hundredths of a second
+    shown_ms = (10 * np.diff(ends)).astype(int).tolist()
+    first.save(path, save_all=True, append_images=rest, duration=shown_ms, loop=0)
 
 
 def write_mp4(pictures: Sequence[np.ndarray], path: str | Path, *, duration_s: float) -> None:

@@ -188,3 +188,18 @@ class TestEnvironmentsThatDoNotFit:
 def test_settings_that_would_fail_only_at_the_first_update(override, message):
     with pytest.raises(ConfigError, match=message):
         tiny.make_trainer(*tiny.CARTPOLE, override)
+
+
+def test_a_normalizer_and_bounds_are_for_the_policy_and_not_for_its_network():
+    """Which would normalise what the policy has normalised already, and the ratio stays 1."""
+    node = {"_target_": f"{__name__}.Offered", "inner": {"_target_": f"{__name__}.Offered"}}
+    outer = build(node, obs_dim=3, normalizer="running", action_low=-2.0)
+    assert (outer.obs_dim, outer.normalizer, outer.action_low) == (3, "running", -2.0)
+    assert (outer.inner.obs_dim, outer.inner.normalizer, outer.inner.action_low) == (3, None, None)
+
+
+class Offered:
+    """Takes whatever it is offered."""
+
+    def __init__(self, obs_dim: int, normalizer=None, action_low=None, inner=None) -> None:
+        self.obs_dim, self.normalizer, self.action_low, self.inner = obs_dim, normalizer, action_low, inner

@@ -182,6 +182,10 @@ def test_a_setting_without_a_value_is_named(tmp_path):
         (["task=FingerSpin", "advantage.gamma=0.5"], 0.5),
         (["task=FingerSpin", "experiment=fpo_playground"], 0.95),
         (["task=CheetahRun", "experiment=ppo"], 0.995),
+        (["task=playground/ReacherEasy"], 0.95),
+        (["task=playground/BallInCup", "experiment=fpo_paper"], 0.95),
+        (["task=cshape", "experiment=gridworld"], 0.95),
+        (["task=two_walls", "experiment=gridworld"], 0.9),
     ],
 )
 def test_a_task_has_the_discount_that_the_preset_gives_it(overrides, gamma):

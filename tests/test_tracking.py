@@ -96,6 +96,10 @@ class TestDescribe:
 
     def test_actions_without_bounds_are_never_saturated(self):
         assert "action_saturation" not in describe(self.batch([[1.0], [2.0]]), Unbounded((1, 1)))
+        largest = torch.finfo().max
+        for low, high in [(0.0, math.inf), (0.0, largest), (-largest, largest)]:  # the last as TorchRL has no bound
+            spec = Bounded(torch.full((1, 1), low), torch.full((1, 1), high), (1, 1))
+            assert describe(self.batch([[1.0], [2.0]]), spec)["action_saturation"] == 0
 
     def test_the_trainer_reports_them(self):
         (first, *_) = tiny.make_trainer(*tiny.CARTPOLE)

@@ -47,3 +47,15 @@ def test_an_mp4_without_an_encoder_is_refused_before_any_work(tmp_path, monkeypa
 def test_another_ending_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"--video=.*film.avi must end in .gif or .mp4"):
         video_file("--video", tmp_path / "film.avi")
+
+
+def test_a_gif_lasts_as_long_as_what_it_shows(tmp_path):
+    """It counts in hundredths of a second, of which 1/30 s is no multiple."""
+    pictures = [np.full((4, 4, 3), 8 * i, dtype=np.uint8) for i in range(30)]
+    write_video(pictures, tmp_path / "film.gif", duration_s=1 / 30)
+    with Image.open(tmp_path / "film.gif") as film:
+        shown_ms = 0
+        for number in range(film.n_frames):
+            film.seek(number)
+            shown_ms += film.info["duration"]
+    assert shown_ms == 1000

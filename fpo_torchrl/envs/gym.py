@@ -53,7 +53,7 @@ def make_gym_env(
     vector_env = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
     draws = "rgb_array" in vector_env.metadata.get("render_modes", ())
     if num_envs == 1 and draws and "render_mode" not in kwargs:  # one copy may be there to be looked at
-        with contextlib.suppress(TypeError):  # of a constructor that does not know the mode
+        with contextlib.suppress(Exception):  # whatever keeps it from drawing: nobody asked for pictures yet
             make = partial(_make, env_id, max_episode_steps, {**kwargs, "render_mode": "rgb_array"})
             drawn = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)
             vector_env.close()
@@ -79,6 +79,9 @@ class GymnasiumEnv(GymWrapper):
         max_episode_steps (int): steps after which an episode is truncated; None leaves that to ``env``.
         seed (int): each copy's own seed is derived from it, so that two seeds share no copy.
         spread_episodes (bool): see :class:`BatchedEnv`.
+
+    Raises:
+        ValueError: for another autoreset mode.
     """
 
     def __init__(
@@ -90,6 +93,11 @@ class GymnasiumEnv(GymWrapper):
         spread_episodes: bool = True,
         **kwargs: Any,
     ) -> None:
+        if (mode := env.metadata.get("autoreset_mode")) is not AutoresetMode.DISABLED:
+            raise ValueError(
+                f"the vector environment must be made with autoreset_mode=AutoresetMode.DISABLED, got {mode}: another "
+                "hides the last observation of an episode"
+            )
         super().__init__(env, **kwargs)
         self.num_envs: int = env.num_envs
         self.max_episode_steps = max_episode_steps
@@ -146,7 +154,9 @@ class GymnasiumEnv(GymWrapper):
 def _make(env_id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -> gymnasium.Env:
     try:
         env = gymnasium.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
-    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv, ModuleNotFoundError) as error:
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ImportError(f"Gymnasium's {env_id!r} needs a package that is not installed: {error}") from error
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:  # an unknown id, or none at all
         close = closest(env_id, gymnasium.registry, 3)
         raise ValueError(
             f"Gymnasium cannot find {env_id!r}: {error} "
@@ -154,8 +164,6 @@ def _make(env_id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) ->
             + "Ids look like 'Pendulum-v1' or 'package:MyEnv-v0', and the package that registers one must be "
             "installed, or a module in the directory of the command or on PYTHONPATH."
         ) from error
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise ImportError(f"Gymnasium's {env_id!r} needs a package that is not installed: {error}") from error
     return _flat_observation(_unit_action(env, env_id), env_id)
 
 
@@ -169,7 +177,8 @@ def _unit_action(env: gymnasium.Env, env_id: str) -> gymnasium.Env:
 
     def rescale(action: np.ndarray) -> np.ndarray:
         scaled = center + half * np.clip(action, -1, 1).reshape(space.shape)
-        return np.clip(scaled.astype(space.dtype), low, high)
+        whole = np.rint(scaled) if np.issubdtype(space.dtype, np.integer) else scaled
+        return np.clip(whole.astype(space.dtype), low, high)
 
     unit = gymnasium.spaces.Box(-1.0, 1.0, (int(np.prod(space.shape)),), np.float32)
     return TransformAction(env, rescale, unit)

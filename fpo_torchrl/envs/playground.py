@@ -121,6 +121,7 @@ class PlaygroundEnv(BatchedEnv):
             spread_episodes=spread_episodes,
         )
         self.env = env
+        self.control_dt = float(getattr(env, "dt", 0.1)) * repeat
         self._programs = programs
         self._jax_device = jax_device(self.device, "playground")
         self._used = num_envs  # of the states drawn ahead

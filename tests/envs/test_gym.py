@@ -8,9 +8,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torchrl.envs import check_env_specs
 
-from fpo_torchrl.envs.gym import make_gym_env
+from fpo_torchrl.envs.gym import GymnasiumEnv, make_gym_env
 
 
 class Stub(gymnasium.Env):
@@ -168,6 +169,18 @@ class TestRender:
         gymnasium.registry.pop("FpoOld-v0")
         assert env.reset()["observation"].shape == (1, 3)
 
+    def test_one_that_cannot_open_a_display_is_called_without(self):
+        class Headless(Drawn):
+            def __init__(self, render_mode=None):
+                if render_mode is not None:
+                    raise gymnasium.error.DependencyNotInstalled("no display")
+                super().__init__()
+
+        gymnasium.register("FpoHeadless-v0", entry_point=Headless, max_episode_steps=4)
+        env = make_gym_env("FpoHeadless-v0")
+        gymnasium.registry.pop("FpoHeadless-v0")
+        assert env.reset()["observation"].shape == (1, 3)
+
     def test_a_mode_of_ones_own_is_kept(self):
         assert make_gym_env("FpoDrawn-v0", render_mode="human")._env.envs[0].render_mode == "human"
 
@@ -188,6 +201,30 @@ def test_unknown_ids_get_a_suggestion():
         make_gym_env("Pendulm-v1")
     with pytest.raises(ValueError, match=r"cannot find 'no_such_package:Foo-v0': No module.*or a module in the dir"):
         make_gym_env("no_such_package:Foo-v0")
+    with pytest.raises(ValueError, match=r"cannot find 'Pendulum v1': Malformed environment ID"):
+        make_gym_env("Pendulum v1")
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_a_vector_environment_that_hides_final_observations_is_refused(mode):
+    with pytest.raises(ValueError, match=r"must be made with autoreset_mode=AutoresetMode\.DISABLED, got"):
+        GymnasiumEnv(SyncVectorEnv([Stub], autoreset_mode=mode))
+
+
+def test_whole_numbers_are_rounded():
+    class Whole(Stub):
+        """Its action is one of 0 to 255."""
+
+        action_space = gymnasium.spaces.Box(0, 255, (1, 2), np.uint8)
+        observation_space = gymnasium.spaces.Dict(
+            action=gymnasium.spaces.Box(0, 255, (1, 2), np.uint8), count=Stub.observation_space["count"]
+        )
+
+    gymnasium.register("FpoWhole-v0", entry_point=Whole, max_episode_steps=4)
+    env = make_gym_env("FpoWhole-v0")
+    gymnasium.registry.pop("FpoWhole-v0")
+    action = torch.tensor([[0.999, -0.999]])  # 254.87 and 0.13
+    assert env.step(env.reset().set("action", action))["next", "observation"][0, :2].tolist() == [255, 0]
 
 
 def test_missing_dependencies_are_named():

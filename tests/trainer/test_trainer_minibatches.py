@@ -191,3 +191,13 @@ class TestWhatTheLossSees:
         trainer = trainer_on(probe, num_epochs=1, **settings)
         trainer.learn(batch(trainer))
         assert [m.numel() for m in trainer.loss.seen] == [15, 9]
+
+
+def test_marks_of_what_does_not_count_stay_with_the_transitions():
+    """TorchRL's GAE(shifted=True) and its collectors write them, and the loss leaves out what they mark."""
+    trainer = trainer_on(ProbeEnv("both", num_envs=NUM_ENVS), num_epochs=1)
+    batch = next(iter(trainer.start()))
+    valid = torch.rand(*batch.shape, 1) > 0.3
+    batch["shifted_valid"], batch["collector", "mask"] = valid, valid.squeeze(-1)
+    seen = torch.cat([*trainer.minibatches(batch)])
+    assert seen["shifted_valid"].sum() == seen["collector", "mask"].sum() == valid.sum()

@@ -124,8 +124,8 @@ class HumanoidEnv(BatchedEnv):
             seed=seed,
             spread_episodes=spread_episodes,
         )
-        bound = torch.full(self.action_spec.shape, 1 / action_unit, device=self.device)
-        self.action_spec = Bounded(-bound, bound, dtype=torch.float32)
+        bound, shape = 1 / action_unit, self.action_spec.shape
+        self.action_spec = Bounded(-bound, bound, shape, device=self.device, dtype=torch.float32)
         self.task, self.conditioning, self.skeleton = task, conditioning, skeleton
         self.control_dt, self.random_start, self.power_coeff = 1 / _CONTROL_HZ, random_start, power_coeff
         self.distance, self.max_distance, self._action_unit = DISTANCES[distance], max_distance, action_unit
@@ -156,7 +156,8 @@ class HumanoidEnv(BatchedEnv):
         place = self.physics.device
         rows = rows.to(place)
         if self._started:
-            ended = rows[self._age[rows] > 0]
+            over = self.lost | self.out_of_time().to(place)  # and not reset in the middle
+            ended = rows[(self._age[rows] > 0) & over[rows]]
             self.failures.record(self.clip[ended], self.lost[ended])
         else:  # the first episodes of a seed are the same whatever was before
             self.failures.rates.fill_(1)

@@ -74,7 +74,8 @@ def repeated(clip: MotionClip, cycles: int) -> MotionClip:
     parts, shift = [], torch.zeros(3, dtype=torch.float64)
     for cycle in range(cycles):
         part = moved(closed, cycle * turn, torch.zeros(3, dtype=torch.float64))
-        shift = shift + (parts[-1].root_pos[:, -1] - part.root_pos[:, 0] - shift if parts else 0.0)
+        if parts:
+            shift = parts[-1].root_pos[:, -1] - part.root_pos[:, 0]
         parts.append(replace(part, root_pos=part.root_pos + shift.unsqueeze(-1)))
     frames = [slice(0, step)] * (cycles - 1) + [slice(0, step + 1)]
     return replace(

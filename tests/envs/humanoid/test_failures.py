@@ -74,3 +74,11 @@ def test_an_episode_without_a_step_counts_for_nothing():
     env.reset()
     env.reset()
     assert (env.failures.rates == 1).all()
+
+
+def test_an_episode_that_is_reset_in_the_middle_counts_for_nothing():
+    env = HumanoidEnv("humanoid/planar", num_envs=8, num_threads=1, max_distance=9.0, spread_episodes=False)
+    for _ in range(5):
+        env.rollout(1, break_when_any_done=False)
+    assert not env.lost.any()
+    assert (env.failures.rates == 1).all()
