@@ -266,6 +266,15 @@ def test_a_search_keeps_the_name_of_its_study(tmp_path):
     assert Search(tmp_path / "moved", storage=storage).study.study_name == names[0]
 
 
+def test_without_seeds_they_are_as_before(tmp_path, monkeypatch, capsys):
+    Search(tmp_path, SPACE)
+    monkeypatch.setattr(sys, "argv", ["fpo-sweep", "search", str(tmp_path), *SPACE.overrides, "--trials", "1"])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert stopped.value.code == 0
+    assert "1 trials: 1 complete" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", ["--trials", "--seeds"])
 def test_wrong_numbers(option, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["fpo-sweep", "search", str(tmp_path), "optim.lr=choice(1,2)", option, "0"])

@@ -48,9 +48,8 @@ def script(
     return "\n".join(
         [
             "#!/bin/bash",
-            *(
-                f"#SBATCH {shlex.quote(option)}" for option in [*own, *options]
-            ),  # sbatch takes them apart as a shell does
+            # Quoted, since sbatch takes them apart at blanks and ends them at a #, as a shell does.
+            *(f"#SBATCH {shlex.quote(option)}" for option in [*own, *options]),
             'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
             f'exec {shlex.join(command)} "$SLURM_ARRAY_TASK_ID"',
             "",
