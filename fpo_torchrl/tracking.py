@@ -10,6 +10,8 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data import Bounded, TensorSpec
 
+from fpo_torchrl.modules.squash import is_bound
+
 
 class EpisodeTracker:
     """Sums rewards per environment copy and keeps the returns of the newest finished episodes.
@@ -112,6 +114,5 @@ def describe(
         low, high = (bound.unsqueeze(1) for bound in (action_spec.low, action_spec.high))
         margin = 1e-3 * (high - low)
         saturated = (action <= low + margin) | (action >= high - margin)
-        is_bounded = torch.maximum(low.abs(), high.abs()) < torch.finfo(low.dtype).max / 2  # TorchRL's sign of no bound
-        values["action_saturation"] = (saturated & is_bounded).float().mean()
+        values["action_saturation"] = (saturated & is_bound(low) & is_bound(high)).float().mean()
     return dict(zip(values, torch.stack([*values.values()]).tolist(), strict=True))

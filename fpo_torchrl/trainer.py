@@ -243,7 +243,7 @@ class Trainer:
         beside = {*getattr(acting_module(self.actor), "flow_keys", ()), self._advantage_key}
         keys = {key for key in self.loss.in_keys if not (isinstance(key, tuple) and key[0] == "next")}
         # Marks of transitions that do not count, by TorchRL's collectors or its GAE(shifted=True), stay with them.
-        optional = {names.value, names.value_target, "shifted_valid", *self.loss._loss_mask_keys()}
+        optional = {names.value, names.value_target, *self.loss._loss_mask_keys()}
         keys |= beside | (optional & {*batch.keys(True)})
         transitions = batch.select(*keys).reshape(-1)
         for index in torch.randperm(len(transitions), device=self.env.device).split(self.minibatch_size):

@@ -30,7 +30,7 @@ def action_bounds(
 ) -> dict[str, Tensor]:
     """Both bounds as tensors ``[action_dim]`` by name; ``ValueError`` if ``squash`` cannot map to them."""
     low, high = (torch.as_tensor(bound).to(torch.get_default_dtype()) for bound in (action_low, action_high))
-    if SQUASHES[squash] is not None and not (is_bound(low) and is_bound(high) and (low < high).all()):
+    if SQUASHES[squash] is not None and not (is_bound(low) & is_bound(high) & (low < high)).all():
         raise ValueError(
             f"squash={squash!r} needs finite bounds with low < high, got action_low={low.tolist()} and "
             f'action_high={high.tolist()}; use squash="none" for an unbounded action'
@@ -46,6 +46,6 @@ def action_bounds(
     return {name: bound.expand(action_dim).clone(memory_format=contiguous) for name, bound in bounds.items()}
 
 
-def is_bound(value: Tensor) -> bool:
-    """Whether all of ``value`` are bounds: finite, and not the largest numbers, which TorchRL takes for no bound."""
-    return bool((value.abs() < torch.finfo(value.dtype).max / 2).all())
+def is_bound(value: Tensor) -> Tensor:
+    """Which of ``value`` are bounds: finite, and not the largest numbers, which TorchRL takes for no bound."""
+    return value.abs() < torch.finfo(value.dtype).max / 2

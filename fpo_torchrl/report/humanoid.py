@@ -68,8 +68,13 @@ def score_run(
         device: of the policy; None for the one it was trained on.
     """
     policy = load_policy(run_dir, device=device)
+    return evaluate_tracking(policy.actor, scoring_env(policy, episodes, motions), noise=noise)
+
+
+def scoring_env(policy: TrainedPolicy, episodes: int, motions: str | None = None) -> HumanoidEnv:
+    """As :func:`tracking_env`, with as many copies as ``episodes`` of each motion need."""
     num_motions = len(tracking_env(policy, 1, motions).motion_library)
-    return evaluate_tracking(policy.actor, tracking_env(policy, episodes * num_motions, motions), noise=noise)
+    return tracking_env(policy, episodes * num_motions, motions)
 
 
 def tracking_table(scores: TrackingScores) -> str:
@@ -155,13 +160,14 @@ def _scores(runs: Sequence[Path], noises: Sequence[str], episodes: int, motions:
     """Score every run with every start noise; prints the tables and returns the numbers."""
     report: dict[str, Any] = {}
     for run in runs:
+        policy = load_policy(run, device="cpu")
+        env = scoring_env(policy, episodes, motions)
         for noise in noises:
-            scores = score_run(run, noise=noise, episodes=episodes, motions=motions)
+            scores = evaluate_tracking(policy.actor, env, noise=noise)
             print(f"{run}, {noise} start noise\n{tracking_table(scores)}")
             report.setdefault(str(run), {})[noise] = scores.as_dict()
-        library = tracking_env(load_policy(run, device="cpu"), 1, motions).motion_library
-        if library.has_mirrors:
-            report[str(run)]["goal_ambiguity"] = ambiguity = goal_ambiguity(library)
+        if env.motion_library.has_mirrors:
+            report[str(run)]["goal_ambiguity"] = ambiguity = goal_ambiguity(env.motion_library)
             print(f"goal ambiguity: {', '.join(f'{name} {value:.3f}' for name, value in ambiguity.items())}")
     return report
 

@@ -18,6 +18,8 @@ Result = TypeVar("Result")
 Results = dict[Member, dict[str, float] | NonFiniteError]
 """Of an iteration, for each agent: its metrics, or the error that ended it. Who receives metrics may put an error in
 their place."""
+Stacks = Callable[[tuple[Member, ...]], Stack]
+"""Gives the stack of some agents."""
 
 
 def train_in_turn(members: Sequence[Member]) -> Iterator[Results]:
@@ -75,9 +77,7 @@ def _is_done(member: Member) -> bool:
 
 
 @torch.no_grad()
-def _collect(
-    stacks: Callable[[tuple[Member, ...]], Stack], carried: dict[Member, TensorDictBase]
-) -> dict[Member, TensorDictBase | NonFiniteError]:
+def _collect(stacks: Stacks, carried: dict[Member, TensorDictBase]) -> dict[Member, TensorDictBase | NonFiniteError]:
     """The next batch ``[num_envs, time]`` of every agent, or the error of its environment; moves ``carried`` on."""
     steps: dict[Member, list[TensorDictBase]] = {member: [] for member in carried}
     broken: dict[Member, NonFiniteError] = {}
@@ -100,9 +100,7 @@ def _collect(
     return {**batches, **broken}
 
 
-def _learn(
-    stacks: Callable[[tuple[Member, ...]], Stack], batches: dict[Member, TensorDictBase | NonFiniteError]
-) -> dict[Member, Any]:
+def _learn(stacks: Stacks, batches: dict[Member, TensorDictBase | NonFiniteError]) -> dict[Member, Any]:
     """The metrics of every agent's update, or the error that ended it."""
     results: dict[Member, Any] = {member: batch for member, batch in batches.items() if isinstance(batch, Exception)}
     updates = {m: m.trainer.minibatches(batch) for m, batch in batches.items() if not isinstance(batch, Exception)}
