@@ -70,6 +70,8 @@ class BatchedEnv(EnvBase):
         self.spread_episodes = spread_episodes
         self.step_count = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self.generator = torch.Generator(device=self.device)
+        self.ended = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
+        """Copies whose episode is over and has not started again."""
         self._started = False
         self._restored = False
 
@@ -126,12 +128,12 @@ class BatchedEnv(EnvBase):
     # What TorchRL asks for.
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        rows = torch.arange(self.num_envs, device=self.device)
-        if mask is not None:
-            rows = rows[mask.reshape(self.num_envs)]
+        every = mask is None
+        rows = torch.arange(self.num_envs, device=self.device) if every else mask.reshape(-1).nonzero().squeeze(-1)
         if mask is not None or not self._restored:
             self.start_episodes(rows)
             self.step_count[rows] = 0
+            self.ended = self.ended.index_fill(0, rows, False)  # not in place: the last step handed it out
             if self.spread_episodes and not self._started and len(rows) == self.num_envs:
                 self.step_count.copy_(spread_phases(self.num_envs, self.max_episode_steps, self.generator))
         self._started, self._restored = True, False
@@ -143,11 +145,12 @@ class BatchedEnv(EnvBase):
         action = tensordict.get("action")
         self._check_action(action)
         reward, terminated = self.advance(action)
-        self.step_count += 1
+        self.step_count.add_(1)
         truncated = self.out_of_time() & ~terminated
+        self.ended = terminated | truncated
         return self._pack(
             reward=reward.unsqueeze(-1),
-            done=(terminated | truncated).unsqueeze(-1),
+            done=self.ended.unsqueeze(-1),
             terminated=terminated.unsqueeze(-1),
             truncated=truncated.unsqueeze(-1),
         )
@@ -180,6 +183,7 @@ class BatchedEnv(EnvBase):
             {
                 "task": TensorDict({key: value.clone() for key, value in self.task_state().items()}),
                 "step_count": self.step_count.clone(),
+                "ended": self.ended.clone(),
                 "generator": self.generator.get_state(),
                 "started": torch.tensor(self._started),
             }
@@ -206,5 +210,6 @@ class BatchedEnv(EnvBase):
             )
         self.load_task_state({key: value.clone() for key, value in state["task"].items()})
         self.step_count.copy_(state["step_count"])
+        self.ended = state.get("ended", torch.zeros_like(self.ended)).to(self.ended, copy=True)  # older ones had none
         self.generator.set_state(state["generator"].cpu())
         self._started = self._restored = bool(state["started"])

@@ -180,7 +180,7 @@ def _checked(path: Path, fps: Any, root_pos: np.ndarray, quats: np.ndarray, loop
 def end_gap(clip: MotionClip) -> float:
     """The largest angle (rad) between a joint in the first and in the last frame."""
     ends = clip.quats[:, 1:, 0], clip.quats[:, 1:, -1]
-    return rotations.angle(rotations.multiply(rotations.inverse(ends[0]), ends[1])).max().item()
+    return rotations.distance(ends[0], ends[1]).max().item()
 
 
 def find_clips(path: str | Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,10 @@ from fpo_torchrl.envs.humanoid.goal import goal_dim
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
 from fpo_torchrl.envs.humanoid.model import FORCE_LIMIT, build_spec
 from fpo_torchrl.envs.humanoid.motion_library import MotionLibrary
-from fpo_torchrl.envs.humanoid.observation import observation_masks, observe, self_dim
+from fpo_torchrl.envs.humanoid.observation import observation_masks, observed, self_dim
 from fpo_torchrl.envs.humanoid.reward import DISTANCES, WEIGHTS, power, servo_torque, tracking_terms
 from fpo_torchrl.envs.humanoid.skeleton import SKELETONS
+from fpo_torchrl.envs.humanoid.starts import Starts
 from fpo_torchrl.envs.physics import PhysicsError
 from fpo_torchrl.envs.physics.backends import make_physics
 from fpo_torchrl.errors import NonFiniteError
@@ -35,7 +37,7 @@ HUMANOID_TASKS = [f"humanoid/{name}" for name in SKELETONS]
 _CONTROL_HZ, _SUBSTEPS = 30.0, 4
 _FREE_STEPS = 3  # at the start of an episode, without a price on power (phc/puffer_phc/humanoid_phc.py:1548-1556)
 _DIVERGED_SHARE, _DIVERGED_FREE = 0.01, 10
-_LOGGED = (*(f"reward_{name}" for name in (*WEIGHTS, "power")), "servo_saturation")
+_REWARDS = tuple(f"reward_{name}" for name in (*WEIGHTS, "power"))
 
 
 class HumanoidEnv(BatchedEnv):
@@ -139,13 +141,16 @@ class HumanoidEnv(BatchedEnv):
             path, skeleton, clips=clips, fps=_CONTROL_HZ, mirror=mirror, cycles=cycles, device=place
         )
         self.failures = FailureWeights(len(self.motion_library), share=failure_share, device=place)
+        generator = self.generator if random_start else None
+        self._starts = Starts(self.motion_library, self.failures, num_envs, generator=generator)
         self._kinematics = Kinematics(skeleton, device=place, dtype=torch.float32)
         self._range, self._stiffness, self._damping = (
             skeleton.per_servo(field).to(self.physics.state.qpos) for field in ("target_scale", "stiffness", "damping")
         )
         self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64, device=place) for _ in range(3))
-        self.num_diverged, self._num_logged, self.num_steps = 0, 0, 0
-        self._sums, self._since = torch.zeros(len(_LOGGED), dtype=self._range.dtype, device=place), 0
+        self.num_diverged, self._num_logged, self.num_steps, self._since = 0, 0, 0, 0
+        self._rewards = torch.zeros(len(_REWARDS), num_envs, dtype=self._range.dtype, device=place)
+        self._num_saturated = torch.zeros(num_envs, skeleton.action_dim, dtype=torch.int64, device=place)
         self.lost = torch.zeros_like(self.clip, dtype=torch.bool)
         self._observation = torch.zeros(num_envs, self_dim(skeleton) + goal_dim(skeleton), device=place)
         self.bodies = self.reference = self.motion_library.bodies(self.clip, self.frame)
@@ -156,60 +161,61 @@ class HumanoidEnv(BatchedEnv):
         place = self.physics.device
         rows = rows.to(place)
         if self._started:
-            over = self.lost | self.out_of_time().to(place)  # and not reset in the middle
-            ended = rows[(self._age[rows] > 0) & over[rows]]
+            ended = rows[self.ended.to(place)[rows]]  # and not reset in the middle
             self.failures.record(self.clip[ended], self.lost[ended])
         else:  # the first episodes of a seed are the same whatever was before
             self.failures.rates.fill_(1)
-        if self.random_start:
-            draw = torch.rand(2, len(rows), generator=self.generator, device=self.generator.device).to(place)
-            self.clip[rows] = self.failures.draw(draw[0])
-            num_starts = self.motion_library.num_frames[self.clip[rows]] - 2
-            self.frame[rows] = (draw[1] * num_starts).long()
-        else:
-            self.clip[rows], self.frame[rows] = rows % len(self.motion_library), 0
+            self._starts.drop()
+        self.clip[rows], self.frame[rows], first = self._starts.take(rows)
         self._age[rows] = 0
         self._place(rows)
-        first = observe(*self.motion_library.now_and_next(self.clip[rows], self.frame[rows]))
         self._observation = self._observation.index_copy(0, rows, first)  # not in place: the last one was handed out
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination, each ``[num_envs]``."""
         action = action.to(self._range)
-        if not action.isfinite().all():
+        if not math.isfinite(action.sum().item()) and not action.isfinite().all():
             rows = (~action.isfinite()).any(-1).nonzero().flatten().tolist()
             raise NonFiniteError(
                 f"{self.task}: the action of env {', '.join(map(str, rows))} is not finite. Look for a diverged policy"
             )
         targets = (self._action_unit * action).clamp(-1, 1) * self._range
         diverged = self._step_physics(targets)
-        self.frame += 1
-        self._age += 1
+        self.frame.add_(1)
+        self._age.add_(1)
+        with torch.inference_mode():  # whose tensors cost less; those that are handed out are copied
+            observation, reward, is_near = self._look(targets)
+        lost = ~is_near  # where a number is NaN, too
+        if diverged is not None:
+            reward, lost = reward.where(~diverged, 0.0), lost | diverged
+        self._observation, self.lost = observation.T.contiguous(), lost
+        return reward.to(self.device, torch.float32, copy=True), lost.to(self.device)
+
+    def _look(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Observation ``[obs_dim, num_envs]`` and reward after a step, and whether the reference is near."""
         state = self.physics.state
         self.bodies = self._kinematics(state.qpos, state.qvel)
         self.reference, goal = self.motion_library.now_and_next(self.clip, self.frame)
-        self._observation = observe(self.bodies, goal)
-        # Written so that NaN terminates.
-        self.lost = diverged | ~(self.distance(self.bodies, self.reference) <= self.max_distance)
+        is_near = self.distance(self.bodies, self.reference) <= self.max_distance
         torque, rates = self._servos(targets)
-        priced = power(torque, rates) * (self._age > _FREE_STEPS)
-        parts = tracking_terms(self.bodies, self.reference) | {"power": -self.power_coeff * priced}
-        rewards = torch.stack([*parts.values()])
-        saturated = (torque.abs() >= FORCE_LIMIT).to(rewards.dtype).mean()
-        self._sums += torch.cat([rewards.mean(-1), saturated.unsqueeze(0)])
+        price = self.power_coeff * power(torque, rates) * (self._age > _FREE_STEPS)
+        rewards = torch.cat([tracking_terms(self.bodies, self.reference), -price.unsqueeze(0)])
+        self._rewards.add_(rewards)
+        self._num_saturated.add_(torque.abs() >= FORCE_LIMIT)
         self._since += 1
-        reward = torch.where(diverged, 0.0, rewards.sum(0))
-        return reward.to(self.device, torch.float32), self.lost.to(self.device)
+        return observed(self.bodies, goal), rewards.sum(0), is_near
 
-    def _step_physics(self, targets: Tensor) -> Tensor:
-        """Step every copy; put those in which physics breaks down, bool ``[num_envs]``, back to the reference."""
-        diverged = torch.zeros_like(self.lost)
+    def _step_physics(self, targets: Tensor) -> Tensor | None:
+        """Step every copy; put those in which physics breaks down (bool ``[num_envs]``) back to the reference."""
+        diverged = None
         self.num_steps += self.num_envs
         while True:
             try:
                 self.physics.step(targets)
                 return diverged
             except PhysicsError as error:
+                if diverged is None:
+                    diverged = torch.zeros_like(self.lost)
                 new = [row for row in error.rows if not diverged[row]]
                 self.num_diverged += len(new)
                 if not new or self.num_diverged > _DIVERGED_FREE + _DIVERGED_SHARE * self.num_steps:
@@ -249,6 +255,7 @@ class HumanoidEnv(BatchedEnv):
         """The state of the physics, where each copy is in which motion, and what it observes."""
         own = {"clip": self.clip, "frame": self.frame, "age": self._age, "lost": self.lost}
         own |= {"observation": self._observation, "motions": self.motion_library.inventory}
+        own |= {f"start_{name}": tensor for name, tensor in self._starts.state().items()}
         counts = torch.tensor([self.num_diverged, self.num_steps])
         return self.physics.state.tensors() | own | {"counts": counts, "failure_rates": self.failures.rates}
 
@@ -256,6 +263,9 @@ class HumanoidEnv(BatchedEnv):
         """Restore what :meth:`task_state` returned, by an older version too; ``ValueError`` if of other motions."""
         self.motion_library.check_inventory(state.get("motions", self.motion_library.inventory))
         self.physics.state.load(state)
+        self._starts.drop()  # an older version had none
+        if "start_clip" in state:
+            self._starts.load({name: state[f"start_{name}"] for name in self._starts.state()})
         self.clip.copy_(state["clip"])
         self.frame.copy_(state["frame"])
         self._age.copy_(state["age"])
@@ -267,9 +277,11 @@ class HumanoidEnv(BatchedEnv):
 
     def metrics(self) -> dict[str, float]:
         """Since the last call: parts of the reward, share of saturated servos, breakdowns; and the failures of late."""
-        means = dict(zip(_LOGGED, (self._sums / max(1, self._since)).tolist(), strict=True))
-        self._sums.zero_()
-        self._since = 0
+        since, self._since = max(1, self._since), 0
+        means = dict(zip(_REWARDS, (self._rewards.mean(-1) / since).tolist(), strict=True))
+        means["servo_saturation"] = self._num_saturated.double().mean().item() / since
+        self._rewards.zero_()
+        self._num_saturated.zero_()
         num_diverged, self._num_logged = self.num_diverged - self._num_logged, self.num_diverged
         return means | {"failure_rate": self.failures.rates.mean().item(), "num_diverged": float(num_diverged)}
 

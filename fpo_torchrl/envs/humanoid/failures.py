@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 _MEMORY = 0.98  # of what is known about a motion, the share that one more episode of it leaves
+_MOST_RECORDED = 64  # steps whose episodes may wait to be counted
 _LEAST = 1e-3  # of a rate in a weight, so that they have a sum if nothing is lost any more
 
 
@@ -33,8 +34,14 @@ class FailureWeights:
         if not 0 <= share < 1:
             raise ValueError(f"failure_share must be at least 0 and below 1, got {share}")
         self.share = share
-        self.rates = torch.ones(num_motions, dtype=torch.float64, device=device)
+        self._rates = torch.ones(num_motions, dtype=torch.float64, device=device)
+        self._recorded: list[tuple[Tensor, Tensor]] = []  # and not yet in the rates: many are counted at once
+
+    @property
+    def rates(self) -> Tensor:
         """Share of each motion's episodes that ended early, the newest counting most; 1 before the first."""
+        self._count()
+        return self._rates
 
     @property
     def probabilities(self) -> Tensor:
@@ -49,6 +56,15 @@ class FailureWeights:
 
     def record(self, motion: Tensor, lost: Tensor) -> None:
         """Take note of episodes that ended: the ``motion`` ``[n]`` that each tracked, and whether it was ``lost``."""
-        played, failed = (torch.bincount(it, minlength=len(self.rates)) for it in (motion, motion[lost]))
+        self._recorded.append((motion, lost))
+        if len(self._recorded) == _MOST_RECORDED:
+            self._count()
+
+    def _count(self) -> None:
+        if not self._recorded:
+            return
+        motion, lost = map(torch.cat, zip(*self._recorded, strict=True))
+        self._recorded.clear()
+        played, failed = (torch.bincount(it, minlength=len(self._rates)) for it in (motion, motion[lost]))
         kept = _MEMORY**played
-        self.rates.mul_(kept).add_((1 - kept) * failed / played.clamp_min(1))
+        self._rates.mul_(kept).add_((1 - kept) * failed / played.clamp_min(1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,8 +42,9 @@ class Kinematics:
         self.skeleton, self.device, self.dtype = skeleton, device, dtype
         self._parents = self._index([max(parent, 0) for parent in skeleton.parents])
         self._offsets = self._vectors([(0, 0, 0), *(body.offset for body in skeleton.bodies[1:])])
-        self._levels, self._in_body_order, self._chains = self._tree()
-        self._choose_rows()
+        self._ancestors, chains = self._tree()
+        self._choose_rows(chains)
+        self._chains = chains.to(self.device).expand(3, -1, -1)
 
         solids = [(number, body.shape) for number, body in enumerate(skeleton.bodies)]
         self._corner_bodies = self._index([number for number, shape in solids for _ in shape.corners])
@@ -61,60 +61,65 @@ class Kinematics:
         """A constant vector for each body of some: ``[3, n, 1]``."""
         return self._tensor(values).T.unsqueeze(-1).contiguous()
 
-    def _tree(self) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
-        """The levels of the tree below the root, the way back from their order, and which body hangs on which.
+    def _tree(self) -> tuple[list[Tensor], Tensor]:
+        """Every body's ancestor 1, 2, 4 and so on steps above, and a matrix with a 1 for each that a body hangs on.
 
-        A level is the bodies in it and the places of their parents in the level above. The last is a matrix with a 1
-        for each body and what it hangs on, itself included.
+        A body hangs on itself too. Above the root, and above itself, is one more body, which does not move.
         """
-        parents, levels, chains = self.skeleton.parents, [[0]], torch.eye(len(self.skeleton.bodies))
-        for number, parent in enumerate(parents[1:], start=1):
+        nowhere = len(self.skeleton.bodies)
+        above = [*(parent if parent >= 0 else nowhere for parent in self.skeleton.parents), nowhere]
+        chains, ancestors = torch.eye(nowhere, dtype=self.dtype), []
+        for number, parent in enumerate(above[1:-1], start=1):
             chains[number] += chains[parent]
-        while below := [number for number, parent in enumerate(parents) if parent in levels[-1]]:
-            levels.append(below)
-        found = [
-            (self._index(level), self._index(above.index(parents[number]) for number in level))
-            for above, level in pairwise(levels)
-        ]
-        order = [number for level in levels for number in level]
-        back = self._index(order.index(number) for number in range(len(order)))
-        return found, back, chains.to(self.device, self.dtype).expand(3, -1, -1)
+        while any(ancestor != nowhere for ancestor in above):
+            ancestors.append(self._index(above))
+            above = [above[ancestor] for ancestor in above]
+        return ancestors, chains
 
-    def _choose_rows(self) -> None:
+    def _choose_rows(self, chains: Tensor) -> None:
         """Find the rows of rotations, rates and servo angles in what is lined up for them.
 
-        For rotations, and the root's position, that is ``qpos``, cosines and sines of half the hinges' angles, 1 and 0;
-        for rates, and the root's velocity, ``qvel`` and 0; for servo angles ``qpos`` and the balls' rotation vectors.
+        For rotations, and the root's position, that is ``qpos`` and then cosines and sines of half the hinges' angles;
+        for rates, and the root's velocity, ``qvel``; for servo angles ``qpos`` and the balls' rotation vectors.
         """
         skeleton, slides = self.skeleton, {"planar": 2, "free": 3}  # columns of a joint before its rotation
         places, speeds = (
             {body.name: columns[body.name].start + slides.get(body.joint, 0) for body in skeleton.bodies}
             for columns in (skeleton.position_columns, skeleton.velocity_columns)
         )
-        hinges = [body.name for body in skeleton.bodies if body.joint in ("hinge", "planar")]
         balls = [body.name for body in skeleton.bodies if body.joint == "ball"]
+        half_turns = torch.zeros(len(chains), skeleton.num_positions, dtype=self.dtype)
         quats, rates, servos = [], [], []
-        for body in skeleton.bodies:
+        for number, body in enumerate(skeleton.bodies):
             place, rate = places[body.name], speeds[body.name]
-            if body.name in hinges:
-                sine = ("sin", body.name)
-                quats.append([("cos", body.name), *(sine if axis == PLANAR_HINGE else "zero" for axis in range(3))])
-                rates.append([rate if axis == PLANAR_HINGE else "zero" for axis in range(3)])
-                servos.append([place])
-            elif body.joint == "fixed":
-                quats.append(["one", "zero", "zero", "zero"])
-                rates.append(["zero"] * 3)
-            else:
+            if body.joint in ("ball", "free"):
                 quats.append(range(place, place + 4))
                 rates.append(range(rate, rate + 3))
                 servos.append([(axis, body.name) for axis in range(3)])
+                continue
+            if body.joint == "fixed":
+                rate = "zero"
+            else:
+                half_turns[number, place] = 0.5
+                servos.append([place])
+            sine = ("sin", number)
+            quats.append([("cos", number), *(sine if axis == PLANAR_HINGE else "zero" for axis in range(3))])
+            rates.append([rate if axis == PLANAR_HINGE else "zero" for axis in range(3)])
+        if skeleton.is_planar:  # turns about one axis add up
+            half_turns, self._ancestors = chains @ half_turns, []
+        else:
+            quats.append(["one", "zero", "zero", "zero"])  # of what the root hangs on
+        # One sine for all: of turns, a quarter further for the cosines, and of nothing.
+        nothing = torch.zeros_like(half_turns[:1])
+        self._half_turns = torch.cat([half_turns, nothing] * 2).to(self.device)
+        self._phases = self._tensor([[0.5 * torch.pi], [0.0]]).repeat_interleave(len(chains) + 1, dim=0)
+        positions, bodies = range(skeleton.num_positions), range(len(chains))
+        circles = [*(("cos", number) for number in bodies), "one", *(("sin", number) for number in bodies), "zero"]
         root = [0, "zero", 1] if skeleton.is_planar else [0, 1, 2]
-        positions, velocities = range(skeleton.num_positions), range(skeleton.num_velocities)
-        circles = [(function, name) for function in ("cos", "sin") for name in hinges]
-        self._hinges = self._index(places[name] for name in hinges)
+        self._quat_rows = self._find([*_across(quats), *root], [*positions, *circles])
+        rate_rows = self._find([*_across(rates), *root], [*range(skeleton.num_velocities), "zero"])
+        self._rates = torch.eye(skeleton.num_velocities + 1, dtype=self.dtype, device=self.device)[rate_rows, :-1]
         self._balls = self._index(places[name] + component for component in range(4) for name in balls)
-        self._quat_rows = self._find([*_across(quats), *root], [*positions, *circles, "one", "zero"])
-        self._rate_rows = self._find([*_across(rates), *root], [*velocities, "zero"])
         rotvecs = [(axis, name) for axis in range(3) for name in balls]
         self._servo_rows = self._find([angle for servo in servos[1:] for angle in servo], [*positions, *rotvecs])
 
@@ -124,11 +129,9 @@ class Kinematics:
     def __call__(self, qpos: Tensor, qvel: Tensor) -> BodyStates:
         """All bodies for ``qpos`` ``[n, nq]`` and ``qvel`` ``[n, nv]``; the batch is ``[n]``."""
         quat, pos, rates, vel = self._joints(qpos, qvel)
-        turned = [quat[:, :1]]
-        for level, parents in self._levels:
-            above = turned[-1].index_select(1, parents)
-            turned.append(rotations.multiply(above, quat.index_select(1, level)))
-        quat = torch.cat(turned, dim=1).index_select(1, self._in_body_order)
+        for ancestors in self._ancestors:  # after each, of twice as many bodies of the chain
+            quat = rotations.multiply(quat.index_select(1, ancestors), quat)
+        quat = quat[:, : len(self._parents)]
         turn = rotations.matrix(quat)
         angvel = torch.bmm(self._chains, rotations.apply(turn, rates))
         reach = rotations.apply(turn.index_select(2, self._parents), self._offsets)
@@ -139,13 +142,14 @@ class Kinematics:
     def _joints(self, qpos: Tensor, qvel: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rotation of each body in its parent, root's position, rate of each body in its own axes, root's velocity.
 
-        Shapes are ``[4, num_bodies, n]``, ``[3, 1, n]``, ``[3, num_bodies, n]`` and ``[3, 1, n]``.
+        Shapes are ``[4, num_bodies, n]``, ``[3, 1, n]``, ``[3, num_bodies, n]`` and ``[3, 1, n]``. In the plane the
+        rotations are those in the world; else one more, of what the root hangs on, comes last.
         """
         qpos, qvel = (it.to(self.device, self.dtype).T for it in (qpos, qvel))
-        half, zero = 0.5 * qpos.index_select(0, self._hinges), qpos.new_zeros(1, qpos.shape[1])
-        found = torch.cat([qpos, half.cos(), half.sin(), zero + 1, zero]).index_select(0, self._quat_rows)
+        circles = torch.addmm(self._phases, self._half_turns, qpos).sin_()
+        found = torch.cat([qpos, circles]).index_select(0, self._quat_rows)
         quat, pos = found[:-3].unflatten(0, (4, -1)), found[-3:].unsqueeze(1)
-        found = torch.cat([qvel, zero]).index_select(0, self._rate_rows)
+        found = self._rates @ qvel
         return quat, pos, found[:-3].unflatten(0, (3, -1)), found[-3:].unsqueeze(1)
 
     def servo_angles(self, qpos: Tensor) -> Tensor:

@@ -35,7 +35,12 @@ def observation_masks(skeleton: Skeleton, conditioning: str, critic_goal: str) -
 
 
 def observe(own: BodyStates, goal: BodyStates) -> Tensor:
-    """Observation ``[n, self_dim + goal_dim]`` of bodies that ought to get to ``goal`` in the next control step.
+    """Observation ``[n, self_dim + goal_dim]`` of bodies that ought to get to ``goal`` in the next control step."""
+    return observed(own, goal).T.contiguous()
+
+
+def observed(own: BodyStates, goal: BodyStates) -> Tensor:
+    """The numbers of :func:`observe` with a row for each, ``[self_dim + goal_dim, n]``.
 
     The first part is the root's height, all bodies' positions from the root (without the root's own), rotations,
     velocities and angular velocities. The second has the parts of :data:`~fpo_torchrl.envs.humanoid.goal.GOAL_BLOCKS`:
@@ -64,4 +69,4 @@ def observe(own: BodyStates, goal: BodyStates) -> Tensor:
     rotations.turn_back_(heading, vectors.transpose(0, 1))
     error[1:] = vectors[5]
     vectors[5:7] = rotations.columns(error)
-    return seen.T.contiguous()
+    return seen

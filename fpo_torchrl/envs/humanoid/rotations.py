@@ -29,8 +29,8 @@ class _Product:
         """The result ``[*result, ...]`` for ``left`` ``[left, ...]`` and ``right`` ``[right, ...]``."""
         kind = left.dtype, left.device
         if kind not in self._cast:
-            table, constant = self._original
-            self._cast[kind] = table.to(left), constant.to(left)
+            with torch.inference_mode(False):  # wherever it is called first
+                self._cast[kind] = tuple(it.to(left, copy=True) for it in self._original)
         table, constant = self._cast[kind]
         products = left.unsqueeze(1) * right
         flat = products.reshape(table.shape[1], products.numel() // table.shape[1])
@@ -102,9 +102,15 @@ def canonical(quat: Tensor) -> Tensor:
     return torch.where(quat[0] < 0, -quat, quat)
 
 
-def angle(quat: Tensor) -> Tensor:
-    """The angle (rad, between 0 and pi) that ``quat`` turns by: ``[...]``."""
-    return 2 * torch.atan2(length(quat[1:]), quat[0].abs())
+def distance(one: Tensor, other: Tensor) -> Tensor:
+    """The angle (rad, between 0 and pi) of the rotation that leads from ``one`` to ``other``: ``[...]``.
+
+    It is four times the arc sine of half the distance of the quaternions: exact where an arc cosine of their product is
+    not, between rotations that are nearly the same.
+    """
+    squared = (one - other).square().sum(0)
+    nearer = torch.minimum(squared, 4 - squared).clamp_min(0)  # a quaternion and its negative are one rotation
+    return 4 * (nearer.sqrt() / 2).asin()
 
 
 def to_rotvec(quat: Tensor) -> Tensor:
