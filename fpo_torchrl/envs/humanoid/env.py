@@ -64,7 +64,8 @@ class HumanoidEnv(BatchedEnv):
             +-1 / action_unit. At 0.055 standard normal actions are as wide as the reference's exploration.
         power_coeff (float): price of a watt per control step.
         failure_share (float): of the episodes, those that start in motions that were often lost
-            (:class:`~fpo_torchrl.envs.humanoid.failures.FailureWeights`); the others start in any.
+            (:class:`~fpo_torchrl.envs.humanoid.failures.FailureWeights`) when starts were drawn last; the others start
+            in any.
         random_start (bool): if false, copy ``i`` tracks motion ``i`` (counted round) from its first frame.
         backend (str): ``"c"``, MuJoCo on the CPU in float64, or ``"warp"``, MuJoCo Warp on ``device`` in float32.
         num_threads (int, optional): that step the physics of ``"c"``; None means every core.
