@@ -33,6 +33,12 @@ def check_kinds(example: str, kind: type, **values: Any) -> None:
             raise TypeError(f"{name} must be {article} {kind.__name__} such as {example}, got {value!r}")
 
 
+def check_index(index: int, num_envs: int) -> None:
+    """Raise ``ValueError`` for the number of an environment copy that is not there."""
+    if not 0 <= index < num_envs:
+        raise ValueError(f"index must be in [0, {num_envs}), got {index}")
+
+
 def check_choice(
     name: str, value: Any, choices: Iterable[Any], *, other: str = "", error: type[Exception] = ValueError
 ) -> None:
@@ -110,6 +116,19 @@ def check_parts(env: Any, loss: Any, advantage: Any, optimizer: Any, normalizer:
                 f"{who} reads {name!r}, and the environment writes {', '.join(map(repr, there))}: rename the entry "
                 "with torchrl.envs.RenameTransform"
             )
+    written = {
+        *env.observation_keys,
+        *env.done_keys,
+        *env.observation_spec.keys(True, True),
+        *env.state_spec.keys(True, True),
+    }
+    unknown = [key for key in getattr(getattr(advantage, "critic", None), "in_keys", ()) if key not in written]
+    if unknown:
+        raise ValueError(
+            f"the critic reads {', '.join(map(repr, unknown))}, and the environment writes "
+            f"{', '.join(map(repr, env.observation_keys))}: advantages need the values of next observations, which no "
+            "actor has seen. Put what computes it before the critic: TensorDictSequential(encoder, critic)"
+        )
     for name in ("advantage", "value_target", "value"):
         wanted = getattr(loss.tensor_keys, name)
         written = getattr(advantage, f"{name}_key", wanted)

@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
+from fpo_torchrl.checks import check_choice
 from fpo_torchrl.errors import ConfigError
 
 
@@ -54,5 +55,9 @@ def write_video(pictures: Sequence[np.ndarray], path: str | Path, *, duration_s:
     Args:
         pictures: uint8 ``[height, width, 3]`` each, all of one size; at least one.
         path: ends in ``.gif`` or ``.mp4``.
+
+    Raises:
+        ValueError: for another ending. ConfigError: for an ``.mp4`` without an encoder.
     """
-    VIDEO_WRITERS[Path(path).suffix](pictures, path, duration_s=duration_s)
+    check_choice("the ending of a film's path", ending := Path(path).suffix, VIDEO_WRITERS)
+    VIDEO_WRITERS[ending](pictures, path, duration_s=duration_s)

@@ -123,6 +123,7 @@ TYPED_WRONG = {
     "loss/trust_region=trpo": ["'loss/trust_region/trpo'", "aspo", "clip", "spo"],
     "normalizer=null": ["must be a string", "the name of an option"],
     "task.motions=walks": ["task.motions=walks: task is a name", "did you mean env.motions=walks?"],
+    "experiment=humanoid actor=gaussian loss=ppo": ["humanoid chooses actor/target, which the actor", "leave out"],
     "task=Cartpole": ["unknown task 'Cartpole'. Did you mean 'CartpoleBalance'?", "PointMass", "gym/<Id>"],
 }
 
@@ -130,7 +131,7 @@ TYPED_WRONG = {
 @pytest.mark.parametrize("override", TYPED_WRONG)
 def test_a_wrong_command_line_exits_with_2_and_says_what_is_allowed(override, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["fpo-train", override])
+    monkeypatch.setattr(sys, "argv", ["fpo-train", *override.split()])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2

@@ -26,6 +26,11 @@ def test_a_gif_shows_every_picture_as_long_as_it_is_told_to(tmp_path):
         assert animation.info["duration"] == 250
 
 
+def test_a_film_of_another_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"ending of a film's path must be one of \.gif, \.mp4, got '\.avi'"):
+        write_video(pictures(), tmp_path / "film.avi", duration_s=0.25)
+
+
 def test_an_mp4_shows_every_picture(tmp_path):
     ffmpeg = pytest.importorskip("imageio_ffmpeg")
     path = tmp_path / "film.mp4"

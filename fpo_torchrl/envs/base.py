@@ -119,12 +119,6 @@ class BatchedEnv(EnvBase):
         """What a training log says of the task besides the rewards, since the last call; nothing unless overridden."""
         return {}
 
-    # What a task may use.
-    def check_index(self, index: int) -> None:
-        """Raise ``ValueError`` for the number of a copy that is not there."""
-        if not 0 <= index < self.num_envs:
-            raise ValueError(f"index must be in [0, {self.num_envs}), got {index}")
-
     # What TorchRL asks for.
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fpo_torchrl.checks import check_choice
+from fpo_torchrl.checks import check_choice, check_index
 
 from .base import BatchedEnv
 
@@ -259,7 +259,7 @@ class GridWorld(BatchedEnv):
         """A picture of copy ``index``, uint8 ``[height, width, 3]``, with x to the right and y up."""
         from .gridworld_render import draw_gridworld
 
-        self.check_index(index)
+        check_index(index, self.num_envs)
         x, y = self.position[index].tolist()
         return draw_gridworld(self.layout, (x, y), height, width)
 

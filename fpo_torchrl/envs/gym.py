@@ -14,7 +14,7 @@ from gymnasium.wrappers import TransformAction, TransformObservation
 from tensordict import TensorDictBase
 from torchrl.envs import GymWrapper
 
-from fpo_torchrl.checks import closest
+from fpo_torchrl.checks import check_index, closest
 from fpo_torchrl.envs.base import spread_phases
 
 
@@ -115,8 +115,10 @@ class GymnasiumEnv(GymWrapper):
         """A picture of copy ``index``, uint8 ``[height, width, 3]``.
 
         Raises:
-            RuntimeError: if the copies were not built with the render mode "rgb_array", or have none.
+            ValueError: for a copy that is not there. RuntimeError: if the copies were not built with the render mode
+                "rgb_array", or have none.
         """
+        check_index(index, self.num_envs)
         copy = self._env.envs[index]
         if copy.render_mode != "rgb_array":
             raise RuntimeError(f'{copy} draws no pictures: its render mode is {copy.render_mode}, not "rgb_array"')

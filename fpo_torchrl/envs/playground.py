@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fpo_torchrl.checks import closest
+from fpo_torchrl.checks import check_index, closest
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.envs.jax_bridge import (
     jax_device,
@@ -179,7 +179,7 @@ class PlaygroundEnv(BatchedEnv):
 
     def render(self, index: int = 0, *, height: int = 240, width: int = 320) -> np.ndarray:
         """A picture of copy ``index``, uint8 ``[height, width, 3]``, by Playground's own renderer (OpenGL)."""
-        self.check_index(index)
+        check_index(index, self.num_envs)
         jax = load_jax("playground")
         return self.env.render(jax.tree.map(lambda leaf: leaf[index], self._state), height=height, width=width)
 

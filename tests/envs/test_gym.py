@@ -152,6 +152,8 @@ class TestRender:
         assert np.array_equal(env.render(0), np.ones((2, 3, 3), np.uint8))
         assert env.control_dt == 0.05
         assert make_gym_env("FpoStub-v0").control_dt == 0.1
+        with pytest.raises(ValueError, match=r"index must be in \[0, 1\), got 1"):
+            env.render(1)
 
     def test_several_copies_and_what_has_no_pictures_say_so(self):
         for env in (make_gym_env("FpoDrawn-v0", num_envs=2), make_gym_env("FpoStub-v0")):

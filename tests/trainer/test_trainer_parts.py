@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from small_trainer import BATCH, NUM_ENVS, trainer_on
+from tensordict.nn import TensorDictModule
 from torchrl.envs import GymEnv, ParallelEnv, RenameTransform, SerialEnv, StepCounter, TransformedEnv
 
-from fpo_torchrl import FlowActor, FPOLoss, ObservationNormalizer, VelocityMLP
+from fpo_torchrl import FlowActor, FPOLoss, ObservationNormalizer, ValueMLP, VelocityMLP
+from fpo_torchrl.advantage import GAE
 from fpo_torchrl.envs.probe import ProbeEnv
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.evaluation import evaluate
@@ -111,6 +113,12 @@ def test_a_normalizer_of_an_observation_that_is_not_there_is_refused():
     env = renamed(in_keys=["observation"], out_keys=["pose"])
     with pytest.raises(ValueError, match=r"the normalizer reads 'observation', and the environment writes 'pose'"):
         Trainer(**parts(env=env), normalizer=ObservationNormalizer(1), total_frames=BATCH, frames_per_batch=BATCH)
+
+
+def test_a_critic_of_what_the_actor_computes_is_refused():
+    critic = TensorDictModule(ValueMLP(4), in_keys=["features"], out_keys=["state_value"])
+    with pytest.raises(ValueError, match=r"the critic reads 'features', and the environment writes 'observation'.*Seq"):
+        Trainer(**parts(advantage=GAE(critic)), total_frames=BATCH, frames_per_batch=BATCH)
 
 
 class TestAnActionOfAnyName:

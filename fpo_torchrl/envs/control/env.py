@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fpo_torchrl.checks import check_index
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.envs.control.catalogue import find_task
 from fpo_torchrl.envs.control.nursery import Nursery
@@ -131,7 +132,7 @@ class ControlEnv(BatchedEnv):
         """
         from fpo_torchrl.envs.control.camera import camera_for
 
-        self.check_index(index)
+        check_index(index, self.num_envs)
         self._camera = camera_for(self._camera, self.task.build_spec, height, width)
         return self._camera.draw(self.physics.state, index)
 

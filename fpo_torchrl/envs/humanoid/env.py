@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchrl.data import Bounded
 
-from fpo_torchrl.checks import check_choice
+from fpo_torchrl.checks import check_choice, check_index
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.envs.humanoid.failures import FailureWeights
 from fpo_torchrl.envs.humanoid.goal import goal_dim
@@ -290,7 +290,7 @@ class HumanoidEnv(BatchedEnv):
         """A picture of copy ``index``, with its reference as a green ghost: uint8 ``[height, width, 3]``."""
         from fpo_torchrl.envs.control.camera import camera_for
 
-        self.check_index(index)
+        check_index(index, self.num_envs)
         self._camera = camera_for(self._camera, lambda: build_spec(self.skeleton, ghost=True), height, width)
         row, state = slice(index, index + 1), self.physics.state
         qpos, qvel = self.motion_library.joints(self.clip[row], self.frame[row])
