@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -12,6 +13,7 @@ from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from fpo_torchrl.checks import check_counts
+from fpo_torchrl.devices import with_index
 
 NUM_PHASES = 32
 
@@ -165,6 +167,14 @@ class BatchedEnv(EnvBase):
         observation = self.observe()
         parts = {"observation": observation} if isinstance(observation, Tensor) else observation
         return TensorDict({**parts, **entries}, batch_size=self.batch_size, device=self.device)
+
+    def to(self, device: torch.device | str) -> Self:
+        """This environment, if it is on ``device`` already; ``ValueError`` if not, since it cannot move."""
+        if with_index(torch.device(device)) != with_index(torch.device(self.device)):
+            raise ValueError(
+                f"{type(self).__name__} is on {self.device} and stays there: build it with device={str(device)!r}"
+            )
+        return self
 
     def _set_seed(self, seed: int | None) -> None:
         self.generator.manual_seed(0 if seed is None else seed)

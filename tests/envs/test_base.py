@@ -176,3 +176,12 @@ def test_an_action_of_the_wrong_shape_is_refused(name):
         ValueError, match=r"expected an action of shape \[6, .\] \[num_envs, action_dim\], got \[6, 5\]"
     ):
         env.step(env.reset().set("action", torch.zeros(6, 5)))
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_it_stays_on_its_device(name):
+    env = ENVS[name]()
+    assert env.to("cpu") is env
+    with pytest.raises(ValueError, match="is on cpu and stays there: build it with device='meta'"):
+        env.to("meta")
+    assert env.action_spec.device.type == "cpu"
