@@ -193,6 +193,12 @@ def test_a_task_has_the_discount_that_the_preset_gives_it(overrides, gamma):
     assert tiny.compose(*overrides).advantage.gamma == gamma
 
 
+def test_the_loss_that_is_asked_for_is_not_the_presets():
+    own, other = (tiny.compose("experiment=humanoid", *more).loss.trust_region for more in ([], ["loss=fpo_released"]))
+    assert (own._target_.rpartition(".")[2], own.epsilon) == ("SPO", 0.15)
+    assert (other._target_.rpartition(".")[2], other.epsilon) == ("Clip", 0.05)
+
+
 @pytest.mark.parametrize(
     "change",
     ["actor=3", "optim=null", "actor.solver=fast", "actor.velocity_net=null", "loss.log_ratio_clamp=2", "env=[1]"],
