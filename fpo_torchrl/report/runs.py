@@ -252,14 +252,18 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def label_of(settings: dict[str, Any]) -> str:
-    """The algorithm's name by its loss.
+    """The algorithm's name by its loss and, where PPO's loss trains a flow, by its actor.
 
-    >>> label_of({"loss": {"_target_": "fpo_torchrl.objectives.FPOLoss"}})
+    >>> flow, ppo = {"_target_": "modules.FlowActor"}, {"_target_": "torchrl.objectives.ppo.ClipPPOLoss"}
+    >>> label_of({"loss": {"_target_": "fpo_torchrl.objectives.FPOLoss"}, "actor": flow})
     'FPO'
-    >>> label_of({"loss": {"_target_": "torchrl.objectives.ppo.ClipPPOLoss"}})
-    'PPO'
+    >>> label_of({"loss": ppo, "actor": {"_target_": "modules.gaussian_actor"}}), label_of({"loss": ppo, "actor": flow})
+    ('PPO', 'FPO (ClipPPOLoss)')
     """
-    return settings["loss"]["_target_"].rpartition(".")[2].removesuffix("Loss").removeprefix("Clip")
+    loss, actor = (settings.get(part, {}).get("_target_", "").rpartition(".")[2] for part in ("loss", "actor"))
+    if actor == "FlowActor" and loss != "FPOLoss":
+        return f"FPO ({loss})"
+    return loss.removesuffix("Loss").removeprefix("Clip")
 
 
 def differing_settings(group: Sequence[RunRecord]) -> dict[str, list[Any]]:
