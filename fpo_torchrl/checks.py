@@ -116,18 +116,15 @@ def check_parts(env: Any, loss: Any, advantage: Any, optimizer: Any, normalizer:
                 f"{who} reads {name!r}, and the environment writes {', '.join(map(repr, there))}: rename the entry "
                 "with torchrl.envs.RenameTransform"
             )
-    written = {
-        *env.observation_keys,
-        *env.done_keys,
-        *env.observation_spec.keys(True, True),
-        *env.state_spec.keys(True, True),
-    }
-    unknown = [key for key in getattr(getattr(advantage, "critic", None), "in_keys", ()) if key not in written]
+    written = getattr(getattr(loss, "actor_network", None), "out_keys", ())
+    known = {*env.observation_keys, *env.done_keys, *env.state_spec.keys(True, True)}
+    known |= {key[1:] if len(key) > 2 else key[1] for key in written if key[0] == "next"}
+    unknown = [key for key in getattr(getattr(advantage, "critic", None), "in_keys", ()) if key not in known]
     if unknown:
         raise ValueError(
-            f"the critic reads {', '.join(map(repr, unknown))}, and the environment writes "
-            f"{', '.join(map(repr, env.observation_keys))}: advantages need the values of next observations, which no "
-            "actor has seen. Put what computes it before the critic: TensorDictSequential(encoder, critic)"
+            f"the critic reads {', '.join(map(repr, unknown))}, which is in no next observation "
+            f"({', '.join(map(repr, env.observation_keys))}), and advantages need its values there. Put what computes "
+            "it before the critic: TensorDictSequential(encoder, critic)"
         )
     for name in ("advantage", "value_target", "value"):
         wanted = getattr(loss.tensor_keys, name)

@@ -152,9 +152,10 @@ def describe(error: Exception) -> str:
     text = str(error).strip()
     if setting := re.search(r" override \+*task\.(\S+)", text):
         return f"task.{setting[1]}: task is a name, its settings are in env; did you mean env.{setting[1]}?"
-    if preset := re.search(r"In '(experiment/\S+)': Could not override '([\w/]+)'", text):
+    preset = re.search(r"In '(experiment/\S+)': Could not override '((\w+)/[\w/]+)'", text)
+    if preset and any(argument.startswith(f"{preset[3]}=") for argument in sys.argv):
         return (
-            f"{preset[1]} chooses {preset[2]}, which the {preset[2].partition('/')[0]} given with it does not have: "
+            f"{preset[1]} chooses {preset[2]}, which the {preset[3]} given with it does not have: "
             "take a preset of that algorithm (fpo-train --help lists them), or leave out the experiment"
         )
     for cause in causes:

@@ -124,12 +124,11 @@ class BatchedEnv(EnvBase):
     # What TorchRL asks for.
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        every = mask is None
-        rows = torch.arange(self.num_envs, device=self.device) if every else mask.reshape(-1).nonzero().squeeze(-1)
+        rows = torch.arange(self.num_envs, device=self.device) if mask is None else mask.flatten().nonzero().flatten()
         if mask is not None or not self._restored:
             self.start_episodes(rows)
             self.step_count[rows] = 0
-            self.ended = self.ended.index_fill(0, rows, False)  # not in place: the last step handed it out
+            self.ended = self.ended.index_fill(0, rows, False)
             if self.spread_episodes and not self._started and len(rows) == self.num_envs:
                 self.step_count.copy_(spread_phases(self.num_envs, self.max_episode_steps, self.generator))
         self._started, self._restored = True, False
@@ -146,7 +145,7 @@ class BatchedEnv(EnvBase):
         self.ended = terminated | truncated
         return self._pack(
             reward=reward.unsqueeze(-1),
-            done=self.ended.unsqueeze(-1),
+            done=(terminated | truncated).unsqueeze(-1),
             terminated=terminated.unsqueeze(-1),
             truncated=truncated.unsqueeze(-1),
         )
@@ -214,6 +213,6 @@ class BatchedEnv(EnvBase):
             )
         self.load_task_state({key: value.clone() for key, value in state["task"].items()})
         self.step_count.copy_(state["step_count"])
-        self.ended = state.get("ended", torch.zeros_like(self.ended)).to(self.ended, copy=True)  # older ones had none
+        self.ended = state.get("ended", torch.zeros_like(self.ended)).to(self.ended, copy=True)  # older states had none
         self.generator.set_state(state["generator"].cpu())
         self._started = self._restored = bool(state["started"])

@@ -260,9 +260,10 @@ def label_of(settings: dict[str, Any]) -> str:
     >>> label_of({"loss": ppo, "actor": {"_target_": "modules.gaussian_actor"}}), label_of({"loss": ppo, "actor": flow})
     ('PPO', 'FPO (ClipPPOLoss)')
     """
-    loss, actor = (settings.get(part, {}).get("_target_", "").rpartition(".")[2] for part in ("loss", "actor"))
-    if actor == "FlowActor" and loss != "FPOLoss":
-        return f"FPO ({loss})"
+    loss = settings["loss"]["_target_"].rpartition(".")[2]
+    trains_flow = str((settings.get("actor") or {}).get("_target_")).endswith(".FlowActor")
+    if trains_flow and loss == "ClipPPOLoss":
+        return "FPO (ClipPPOLoss)"
     return loss.removesuffix("Loss").removeprefix("Clip")
 
 

@@ -117,7 +117,7 @@ def test_a_normalizer_of_an_observation_that_is_not_there_is_refused():
 
 def test_a_critic_of_what_the_actor_computes_is_refused():
     critic = TensorDictModule(ValueMLP(4), in_keys=["features"], out_keys=["state_value"])
-    with pytest.raises(ValueError, match=r"the critic reads 'features', and the environment writes 'observation'.*Seq"):
+    with pytest.raises(ValueError, match=r"the critic reads 'features', which is in no next .* \('observation'\).*Seq"):
         Trainer(**parts(advantage=GAE(critic)), total_frames=BATCH, frames_per_batch=BATCH)
 
 

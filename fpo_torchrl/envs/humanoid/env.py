@@ -19,7 +19,7 @@ from fpo_torchrl.envs.humanoid.goal import goal_dim
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
 from fpo_torchrl.envs.humanoid.model import FORCE_LIMIT, build_spec
 from fpo_torchrl.envs.humanoid.motion_library import MotionLibrary
-from fpo_torchrl.envs.humanoid.observation import observation_masks, observed, self_dim
+from fpo_torchrl.envs.humanoid.observation import observation_masks, observation_rows, self_dim
 from fpo_torchrl.envs.humanoid.reward import DISTANCES, WEIGHTS, power, servo_torque, tracking_terms
 from fpo_torchrl.envs.humanoid.skeleton import SKELETONS
 from fpo_torchrl.envs.humanoid.starts import Starts
@@ -185,11 +185,11 @@ class HumanoidEnv(BatchedEnv):
         self.frame.add_(1)
         self._age.add_(1)
         with torch.inference_mode():  # whose tensors cost less; those that are handed out are copied
-            observation, reward, is_near = self._look(targets)
+            observation, reward, is_near = self._look(targets)  # bodies and reference stay such tensors
         lost = ~is_near  # where a number is NaN, too
         if diverged is not None:
             reward, lost = reward.where(~diverged, 0.0), lost | diverged
-        self._observation, self.lost = observation.T.contiguous(), lost
+        self._observation, self.lost = observation.T.clone(memory_format=torch.contiguous_format), lost
         return reward.to(self.device, torch.float32, copy=True), lost.to(self.device)
 
     def _look(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,7 +204,7 @@ class HumanoidEnv(BatchedEnv):
         self._rewards.add_(rewards)
         self._num_saturated.add_(torque.abs() >= FORCE_LIMIT)
         self._since += 1
-        return observed(self.bodies, goal), rewards.sum(0), is_near
+        return observation_rows(self.bodies, goal), rewards.sum(0), is_near
 
     def _step_physics(self, targets: Tensor) -> Tensor | None:
         """Step every copy; put those in which physics breaks down (bool ``[num_envs]``) back to the reference."""
@@ -264,9 +264,8 @@ class HumanoidEnv(BatchedEnv):
         """Restore what :meth:`task_state` returned, by an older version too; ``ValueError`` if of other motions."""
         self.motion_library.check_inventory(state.get("motions", self.motion_library.inventory))
         self.physics.state.load(state)
-        self._starts.drop()  # an older version had none
-        if "start_clip" in state:
-            self._starts.load({name: state[f"start_{name}"] for name in self._starts.state()})
+        starts = {name.removeprefix("start_"): tensor for name, tensor in state.items() if name.startswith("start_")}
+        self._starts.load(starts)
         self.clip.copy_(state["clip"])
         self.frame.copy_(state["frame"])
         self._age.copy_(state["age"])

@@ -65,6 +65,8 @@ class FailureWeights:
             return
         motion, lost = map(torch.cat, zip(*self._recorded, strict=True))
         self._recorded.clear()
-        played, failed = (torch.bincount(it, minlength=len(self._rates)) for it in (motion, motion[lost]))
-        kept = _MEMORY**played
-        self._rates.mul_(kept).add_((1 - kept) * failed / played.clamp_min(1))
+        motion, order = motion.sort(stable=True)
+        played = torch.bincount(motion, minlength=len(self._rates))
+        later = played.cumsum(0)[motion] - torch.arange(1, len(motion) + 1, device=motion.device)  # of the same motion
+        share = (1 - _MEMORY) * _MEMORY ** later.double() * lost[order]
+        self._rates.mul_(_MEMORY ** played.double()).index_add_(0, motion, share)

@@ -105,11 +105,11 @@ class Kinematics:
             sine = ("sin", number)
             quats.append([("cos", number), *(sine if axis == PLANAR_HINGE else "zero" for axis in range(3))])
             rates.append([rate if axis == PLANAR_HINGE else "zero" for axis in range(3)])
-        if skeleton.is_planar:  # turns about one axis add up
+        if all(body.joint in ("planar", "hinge", "fixed") for body in skeleton.bodies):  # turns about one axis add up
             half_turns, self._ancestors = chains @ half_turns, []
         else:
             quats.append(["one", "zero", "zero", "zero"])  # of what the root hangs on
-        # One sine for all: of turns, a quarter further for the cosines, and of nothing.
+        # cos(x) is sin(x + pi / 2), and the last angle of each half is 0, for the constants 1 and 0.
         nothing = torch.zeros_like(half_turns[:1])
         self._half_turns = torch.cat([half_turns, nothing] * 2).to(self.device)
         self._phases = self._tensor([[0.5 * torch.pi], [0.0]]).repeat_interleave(len(chains) + 1, dim=0)
@@ -118,7 +118,7 @@ class Kinematics:
         root = [0, "zero", 1] if skeleton.is_planar else [0, 1, 2]
         self._quat_rows = self._find([*_across(quats), *root], [*positions, *circles])
         rate_rows = self._find([*_across(rates), *root], [*range(skeleton.num_velocities), "zero"])
-        self._rates = torch.eye(skeleton.num_velocities + 1, dtype=self.dtype, device=self.device)[rate_rows, :-1]
+        self._pick_rates = torch.eye(skeleton.num_velocities + 1, dtype=self.dtype, device=self.device)[rate_rows, :-1]
         self._balls = self._index(places[name] + component for component in range(4) for name in balls)
         rotvecs = [(axis, name) for axis in range(3) for name in balls]
         self._servo_rows = self._find([angle for servo in servos[1:] for angle in servo], [*positions, *rotvecs])
@@ -142,14 +142,14 @@ class Kinematics:
     def _joints(self, qpos: Tensor, qvel: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rotation of each body in its parent, root's position, rate of each body in its own axes, root's velocity.
 
-        Shapes are ``[4, num_bodies, n]``, ``[3, 1, n]``, ``[3, num_bodies, n]`` and ``[3, 1, n]``. In the plane the
-        rotations are those in the world; else one more, of what the root hangs on, comes last.
+        Shapes are ``[4, num_bodies, n]``, ``[3, 1, n]``, ``[3, num_bodies, n]`` and ``[3, 1, n]``. If all joints turn
+        about one axis, rotations are those in the world; else one more, of what the root hangs on, comes last.
         """
         qpos, qvel = (it.to(self.device, self.dtype).T for it in (qpos, qvel))
         circles = torch.addmm(self._phases, self._half_turns, qpos).sin_()
         found = torch.cat([qpos, circles]).index_select(0, self._quat_rows)
         quat, pos = found[:-3].unflatten(0, (4, -1)), found[-3:].unsqueeze(1)
-        found = self._rates @ qvel
+        found = self._pick_rates @ qvel
         return quat, pos, found[:-3].unflatten(0, (3, -1)), found[-3:].unsqueeze(1)
 
     def servo_angles(self, qpos: Tensor) -> Tensor:

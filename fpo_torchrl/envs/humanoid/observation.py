@@ -35,12 +35,7 @@ def observation_masks(skeleton: Skeleton, conditioning: str, critic_goal: str) -
 
 
 def observe(own: BodyStates, goal: BodyStates) -> Tensor:
-    """Observation ``[n, self_dim + goal_dim]`` of bodies that ought to get to ``goal`` in the next control step."""
-    return observed(own, goal).T.contiguous()
-
-
-def observed(own: BodyStates, goal: BodyStates) -> Tensor:
-    """The numbers of :func:`observe` with a row for each, ``[self_dim + goal_dim, n]``.
+    """Observation ``[n, self_dim + goal_dim]`` of bodies that ought to get to ``goal`` in the next control step.
 
     The first part is the root's height, all bodies' positions from the root (without the root's own), rotations,
     velocities and angular velocities. The second has the parts of :data:`~fpo_torchrl.envs.humanoid.goal.GOAL_BLOCKS`:
@@ -48,6 +43,11 @@ def observed(own: BodyStates, goal: BodyStates) -> Tensor:
     Nothing changes if both are moved or turned about the vertical together.
     (akanazawa/fpo, phc/puffer_phc/humanoid_phc.py:1717-1870; the heading is there the direction of the root's x axis.)
     """
+    return observation_rows(own, goal).T.contiguous()
+
+
+def observation_rows(own: BodyStates, goal: BodyStates) -> Tensor:
+    """What :func:`observe` returns with a row for each number, ``[self_dim + goal_dim, n]``."""
     num_bodies, num_envs = own.pos.shape[1:]
     root, heading = own.pos[:, :1], rotations.heading(own.quat[:, 0])
     error = rotations.between(own.quat, goal.quat)

@@ -105,12 +105,12 @@ def canonical(quat: Tensor) -> Tensor:
 def distance(one: Tensor, other: Tensor) -> Tensor:
     """The angle (rad, between 0 and pi) of the rotation that leads from ``one`` to ``other``: ``[...]``.
 
-    It is four times the arc sine of half the distance of the quaternions: exact where an arc cosine of their product is
-    not, between rotations that are nearly the same.
+    Four times the arc sine of half the distance of the quaternions, which loses no digits between rotations that are
+    nearly the same, as an arc cosine of their product would.
     """
-    squared = (one - other).square().sum(0)
-    nearer = torch.minimum(squared, 4 - squared).clamp_min(0)  # a quaternion and its negative are one rotation
-    return 4 * (nearer.sqrt() / 2).asin()
+    # A quaternion and its negative are one rotation.
+    squared = torch.minimum((one - other).square().sum(0), (one + other).square().sum(0))
+    return 4 * (squared.sqrt() / 2).asin()
 
 
 def to_rotvec(quat: Tensor) -> Tensor:

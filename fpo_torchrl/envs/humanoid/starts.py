@@ -61,9 +61,14 @@ class Starts:
 
     def state(self) -> dict[str, Tensor]:
         """What was drawn and not yet taken."""
+        if self.generator is None:
+            return {}
         return {"clip": self._clip, "frame": self._frame, "num_left": torch.tensor(self._num_left)}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Restore what :meth:`state` returned."""
+        """Restore what :meth:`state` returned, by an older version nothing; then, the next starts are drawn anew."""
+        self._num_left = 0
+        if self.generator is None or not state:
+            return
         self._keep(state["clip"].to(self._clip), state["frame"].to(self._frame))
         self._num_left = int(state["num_left"])

@@ -169,4 +169,4 @@ def _compile(binary: bytes, device: Any) -> Callable[[Any, int], tuple[Any, Any,
         sound = (abs(after[:, :num_finite]) < mujoco.mjMAXVAL).all(-1)
         return after, sound, sound.all()
 
-    return jax.jit(program)  # the number of substeps is no constant of it: a settling and a whole step share one
+    return jax.jit(program, static_argnums=1)

@@ -18,13 +18,15 @@ def test_without_a_share_every_motion_is_as_likely_whatever_fails():
 
 
 def test_a_share_goes_by_failures():
-    """After many episodes the rates are 0, 1/2 and 1: 0.4 / 3 each, and 0.6 in proportion to 0 : 1/2 : 1."""
+    """After many episodes the rates are 0, 49/99 (r = 0.98 (0.98 r + 0.02)) and 1: 0.6 is in proportion to them."""
     weights = FailureWeights(3, share=0.6)
     motion, lost = torch.tensor([0, 1, 1, 2]), torch.tensor([False, True, False, True])
     for _ in range(800):
         weights.record(motion, lost)
-    assert weights.rates.tolist() == pytest.approx([0, 0.5, 1], abs=1e-6)
-    assert weights.probabilities.tolist() == pytest.approx([0.4 / 3, 0.4 / 3 + 0.2, 0.4 / 3 + 0.4], abs=1e-3)
+    assert weights.rates.tolist() == pytest.approx([0, 49 / 99, 1], abs=1e-6)
+    assert weights.probabilities.tolist() == pytest.approx(
+        [0.4 / 3 + 0.6 * rate / 148 for rate in (0, 49, 99)], abs=1e-3
+    )
     drawn = weights.draw(torch.rand(100_000, generator=torch.Generator().manual_seed(0)))
     shares = torch.bincount(drawn, minlength=3) / len(drawn)
     torch.testing.assert_close(shares.double(), weights.probabilities, atol=0.01, rtol=0)
@@ -43,6 +45,14 @@ def test_one_episode_at_a_time_or_all_at_once_is_the_same():
     for _ in range(8):
         other.record(torch.tensor([1]), torch.tensor([True]))
     torch.testing.assert_close(one.rates, other.rates)
+    motion, lost = torch.tensor([1, 0, 1, 1]), torch.tensor([False, False, True, False])
+    one.record(motion, lost)
+    for episode in range(4):
+        other.record(motion[episode : episode + 1], lost[episode : episode + 1])
+        other.rates.clone()  # counts what waits
+    torch.testing.assert_close(one.rates, other.rates, rtol=1e-12, atol=0)
+    # 0.98 of a rate is kept each time. Of motion 1 eight were lost, then none, one, none; of motion 0 one was not.
+    assert one.rates.tolist() == pytest.approx([0.98, (0.98 * 0.98 + 0.02) * 0.98])
     one.record(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.bool))
     torch.testing.assert_close(one.rates, other.rates)
 

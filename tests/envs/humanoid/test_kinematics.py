@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 import pytest
@@ -9,14 +11,17 @@ import torch
 
 from fpo_torchrl.envs.humanoid.kinematics import Kinematics
 from fpo_torchrl.envs.humanoid.model import FORCE_LIMIT, build_spec
-from fpo_torchrl.envs.humanoid.skeleton import HUMANOID, SKELETONS
+from fpo_torchrl.envs.humanoid.skeleton import HUMANOID, SKELETONS, Skeleton
 
 BODIES = ["full", "planar"]
+_PLANAR = SKELETONS["planar"]
+MIXED = replace(_PLANAR, bodies=tuple(replace(it, joint="ball") if it.name == "torso" else it for it in _PLANAR.bodies))
+"""In the plane but for the upper body."""
 
 
-def simulated(name: str, seed: int):
+def simulated(skeleton: Skeleton, seed: int):
     """A model in a random state, its data, and the same state as a batch of one."""
-    model = build_spec(SKELETONS[name]).compile()
+    model = build_spec(skeleton).compile()
     data, generator = mujoco.MjData(model), np.random.default_rng(seed)
     mujoco.mj_integratePos(model, data.qpos, generator.normal(size=model.nv), 1.0)
     data.qvel[:], data.ctrl[:] = generator.normal(size=model.nv), generator.normal(size=model.nu)
@@ -45,11 +50,11 @@ def test_at_rest_the_bodies_are_where_deepmimics_offsets_put_them():
     assert at("right_hand") == pytest.approx([-0.02405, -0.18311, 0.236151 + 0.2435 - 0.274788 - 0.258947])
 
 
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("skeleton", [*SKELETONS.values(), MIXED], ids=[*SKELETONS, "mixed"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_body_states_are_those_of_mujoco(name, seed):
-    model, data, qpos, qvel = simulated(name, seed)
-    bodies, velocity = Kinematics(SKELETONS[name])(qpos, qvel), np.zeros(6)
+def test_body_states_are_those_of_mujoco(skeleton, seed):
+    model, data, qpos, qvel = simulated(skeleton, seed)
+    bodies, velocity = Kinematics(skeleton)(qpos, qvel), np.zeros(6)
     for body in range(model.nbody - 1):
         mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_XBODY, body + 1, velocity, 0)
         np.testing.assert_allclose(bodies.pos[:, body, 0], data.xpos[body + 1], atol=1e-12)
@@ -60,7 +65,7 @@ def test_body_states_are_those_of_mujoco(name, seed):
 
 @pytest.mark.parametrize("name", BODIES)
 def test_servos_measure_what_mujocos_do(name):
-    _, data, qpos, _ = simulated(name, seed=2)
+    _, data, qpos, _ = simulated(SKELETONS[name], seed=2)
     np.testing.assert_allclose(Kinematics(SKELETONS[name]).servo_angles(qpos)[0], data.actuator_length, atol=1e-12)
 
 

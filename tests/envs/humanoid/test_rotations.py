@@ -36,10 +36,11 @@ def test_the_distance_of_two_rotations_is_scipys(sign):
     np.testing.assert_allclose(rotations.distance(one, sign * other), expected, atol=1e-12)
 
 
-def test_the_distance_of_close_rotations_is_exact_in_single_precision():
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_distance_of_close_rotations_is_exact_in_single_precision(sign):
     turn = torch.tensor([0.0, 1e-6, 1e-4, 1e-2, 3.1415])
     none = rotations.about(1, torch.zeros(5))
-    torch.testing.assert_close(rotations.distance(none, rotations.about(1, turn)), turn, rtol=1e-5, atol=0)
+    torch.testing.assert_close(rotations.distance(none, sign * rotations.about(1, turn)), turn, rtol=1e-5, atol=0)
 
 
 def test_turned_vectors_and_matrices_are_scipys():

@@ -113,3 +113,14 @@ def test_it_goes_on_outside_of_inference_mode():
             play(env, 4)
         go_on()
         play(env, 4)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_gradients_go_through_what_a_step_returns(num_envs):
+    env = HumanoidEnv("humanoid/planar", num_envs=num_envs, num_threads=1)
+    step = env.rollout(1)[:, 0]["next"]
+    for entry in (step["observation"], step["reward"]):
+        weight = torch.zeros_like(entry, requires_grad=True)
+        (weight * entry).sum().backward()
+        assert torch.equal(weight.grad, entry)
+        entry.add_(1)

@@ -77,10 +77,37 @@ def test_a_new_seed_leaves_nothing_of_the_old_draws():
 
 
 def test_a_state_that_was_saved_before_there_were_such_draws_is_loaded():
-    env, other = make(), make()
-    env.reset()
+    """What is left of other draws is dropped: both begin with new ones."""
+    env, other = make(), make(seed=7)
+    for it, rows in ((env, (0, 1, 2)), (other, (3,))):
+        it.reset()
+        start_again(it, *rows)
     state = env.get_state()
-    task = state["task"].exclude("start_clip", "start_frame", "start_num_left")
-    other.set_state(TensorDict({**state.exclude("ended"), "task": task}))
-    start_again(other, 1)
-    assert where(other)[0] == where(env)[0]
+    state = TensorDict({**state, "task": state["task"].exclude("start_clip", "start_frame", "start_num_left")})
+    for it in (env, other):
+        it.set_state(state.exclude("ended"))
+        start_again(it, 1, 4)
+    assert where(env) == where(other)
+
+
+def test_fixed_starts_stay_fixed_whatever_state_is_loaded():
+    env, drawn = make(random_start=False), make()
+    drawn.reset()
+    env.set_state(drawn.get_state())
+    start_again(env, *range(8))
+    assert where(env) == [(row % len(env.motion_library), 0) for row in range(8)]
+
+
+def test_looking_at_the_state_changes_nothing():
+    """However often rates are read on the way, and though they decide what is drawn."""
+    env, seen = (make(failure_share=0.9, max_distance=0.1) for _ in range(2))
+    for it in (env, seen):
+        td = it.reset()
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(60):
+            action = torch.rand(8, 12, generator=generator) * 2 - 1
+            _, td = it.step_and_maybe_reset(td.set("action", action))
+            if it is seen:
+                it.get_state()
+    torch.testing.assert_close(env.failures.rates, seen.failures.rates, rtol=1e-12, atol=0)
+    assert where(env) == where(seen)

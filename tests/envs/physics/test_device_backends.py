@@ -17,7 +17,6 @@ from torchrl.modules import RandomPolicy
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
 from fpo_torchrl.envs.physics import Physics, PhysicsError
 from fpo_torchrl.envs.physics.c import CPhysics
-from fpo_torchrl.envs.physics.mjx import MJXPhysics
 from fpo_torchrl.envs.physics.warp import WarpPhysics
 from fpo_torchrl.errors import NonFiniteError
 
@@ -279,21 +278,6 @@ def test_mjx_compiles_nothing_after_the_first_reset(device):
         data = run(env, actions(env, 9), env.reset(data.set("_reset", mask)))[1]
     assert env.physics._program._cache_size() == programs
     assert make("mjx", device=device, num_envs=2).physics._program is env.physics._program
-
-
-def test_mjx_has_one_program_for_every_number_of_substeps(device):
-    model = make("mjx", device=device).physics.model
-    several, single = (MJXPhysics(model, num_envs=NUM_ENVS, num_substeps=n, device=device) for n in (3, 1))
-    start = torch.rand(NUM_ENVS, model.nq), torch.rand(NUM_ENVS, model.nv), torch.zeros(NUM_ENVS, model.nmocap, 3)
-    for physics in (several, single):
-        physics.restart(*(it.to(physics.device) for it in start))
-    programs = single._program._cache_size()
-    control = torch.full((NUM_ENVS, model.nu), 0.5, device=several.device)
-    several.step(control)
-    for _ in range(3):
-        single.step(control)
-    assert single._program._cache_size() == programs
-    torch.testing.assert_close(several.state.qpos, single.state.qpos)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
