@@ -204,7 +204,7 @@ class HumanoidEnv(BatchedEnv):
         self._rewards.add_(rewards)
         self._num_saturated.add_(torque.abs() >= FORCE_LIMIT)
         self._since += 1
-        return observation_rows(self.bodies, goal), rewards.sum(0), is_near
+        return observation_rows(self.bodies, goal, in_plane=self.skeleton.is_planar), rewards.sum(0), is_near
 
     def _step_physics(self, targets: Tensor) -> Tensor | None:
         """Step every copy; put those in which physics breaks down (bool ``[num_envs]``) back to the reference."""

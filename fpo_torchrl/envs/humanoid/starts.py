@@ -33,7 +33,7 @@ class Starts:
 
     def _keep(self, clip: Tensor, frame: Tensor) -> None:
         self._clip, self._frame = clip, frame
-        self._observation = observe(*self.library.now_and_next(clip, frame))
+        self._observation = observe(*self.library.now_and_next(clip, frame), in_plane=self.library.skeleton.is_planar)
 
     def _draw(self) -> None:
         """Draw anew; what was left is as good as any, and dropped."""

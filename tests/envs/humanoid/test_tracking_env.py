@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fpo_torchrl.envs.humanoid import HUMANOID, SKELETONS, rotations
+from fpo_torchrl.envs.humanoid import HUMANOID, SKELETONS, HumanoidEnv, rotations
 from fpo_torchrl.envs.humanoid.goal import GOAL_BLOCKS, conditioned_bodies, goal_dim, goal_mask
 from fpo_torchrl.envs.humanoid.kinematics import BodyStates, Kinematics
 from fpo_torchrl.envs.humanoid.observation import observe, self_dim
@@ -98,6 +98,13 @@ def test_nothing_changes_if_all_is_moved_and_turned_together():
     own, goal = some_bodies(3), some_bodies(4)
     torch.testing.assert_close(observe(elsewhere(own), elsewhere(goal)), observe(own, goal))
     torch.testing.assert_close(tracking_terms(elsewhere(own), elsewhere(goal)), tracking_terms(own, goal))
+
+
+def test_in_the_plane_it_is_the_same_without_looking_for_the_heading():
+    env = HumanoidEnv("humanoid/planar", num_envs=16, num_threads=1, max_distance=9.0)
+    env.rollout(5)
+    goal = env.motion_library.now_and_next(env.clip, env.frame)[1]
+    torch.testing.assert_close(env.observe(), observe(env.bodies, goal), rtol=0, atol=1e-6)
 
 
 def test_observations_tell_bodies_apart():
