@@ -98,10 +98,11 @@ def to_flow_matching_policy(actor: FlowActor) -> TensorDictModuleBase:
         )
     low, high = BOUNDS.get(actor.squash, (math.nan, math.nan))
     fits = actor.squash == "none" or bool((actor.action_low == low).all() and (actor.action_high == high).all())
-    if not fits:
+    if not fits or actor.squash_gain != 1:
         raise ValueError(
-            f'FlowMatchingPolicy needs squash="clip" with bounds of -1 and 1, or squash="none"; the actor has '
-            f"squash={actor.squash!r} with {actor.action_low.tolist()} and {actor.action_high.tolist()}"
+            f'FlowMatchingPolicy needs squash="clip" with bounds of -1 and 1 and a squash_gain of 1, or squash="none"; '
+            f"the actor has squash={actor.squash!r} and {actor.squash_gain} with {actor.action_low.tolist()} and "
+            f"{actor.action_high.tolist()}"
         )
     net = actor.velocity_net
     network = net.network if isinstance(net, ConcatenatedInputs) and actor.normalizer is None else SplitInput(actor)

@@ -36,6 +36,8 @@ class FlowSampler(TensorDictModuleBase):
         start_noise: where the flow starts. Default: TorchRL's exploration type decides, random noise for
             RANDOM and where none is set, zero noise for the others, which also leave out a stochastic solver's noise.
         squash: ``"tanh"``, ``"clip"`` or ``"none"``, after the flow; the first two map [-1, 1] to the bounds.
+        squash_gain (float): factor on the flow's action in what is squashed, positive. A flow begins near standard
+            normal actions, so that above 1 the first actions are wider.
         action_low, action_high: bounds of the action, floats or tensors ``[act]``; ignored for ``"none"``.
         normalizer: applied to the observation (one input key only).
 
@@ -56,6 +58,7 @@ class FlowSampler(TensorDictModuleBase):
         *,
         start_noise: StartNoise | None = None,
         squash: Literal["tanh", "clip", "none"] = "tanh",
+        squash_gain: float = 1.0,
         action_low: float | Tensor = -1.0,
         action_high: float | Tensor = 1.0,
         normalizer: nn.Module | None = None,
@@ -82,7 +85,11 @@ class FlowSampler(TensorDictModuleBase):
         self.normalizer = normalizer
         self.solver = solver if solver is not None else Euler(num_steps=10)
         self.start_noise = start_noise
-        self.squash = squash
+        if not 0 < squash_gain < float("inf"):
+            raise ValueError(f"squash_gain must be positive and finite, got {squash_gain}")
+        if squash == "none" and squash_gain != 1:
+            raise ValueError(f'squash_gain={squash_gain} has no effect with squash="none": leave it at 1')
+        self.squash, self.squash_gain = squash, float(squash_gain)
         self.action_dim = action_dim
         bounds = action_bounds(action_low, action_high, squash=squash, action_dim=action_dim)
         for name, bound in bounds.items():
@@ -161,7 +168,9 @@ class FlowSampler(TensorDictModuleBase):
     def unsquash(self, action: Tensor) -> Tensor:
         """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
         squash = SQUASHES[self.squash]
-        return action if squash is None else squash.inverse((action - self._centre) / self.half_range)
+        return (
+            action if squash is None else squash.inverse((action - self._centre) / self.half_range) / self.squash_gain
+        )
 
     def _normalized(self, observations: Sequence[Tensor]) -> list[Tensor]:
         return [*observations] if self.normalizer is None else [self.normalizer(observations[0])]
@@ -259,14 +268,16 @@ class FlowSampler(TensorDictModuleBase):
         squash = SQUASHES[self.squash]
         if squash is None:
             return flow_action
-        action = self._centre + self.half_range * squash.forward(flow_action)
+        action = self._centre + self.half_range * squash.forward(self.squash_gain * flow_action)
         return action.clamp(self.action_low, self.action_high)  # rounding may have passed them
 
     __repr__ = nn.Module.__repr__  # TensorDictModuleBase's own leaves extra_repr out
 
     def extra_repr(self) -> str:
         """Arguments shown by ``repr``."""
-        return f"solver={self.solver}, start_noise={self.start_noise}, squash={self.squash!r}"
+        return f"solver={self.solver}, start_noise={self.start_noise}, squash={self.squash!r}" + (
+            f", squash_gain={self.squash_gain}" if self.squash_gain != 1 else ""
+        )
 
 
 def _misfit(batch: Sequence[int], observation: Tensor) -> str:

@@ -247,6 +247,8 @@ class TestArguments:
             ({"action_noise_std": -0.1}, r"action_noise_std must not be negative, got -0\.1"),
             ({"action_low": torch.zeros(5)}, r"action_low should be a number or have the shape \[2\] .*, got \[5\]"),
             ({"squash": "sigmoid"}, "squash must be one of tanh, clip, none, got 'sigmoid'"),
+            ({"squash_gain": 0.0}, r"squash_gain must be positive and finite, got 0\.0"),
+            ({"squash": "none", "squash_gain": 2.0}, r'squash_gain=2\.0 has no effect with squash="none"'),
             ({"action_reduction": "max"}, "action_reduction must be one of mean, sum, sqrt, got 'max'"),
             (
                 {"normalizer": ObservationNormalizer(3), "in_keys": ["a", "b"]},

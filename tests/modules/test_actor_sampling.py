@@ -128,6 +128,17 @@ class TestSquash:
         assert inside.sum() > 200
         torch.testing.assert_close(recovered[inside], td["flow_action"][inside], atol=1e-3, rtol=1e-3)
 
+    @pytest.mark.parametrize(("squash", "action"), [("tanh", math.tanh(0.6)), ("clip", 0.6)])
+    def test_a_gain_widens_what_is_squashed(self, squash, action):
+        settings = {"squash": squash, "squash_gain": 1.5, "start_noise": ZeroNoise()}
+        actor = FlowActor(ConstantVelocity(0.4), Euler(4), **settings)
+        td = actor(observations(1))
+        assert td["flow_action"].item() == pytest.approx(0.4)
+        assert td["action"].item() == pytest.approx(action)
+        assert actor.unsquash(td["action"]).item() == pytest.approx(0.4)
+        assert actor.act([torch.zeros(1, 3)], torch.zeros(1, 1)).item() == pytest.approx(action)
+        assert "squash_gain=1.5" in repr(actor)
+
     def test_unsquash_of_an_action_on_the_bound_is_that_of_0_999_of_it(self):
         """artanh 0.999 = ln(1.999 / 0.001) / 2."""
         flow_action = self.actor("tanh", 0.0).unsquash(torch.stack([self.LOW, self.HIGH]))
