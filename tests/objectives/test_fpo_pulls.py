@@ -16,6 +16,8 @@ from fpo_torchrl import (
     VelocityMLP,
     VelocityTarget,
 )
+from fpo_torchrl.flow import LinearPath
+from fpo_torchrl.functional import cfm_error
 
 
 class TestPullOfTheCFMLoss:
@@ -78,6 +80,27 @@ class TestPullOfTheCFMLoss:
     def test_a_negative_coefficient_is_refused(self, make_actor, name):
         with pytest.raises(ValueError, match=rf"{name} must not be negative, got -0\.1"):
             FPOLoss(make_actor(), **{name: -0.1})
+
+
+class TestAlongTheFlow:
+    """What pairs tell of the mean of Gaussian actions, by their time on the flow (docs/robust_fpo.md)."""
+
+    @pytest.mark.parametrize(("std", "time"), [(1.0, 0.0), (1.0, 0.5), (0.5, 0.5), (0.2, 0.8)])
+    def test_most_at_its_start_and_nothing_at_its_end(self, std, time):
+        """The gradient of each pair's loss by the mean, in the flow to N(mean, std^2), and each action's advantage."""
+        torch.manual_seed(0)
+        advantage, noise = torch.randn(2, 200_000, 1, dtype=torch.float64)
+        action, path, mean = std * advantage, LinearPath(), torch.zeros_like(noise, requires_grad=True)
+        at = torch.full_like(noise, time)
+        x_t = path.interpolate(noise, action, at)
+        known = time * std**2 / (time**2 * std**2 + (1 - time) ** 2)  # of the action, from x_t
+        velocity = (mean + known * (x_t - time * mean) - x_t) / (1 - time)
+        (gradient,) = torch.autograd.grad(-cfm_error(velocity, path.velocity(noise, action), 1.0).sum(), mean)
+        correlation = (advantage * gradient).mean() / gradient.square().mean().sqrt()
+        best_weight = (advantage * gradient).mean() / gradient.square().mean()
+        spread = (1 - time) ** 2 + std**2 * time**2
+        assert correlation.item() == pytest.approx((1 - time) / spread**0.5, abs=0.01)
+        assert best_weight.item() == pytest.approx(spread / (2 * std), rel=0.02)
 
 
 class TestPullOfThePrior:
