@@ -69,7 +69,7 @@ def observation_rows(own: BodyStates, goal: BodyStates, *, in_plane: bool) -> Te
     vectors[10:12] = rotations.columns(goal.quat)
     if not in_plane:
         heading = rotations.heading(own.quat[:, 0])
-        for part in (places, error[1:], vectors.transpose(0, 1)):
+        for part in (places, error[1:], vectors.transpose(0, 1)):  # of which two are still to be written
             rotations.turn_back_(heading, part)
     vectors[5:7] = rotations.columns(error)
     return seen
