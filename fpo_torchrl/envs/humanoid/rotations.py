@@ -52,7 +52,7 @@ _columns = _Product(_TURN[:, [0, 2]].transpose(0, 1), _EYE[:, [0, 2]].T)
 
 
 def length(vector: Tensor) -> Tensor:
-    """The length ``[...]`` of ``vector`` ``[3, ...]``; far faster than torch's norm over a first dimension."""
+    """The length ``[...]`` of ``vector`` ``[size, ...]``; far faster than torch's norm over a first dimension."""
     return vector.square().sum(0).sqrt()
 
 
@@ -109,8 +109,7 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
     nearly the same, as an arc cosine of their product would.
     """
     # A quaternion and its negative are one rotation.
-    squared = torch.minimum((one - other).square().sum(0), (one + other).square().sum(0))
-    return 4 * (squared.sqrt() / 2).asin()
+    return 4 * (torch.minimum(length(one - other), length(one + other)) / 2).asin()
 
 
 def to_rotvec(quat: Tensor) -> Tensor:

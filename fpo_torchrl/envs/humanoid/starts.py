@@ -17,23 +17,29 @@ class Starts:
     next: a CPU spends more on starting an operation than on its numbers.
 
     Args:
-        library: the motions.
+        motion_library: what to track.
         failures: draws motions; of what it learns since the last draw, the next one knows.
         num_envs (int): copies of the environment.
         generator: draws frames; None to start copy ``i`` in motion ``i`` (counted round), from its first frame.
     """
 
     def __init__(
-        self, library: MotionLibrary, failures: FailureWeights, num_envs: int, *, generator: torch.Generator | None
+        self,
+        motion_library: MotionLibrary,
+        failures: FailureWeights,
+        num_envs: int,
+        *,
+        generator: torch.Generator | None,
     ) -> None:
-        self.library, self.failures, self.generator = library, failures, generator
-        number = torch.arange(num_envs, device=library.num_frames.device)
-        self._keep(number % len(library), torch.zeros_like(number))
-        self._num_left = 0
+        self.motion_library, self.failures, self.generator = motion_library, failures, generator
+        number = torch.arange(num_envs, device=motion_library.num_frames.device)
+        self._keep(number % len(motion_library), torch.zeros_like(number))
+        self.drop()
 
     def _keep(self, clip: Tensor, frame: Tensor) -> None:
         self._clip, self._frame = clip, frame
-        self._observation = observe(*self.library.now_and_next(clip, frame), in_plane=self.library.skeleton.is_planar)
+        now_and_next, in_plane = self.motion_library.now_and_next(clip, frame), self.motion_library.skeleton.is_planar
+        self._observation = observe(*now_and_next, in_plane=in_plane)
 
     def _draw(self) -> None:
         """Draw anew; what was left is as good as any, and dropped."""
@@ -42,7 +48,7 @@ class Starts:
         draw = torch.rand(2, num_starts, generator=self.generator, device=device).to(self._clip.device)
         clip = self.failures.draw(draw[0])
         # The last frame is a goal only, and so no episode starts where it would be the next.
-        self._keep(clip, (draw[1] * (self.library.num_frames[clip] - 2)).long())
+        self._keep(clip, (draw[1] * (self.motion_library.num_frames[clip] - 2)).long())
         self._num_left = num_starts
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +73,7 @@ class Starts:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Restore what :meth:`state` returned, by an older version nothing; then, the next starts are drawn anew."""
-        self._num_left = 0
+        self.drop()
         if self.generator is None or not state:
             return
         self._keep(state["clip"].to(self._clip), state["frame"].to(self._frame))
