@@ -23,6 +23,7 @@ from fpo_torchrl.builders import build_agent, env_maker
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.files import write_json
+from fpo_torchrl.flow import TorchDraws
 from fpo_torchrl.modules import FlowActor
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.settings import load_run_config
@@ -53,7 +54,8 @@ def gradients(actor: FlowActor, batch: TensorDictBase, pairs: Any, target: Any, 
     observations, action = actor.observations(batch), batch[actor.flow_action_key]
     parameters, found = list(actor.velocity_net.parameters()), []
     for _ in range(draws):
-        noise, time = pairs.sample((len(action), num_pairs, actor.action_dim), actor.time_sampler, like=action)
+        shape = (len(action), num_pairs, actor.action_dim)
+        noise, time = pairs.sample(shape, actor.time_sampler, TorchDraws(action))
         cfm_loss = actor.pair_loss(observations, action, noise, time, target=target).mean(-1, keepdim=True)
         gradient = torch.autograd.grad((batch["advantage"] * cfm_loss).mean(), parameters)
         found.append(torch.cat([part.flatten() for part in gradient]))

@@ -9,6 +9,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
+from fpo_torchrl.checks import entries
 from fpo_torchrl.functional import brax_advantage, group_advantage
 
 
@@ -43,17 +44,21 @@ class GAE:
             raise ValueError(f"reward_scale must be positive and finite, got {reward_scale}")
         self.critic = critic
         self.gamma, self.lmbda, self.reward_scale = gamma, lmbda, reward_scale
-        self.set_keys()
+        self.advantage_key: NestedKey = "advantage"
+        self.value_target_key: NestedKey = "value_target"
+        self.value_key: NestedKey = "state_value"
 
     def set_keys(
         self,
         *,
-        advantage: NestedKey = "advantage",
-        value_target: NestedKey = "value_target",
-        value: NestedKey = "state_value",
+        advantage: NestedKey | None = None,
+        value_target: NestedKey | None = None,
+        value: NestedKey | None = None,
     ) -> None:
-        """Choose the names of what is written, and of the critic's output, as the loss's ``set_keys`` does."""
-        self.advantage_key, self.value_target_key, self.value_key = advantage, value_target, value
+        """Rename what is written, and the critic's output, as the loss's ``set_keys`` does; None keeps a name."""
+        for name, key in {"advantage": advantage, "value_target": value_target, "value": value}.items():
+            if key is not None:
+                setattr(self, f"{name}_key", key)
 
     @torch.no_grad()
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
@@ -121,7 +126,7 @@ class GroupAdvantage:
     :func:`~fpo_torchrl.functional.group_advantage` (arXiv 2402.03300). Where trajectories arrive one by one in a
     replay buffer, TorchRL's ``MCAdvantage`` gathers the groups.
 
-    Keys: reads the reward ``[*batch, group, 1]``; writes ``"advantage"`` of that shape. Train with
+    Keys: reads the reward ``[*batch, group, 1]``; writes the advantage, of that shape. Train with
     ``FPOLoss(actor, normalize_advantage=False)``: the advantages are normalised already, and normalising
     them again would take the shift back.
 
@@ -129,7 +134,7 @@ class GroupAdvantage:
         non_negative (bool): shift each group by a constant so that its worst member has advantage 0. The actions
             then are a weighted data set for flow matching, which takes no negative weights (FPO, arXiv 2507.21053,
             appendix A.1.4).
-        reward_key: where the reward is.
+        reward_key, advantage_key: where the reward is, and where the advantage goes.
 
     Raises:
         KeyError: in a batch without the reward. ValueError: for a reward of another shape, or groups of one.
@@ -141,19 +146,21 @@ class GroupAdvantage:
     tensor([-1.4142,  0.0000,  0.0000,  1.4142])
     """
 
-    def __init__(self, *, non_negative: bool = False, reward_key: NestedKey = ("next", "reward")) -> None:
+    def __init__(
+        self,
+        *,
+        non_negative: bool = False,
+        reward_key: NestedKey = ("next", "reward"),
+        advantage_key: NestedKey = "advantage",
+    ) -> None:
         self.non_negative = non_negative
-        self.reward_key = reward_key
+        self.reward_key, self.advantage_key = reward_key, advantage_key
 
     @torch.no_grad()
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         """Add the advantage to ``batch`` ``[*batch, group]``, in place."""
-        reward = batch.get(self.reward_key, None)
-        if reward is None:
-            raise KeyError(
-                f"the batch lacks {self.reward_key!r}; it holds {sorted(map(str, batch.keys(True, True)))}. Write the "
-                "reward of each action there, or give its reward_key"
-            )
+        advice = "write the reward of each action there, or give its reward_key"
+        [reward] = entries(batch, [self.reward_key], reader="GroupAdvantage", advice=advice)
         expected = (*batch.batch_size, 1)
         if not batch.batch_size or reward.shape != expected:
             raise ValueError(
@@ -165,4 +172,4 @@ class GroupAdvantage:
         advantage = group_advantage(reward)
         if self.non_negative:
             advantage = advantage - advantage.amin(-2, keepdim=True)
-        return batch.set("advantage", advantage)
+        return batch.set(self.advantage_key, advantage)

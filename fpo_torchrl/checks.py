@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
 
 def check_counts(**counts: int | None) -> None:
     """Raise ``ValueError`` for the first of ``counts`` that is below 1; None stands for a default.
@@ -31,6 +35,15 @@ def check_kinds(example: str, kind: type, **values: Any) -> None:
         if value is not None and not isinstance(value, kind):
             article = "an" if kind.__name__[0] in "aeiou" else "a"
             raise TypeError(f"{name} must be {article} {kind.__name__} such as {example}, got {value!r}")
+
+
+def entries(tensordict: TensorDictBase, keys: Iterable[NestedKey], *, reader: str, advice: str) -> list[Tensor]:
+    """The entries under ``keys``; ``KeyError`` if some are missing, saying who reads them and what to do."""
+    found = {key: tensordict.get(key, None) for key in keys}
+    if missing := [key for key, value in found.items() if value is None]:
+        there = ", ".join(map(str, sorted(tensordict.keys(True, True), key=str))) or "nothing"
+        raise KeyError(f"{reader} reads {missing}, which the tensordict lacks: {advice}. It has {there}")
+    return [*found.values()]
 
 
 def check_index(index: int, num_envs: int) -> None:

@@ -96,7 +96,7 @@ def check_finite(
         return
     for name, values in entries.items():
         if not bool(torch.isfinite(values).all()):
-            env, step = (~torch.isfinite(values)).flatten(2).any(-1).nonzero()[0].tolist()
+            env, step = (~torch.isfinite(values)).nonzero()[0, :2].tolist()
             raise NonFiniteError(
                 f"{name} of environment {env} at step {step} of the batch after frame {first_frame} is not finite "
                 f"({values[env, step].tolist()}). Nothing was learnt from this batch; the last checkpoint is intact"

@@ -53,11 +53,12 @@ class AgentOptimizer(torch.optim.Adam):
         self.limits = {"actor": max_grad_norm, "critic": critic_max_grad_norm}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore moments and step counts; step sizes and the other settings stay those of this object."""
+        """Restore moments and step counts; settings stay those of this object, but step sizes a scheduler has set."""
         settings = [{name: value for name, value in g.items() if name != "params"} for g in self.param_groups]
         super().load_state_dict(state_dict)
         for group, own in zip(self.param_groups, settings, strict=True):
-            group.update(own)
+            is_scheduled = "initial_lr" in group  # of what was saved; torch's schedulers go on from the last step size
+            group.update({name: value for name, value in own.items() if not (is_scheduled and name == "lr")})
 
     @torch.no_grad()
     def largest_weight(self) -> Tensor:

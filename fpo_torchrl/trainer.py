@@ -103,6 +103,12 @@ class Trainer:
                 f"{type(recurrent[0]).__name__} needs sequences, and minibatches are single transitions: choose "
                 f'advantage_every="minibatch", whose minibatches are windows of unroll_length steps'
             )
+        critic = getattr(advantage, "critic", None)
+        if critic is not None and (alone := set(recurrent_modules(critic)) - set(recurrent_modules(actor))):
+            raise ValueError(
+                f"the critic has a {type(alone.pop()).__name__} of its own, whose state nothing carries on at "
+                "collection: share the policy's, TensorDictSequential(encoder, critic)"
+            )
         self.env, self.actor, self.loss, self.optimizer = env, actor, loss, optimizer
         self.advantage, self.normalizer, self._advantage_key = advantage, normalizer, loss.tensor_keys.advantage
         self.total_frames, self.frames_per_batch, self.num_epochs = total_frames, frames_per_batch, num_epochs

@@ -76,6 +76,12 @@ class TestGAE:
         for here, there in {"adv": "advantage", ("nested", "target"): "value_target", "v": "state_value"}.items():
             assert torch.equal(found[here], usual[there])
 
+    def test_keys_are_renamed_one_by_one_as_those_of_the_loss(self):
+        gae = GAE(TensorDictModule(nn.Identity(), in_keys=["observation"], out_keys=["state_value"]))
+        gae.set_keys(advantage="adv")
+        gae.set_keys(value_target="target")
+        assert (gae.advantage_key, gae.value_target_key, gae.value_key) == ("adv", "target", "state_value")
+
     def test_no_gradient_reaches_the_critic(self):
         critic = TensorDictModule(nn.Linear(1, 1), in_keys=["observation"], out_keys=["state_value"])
         assert not GAE(critic)(rollouts())["value_target"].requires_grad
@@ -155,8 +161,17 @@ class TestGroupAdvantage:
         reward = torch.full((2, 1000, 1), 0.1)
         reward[1, 0] = 0.2
         alike, apart = GroupAdvantage()(groups(reward))["advantage"]
-        assert alike.abs().max() < 0.02
+        assert not alike.any()
         assert apart[0] > 30
+
+    @pytest.mark.parametrize("level", [0.1, 3.3, 1000.1])
+    @pytest.mark.parametrize("size", [2, 3, 7, 8, 63])
+    def test_equal_rewards_leave_no_rounding_that_would_be_normalised(self, level, size):
+        assert not GroupAdvantage()(groups(torch.full((1, size, 1), level)))["advantage"].any()
+
+    def test_the_unit_of_the_reward_does_not_count(self):
+        small = torch.tensor([[[0.0], [1e-8]]])
+        assert GroupAdvantage()(groups(small))["advantage"].flatten().tolist() == [-1.0, 1.0]
 
     def test_the_shift_makes_the_worst_of_each_group_zero_and_keeps_the_differences(self):
         reward = torch.randn(6, 8, 1)
@@ -168,6 +183,11 @@ class TestGroupAdvantage:
     def test_the_reward_may_be_kept_under_another_key(self):
         batch = TensorDict(score=torch.tensor([[0.0], [1.0]]), batch_size=2)
         assert GroupAdvantage(reward_key="score")(batch)["advantage"].flatten().tolist() == [-1.0, 1.0]
+
+    def test_the_advantage_may_go_under_another_key(self):
+        batch = TensorDict(score=torch.tensor([[0.0], [1.0]]), batch_size=2)
+        found = GroupAdvantage(reward_key="score", advantage_key="adv")(batch)
+        assert (found["adv"].flatten().tolist(), "advantage" in found) == ([-1.0, 1.0], False)
 
     def test_it_trains_an_actor_without_a_critic_toward_the_reward(self, make_actor):
         """Every action of one observation; the reward is the action's first coordinate."""
@@ -190,7 +210,11 @@ class TestGroupAdvantage:
     @pytest.mark.parametrize(
         ("batch", "error", "message"),
         [
-            (TensorDict(reward=torch.zeros(4, 1), batch_size=4), KeyError, r"lacks \('next', 'reward'\).*reward_key"),
+            (
+                TensorDict(reward=torch.zeros(4, 1), batch_size=4),
+                KeyError,
+                r"reads .*'next', 'reward'.*reward_key",
+            ),
             (groups(torch.zeros(4, 1, 1)), ValueError, "draw at least 2"),
             (TensorDict(next=TensorDict(reward=torch.zeros(4)), batch_size=4), ValueError, r"a reward \[4\]"),
             (TensorDict(next=TensorDict(reward=torch.zeros(4, 1))), ValueError, r"batch_size \[\]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import OrderedDict
 
@@ -216,6 +217,24 @@ class TestRecurrent:
             return trainer_of(policy, env, **settings)
 
         return make
+
+    @pytest.mark.parametrize("shares", [False, True])
+    def test_the_critic_may_remember_what_the_policy_does_and_no_more(self, shares):
+        """A memory of the critic's own would stay empty at collection, and advantages would be of another critic."""
+
+        def memory() -> LSTMModule:
+            return LSTMModule(input_size=1, hidden_size=FEATURES, in_key="observation", out_key="features")
+
+        lstm = memory()
+        policy = TensorDictSequential(lstm, FlowActor(VelocityMLP(FEATURES, 1), Euler(2), in_keys=["features"]))
+        value = TensorDictModule(ValueMLP(FEATURES), in_keys=["features"], out_keys=["state_value"])
+        critic = TensorDictSequential(lstm if shares else memory(), value)
+        env = TransformedEnv(ProbeEnv("delayed", num_envs=4), Compose(InitTracker(), lstm.make_tensordict_primer()))
+        optimizer = AgentOptimizer(policy.parameters(), critic.parameters(), lr=0.01)
+        sizes = {"total_frames": 24, "frames_per_batch": 24, "minibatch_size": 24, "advantage_every": "minibatch"}
+        refused = pytest.raises(ValueError, match=r"the critic has a LSTMModule of its own.*share the policy's")
+        with contextlib.nullcontext() if shares else refused:
+            next(iter(Trainer(env, policy, FPOLoss(policy, critic), GAE(critic), optimizer, **sizes)))
 
     def test_a_trainer_trains_it_on_windows(self, make_trainer):
         trainer = make_trainer(advantage_every="minibatch", unroll_length=3, redraw_pairs=True)

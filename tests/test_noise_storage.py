@@ -17,9 +17,9 @@ class Kept(IndependentPairs):
     def __init__(self, pairs) -> None:
         self.pairs = pairs
 
-    def sample(self, shape, times, like, draws=None):
-        seeds = SeededDraws.random_seeds(shape[:-2], like.device)
-        return self.pairs.sample(shape, times, like, SeededDraws(seeds, like.dtype))
+    def sample(self, shape, time_sampler, draws):
+        seeds = SeededDraws.random_seeds(shape[:-2], draws.device)
+        return self.pairs.sample(shape, time_sampler, SeededDraws(seeds, draws.dtype))
 
 
 @pytest.mark.parametrize("pairs", [IndependentPairs(), AntitheticPairs()])
@@ -54,7 +54,7 @@ def test_in_half_precision_the_losses_are_those_at_collection_too(make_actor, st
 
 def test_a_batch_without_the_seeds_is_refused(make_actor, collect):
     actor = make_actor(noise_storage="seed")
-    with pytest.raises(KeyError, match="lacks \\['flow_seed'\\]"):
+    with pytest.raises(KeyError, match="reads \\['flow_seed'\\], which the tensordict lacks"):
         actor.cfm_loss(collect(actor).exclude("flow_seed"))
 
 

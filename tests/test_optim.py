@@ -99,6 +99,23 @@ def test_restoring_keeps_moments_and_takes_the_new_settings():
     assert [(group["lr"], group["eps"]) for group in new.param_groups] == [(0.01, 0.5)] * 2
 
 
+def test_a_schedulers_step_size_goes_on_where_it_was():
+    def scheduled():
+        optimizer = AgentOptimizer(parameters(1.0), parameters(1.0), lr=0.8, critic_lr=0.4)
+        return optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+
+    def step(optimizer, schedule):
+        descend(optimizer, sum(p for group in optimizer.param_groups for p in group["params"]))
+        schedule.step()
+        return [group["lr"] for group in optimizer.param_groups]
+
+    old, resumed = scheduled(), scheduled()
+    assert step(*old) == [0.4, 0.2]
+    for new, saved in zip(resumed, old, strict=True):
+        new.load_state_dict(saved.state_dict())
+    assert step(*resumed) == step(*old) == [0.2, 0.1]
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

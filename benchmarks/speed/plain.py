@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fpo_torchrl.envs.base import BatchedEnv
+from fpo_torchrl.flow import TorchDraws
 from fpo_torchrl.functional import fpo_log_ratio, ppo_objective
 from fpo_torchrl.modules import FlowActor, ObservationNormalizer, ValueMLP
 
@@ -55,7 +56,7 @@ class PlainFPO:
         noise = torch.randn(*observation.shape[:-1], actor.action_dim, device=observation.device)
         action = actor.solver(actor.velocity_net.condition(normal), noise)
         shape = (*action.shape[:-1], actor.num_mc_samples, actor.action_dim)
-        noise, time = actor.pairs.sample(shape, actor.time_sampler, like=action)
+        noise, time = actor.pairs.sample(shape, actor.time_sampler, TorchDraws(action))
         cfm_loss = self.cfm_loss(normal, action, noise, time)
         return {"flow_action": action, "noise": noise, "time": time, "cfm_loss": cfm_loss}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,6 +85,9 @@ def _distance(goal: Bool[Tensor, "size size"], passable: Bool[Tensor, "size size
 class Layout:
     """What each cell of a world is: bool masks ``[size, size]``, indexed ``[y, x]``; other cells are free.
 
+    Raises:
+        ValueError: for masks that are not bool, or not of one square shape with an odd size, whose middle is a cell.
+
     >>> layout = make_layout("two_walls")
     >>> int(layout.goal.sum()), int(layout.free.sum()), layout.distance_to_goal()[12, 17].item()
     (100, 525, 11.0)
@@ -93,6 +97,13 @@ class Layout:
     goal: Bool[Tensor, "size size"]
     death: Bool[Tensor, "size size"]
     wall: Bool[Tensor, "size size"]
+
+    def __post_init__(self) -> None:
+        masks = {"goal": self.goal, "death": self.death, "wall": self.wall}
+        size = len(self.goal) if self.goal.ndim else 0
+        if size % 2 == 0 or any(it.shape != (size, size) or it.dtype != torch.bool for it in masks.values()):
+            came = ", ".join(f"{name} {list(it.shape)} {it.dtype}" for name, it in masks.items())
+            raise ValueError(f"a layout needs bool masks of one shape [size, size] with an odd size, got {came}")
 
     @property
     def free(self) -> Bool[Tensor, "size size"]:
@@ -267,7 +278,11 @@ class GridWorld(BatchedEnv):
 def _start_cells(layout: Layout, initial_cells: Iterable[Sequence[int]] | None) -> Int[Tensor, "num_cells 2"]:
     if initial_cells is None:
         return layout.free.nonzero().flip(-1)
-    cells, size = sorted({(x, y) for x, y in initial_cells}), layout.free.shape[-1]
+    given, size = [*initial_cells], layout.free.shape[-1]
+    try:
+        cells = sorted({(index(x), index(y)) for x, y in given})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"initial_cells must be pairs of whole numbers, as in [(17, 12)], got {given}") from error
     bad = [(x, y) for x, y in cells if not (0 <= x < size and 0 <= y < size and layout.free[y, x])]
     if bad or not cells:
         raise ValueError(f"initial_cells must be free cells (x, y) of {layout.name}, at least one; got {bad or cells}")

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fpo_torchrl.described import Described
 
-class StartNoise(ABC):
+
+class StartNoise(Described, ABC):
     """Base class: ``sample(shape, like)`` gives the solver's starting point."""
 
     @abstractmethod
     def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Starting points of ``shape`` on the device and in the dtype of ``like``."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 class RandomNoise(StartNoise):
@@ -50,9 +49,6 @@ class FixedNoise(StartNoise):
     def sample(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Starting points of ``shape`` on the device and in the dtype of ``like``, all the same."""
         return _draw(self.seed, shape[-1], like.device, like.dtype).expand(*shape)
-
-    def __repr__(self) -> str:
-        return f"FixedNoise(seed={self.seed})"
 
 
 @torch.compiler.assume_constant_result

@@ -8,39 +8,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fpo_torchrl.flow.draws import Draws, TorchDraws
+from fpo_torchrl.described import Described
+from fpo_torchrl.flow.draws import Draws
 from fpo_torchrl.flow.time import TimeSampler
 
 
-class PairSampler(ABC):
+class PairSampler(Described, ABC):
     """Base class: draws the pairs at which the CFM loss of an action is evaluated.
 
     Whatever the class, one pair alone is a standard normal noise and an independent time of the time
-    sampler's distribution, so that the expected loss is the same; only how pairs of one action hang together differs.
+    sampler's distribution, so that the expected loss is the same; classes differ in how an action's pairs depend on
+    each other.
     """
 
     @abstractmethod
-    def sample(
-        self, shape: Sequence[int], times: TimeSampler, like: Tensor, draws: Draws | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Noise ``[*batch, mc, act]``, which is ``shape``, and times ``[*batch, mc, 1]``, in the dtype of ``like``.
-
-        The numbers come from ``draws``, by default torch's generator.
-        """
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+    def sample(self, shape: Sequence[int], time_sampler: TimeSampler, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Noise ``[*batch, mc, act]``, which is ``shape``, and times ``[*batch, mc, 1]``, made from ``draws``."""
 
 
 class IndependentPairs(PairSampler):
     """Every pair on its own, as in the FPO paper and its released code."""
 
-    def sample(
-        self, shape: Sequence[int], times: TimeSampler, like: Tensor, draws: Draws | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, shape: Sequence[int], time_sampler: TimeSampler, draws: Draws) -> tuple[Tensor, Tensor]:
         """Noise ``[*batch, mc, act]`` and times ``[*batch, mc, 1]``."""
-        draws = draws or TorchDraws(like)
-        return draws.normal(shape), times.sample((*shape[:-1], 1), like=like, draws=draws)
+        return draws.normal(shape), time_sampler.sample((*shape[:-1], 1), draws)
 
 
 class AntitheticPairs(PairSampler):
@@ -53,14 +44,11 @@ class AntitheticPairs(PairSampler):
     2013, sections 8.2 and 8.4).
     """
 
-    def sample(
-        self, shape: Sequence[int], times: TimeSampler, like: Tensor, draws: Draws | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, shape: Sequence[int], time_sampler: TimeSampler, draws: Draws) -> tuple[Tensor, Tensor]:
         """Noise ``[*batch, mc, act]`` and times ``[*batch, mc, 1]``."""
         *batch, num_pairs, action_dim = shape
         half = (*batch, (num_pairs + 1) // 2)
-        draws = draws or TorchDraws(like)
         noise = draws.normal((*half, action_dim))
-        time = times.sample_stratified((*half, 1), like=like, draws=draws)
+        time = time_sampler.sample_stratified((*half, 1), draws)
         noise = torch.stack([noise, -noise], -2).flatten(-3, -2)
         return noise[..., :num_pairs, :], time.repeat_interleave(2, -2)[..., :num_pairs, :]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from fpo_torchrl.described import Described
 
-class LinearPath:
+
+class LinearPath(Described):
     """Straight line from noise at time 0 to the action at time 1: ``x_t = (1 - t) noise + t action``.
 
     Source: FPO++ Eq. 5 and 6 (arXiv 2602.02481). The FPO authors' JAX code runs the other way,
@@ -31,6 +33,3 @@ class LinearPath:
     ) -> Float[Tensor, "*shape act"]:
         """The path's derivative with respect to time, the target of flow matching."""
         return action - noise
-
-    def __repr__(self) -> str:
-        return "LinearPath()"

@@ -9,16 +9,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fpo_torchrl.described import Described
+
 VelocityField = Callable[[Tensor, Tensor], Tensor]
-"""``velocity(x, time)`` with ``x`` of shape ``[*batch, act]`` and a ``time`` of shape ``[1]``."""
+"""``velocity(x, time)`` of ``x`` ``[*batch, act]``; ``time`` broadcasts to ``[*batch, 1]``, solvers pass ``[1]``."""
 
 
-class Solver(ABC):
+class Solver(Described, ABC):
     """Base class of fixed-step solvers of ``dx/dt = velocity(x, t)`` from time 0 to time 1.
 
     A subclass defines :meth:`step`; one whose steps are not equal overrides :meth:`points`, which everything goes
     through. ``order`` is the order of convergence in the step size, ``stages`` the number of velocity evaluations in a
-    step.
+    step, and ``is_random`` says whether the steps, or their number, are drawn.
 
     Args:
         num_steps (int): number of equal steps, at least 1.
@@ -32,6 +34,7 @@ class Solver(ABC):
 
     order: int
     stages: int
+    is_random = False
 
     def __init__(self, num_steps: int = 10) -> None:
         if num_steps < 1 or num_steps != int(num_steps):
@@ -69,11 +72,8 @@ class Solver(ABC):
         return other
 
     def without_noise(self) -> Solver:
-        """The solver that a deterministic policy uses: itself, unless its steps are random."""
-        return self
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(num_steps={self.num_steps})"
+        """The solver that a deterministic policy uses: itself, or with random steps Euler's method with as many."""
+        return Euler(self.num_steps) if self.is_random else self
 
 
 class Euler(Solver):
@@ -99,6 +99,8 @@ class RandomSteps(Euler):
         ValueError: if a number is not whole or out of range.
     """
 
+    is_random = True
+
     def __init__(self, num_steps: int = 20, min_steps: int = 1) -> None:
         super().__init__(num_steps)
         if not 1 <= min_steps <= num_steps or min_steps != int(min_steps):
@@ -116,13 +118,6 @@ class RandomSteps(Euler):
     def with_steps(self, num_steps: int) -> Solver:
         """Euler's method with a fixed number of steps."""
         return Euler(num_steps)
-
-    def without_noise(self) -> Solver:
-        """Euler's method with ``num_steps`` steps."""
-        return Euler(self.num_steps)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(num_steps={self.num_steps}, min_steps={self.min_steps})"
 
 
 class RandomStepsPerRollout(RandomSteps):
@@ -162,6 +157,8 @@ class NoisyEuler(Euler):
         noise_std (float): standard deviation of the noise of a step, positive (FPO Table A.2: 0.05 is best).
     """
 
+    is_random = True
+
     def __init__(self, num_steps: int = 10, noise_std: float = 0.05) -> None:
         super().__init__(num_steps)
         if noise_std <= 0:
@@ -171,13 +168,6 @@ class NoisyEuler(Euler):
     def step(self, velocity: VelocityField, x: Tensor, time: Tensor, dt: float) -> Tensor:
         """Advance along the velocity at the start of the step, and add noise."""
         return super().step(velocity, x, time, dt) + self.noise_std * torch.randn_like(x)
-
-    def without_noise(self) -> Solver:
-        """Euler's method with as many steps."""
-        return Euler(self.num_steps)
-
-    def __repr__(self) -> str:
-        return f"NoisyEuler(num_steps={self.num_steps}, noise_std={self.noise_std})"
 
 
 class Midpoint(Solver):
@@ -233,7 +223,7 @@ class EulerMaruyama(Solver):
         noise_scale (float): strength of the noise, 0 (the Euler method) or more.
     """
 
-    order, stages = 1, 1
+    order, stages, is_random = 1, 1, True
 
     def __init__(self, num_steps: int = 10, noise_scale: float = 1.0) -> None:
         super().__init__(num_steps)
@@ -246,13 +236,6 @@ class EulerMaruyama(Solver):
         v = velocity(x, time)
         drift = v - self.noise_scale * (x - time * v)
         return x + dt * drift + (2 * self.noise_scale * (1 - time) * dt).sqrt() * torch.randn_like(x)
-
-    def without_noise(self) -> Solver:
-        """Euler's method with as many steps."""
-        return Euler(self.num_steps)
-
-    def __repr__(self) -> str:
-        return f"EulerMaruyama(num_steps={self.num_steps}, noise_scale={self.noise_scale})"
 
 
 SOLVERS: dict[str, type[Solver]] = {

@@ -12,16 +12,15 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor
 
+from fpo_torchrl.described import Described
 
-class RegressionTarget(ABC):
+
+class RegressionTarget(Described, ABC):
     """Base class: ``weight(time)`` multiplies the velocity error before it is squared."""
 
     @abstractmethod
     def weight(self, time: Float[Tensor, "*shape 1"]) -> Float[Tensor, "*shape 1"] | float:
         """Factor on the velocity error at ``time``."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 class VelocityTarget(RegressionTarget):

@@ -9,27 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fpo_torchrl.flow.draws import Draws, TorchDraws
+from fpo_torchrl.described import Described
+from fpo_torchrl.flow.draws import Draws
 
 
-class TimeSampler(ABC):
+class TimeSampler(Described, ABC):
     """Base class: a distribution on [0, 1], given by its :meth:`quantile` function."""
 
     @abstractmethod
     def quantile(self, unit: Tensor) -> Tensor:
         """The inverse of the distribution function at ``unit``, numbers in [0, 1) of any shape."""
 
-    def sample(self, shape: Sequence[int], like: Tensor, draws: Draws | None = None) -> Tensor:
-        """Independent times of ``shape``, like ``like``, from ``draws``, by default torch's generator."""
-        return self.quantile((draws or TorchDraws(like)).uniform(shape))
+    def sample(self, shape: Sequence[int], draws: Draws) -> Tensor:
+        """Independent times of ``shape``, made of the numbers of ``draws``."""
+        return self.quantile(draws.uniform(shape))
 
-    def sample_stratified(self, shape: Sequence[int], like: Tensor, draws: Draws | None = None) -> Tensor:
+    def sample_stratified(self, shape: Sequence[int], draws: Draws) -> Tensor:
         """As :meth:`sample`, but spread evenly over dimension -2: one time from each of ``shape[-2]`` equal shares.
 
         The shares are in random order. Each time alone has the same distribution as before; an average over the
         dimension varies less.
         """
-        draws = draws or TorchDraws(like)
         share, within = draws.uniform(shape), draws.uniform(shape)
         return self.quantile((share.argsort(-2) + within) / shape[-2])
 

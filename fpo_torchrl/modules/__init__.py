@@ -2,7 +2,6 @@
 
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.denoising import DenoisingActor
-from fpo_torchrl.modules.likelihood import FlowLikelihood, PathLikelihood
 from fpo_torchrl.modules.masking import MaskedObservation
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.modules.policy import FlowPolicy
@@ -19,14 +18,12 @@ __all__ = [
     "CosSinTimeEmbedding",
     "DenoisingActor",
     "FlowActor",
-    "FlowLikelihood",
     "FlowPolicy",
     "FlowSampler",
     "FourierTimeEmbedding",
     "IdentityTimeEmbedding",
     "MaskedObservation",
     "ObservationNormalizer",
-    "PathLikelihood",
     "ValueMLP",
     "VelocityMLP",
 ]

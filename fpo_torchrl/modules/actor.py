@@ -10,7 +10,7 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from fpo_torchrl.checks import check_choice, check_kinds
+from fpo_torchrl.checks import check_choice, check_kinds, entries
 from fpo_torchrl.flow import (
     Draws,
     GridTime,
@@ -23,10 +23,11 @@ from fpo_torchrl.flow import (
     Solver,
     StartNoise,
     TimeSampler,
+    TorchDraws,
     VelocityTarget,
 )
 from fpo_torchrl.functional import ACTION_REDUCTIONS, cfm_error
-from fpo_torchrl.modules.likelihood import FlowLikelihood
+from fpo_torchrl.modules.likelihood import StoredActionLikelihood
 from fpo_torchrl.modules.sampler import FlowSampler, is_exploring
 
 
@@ -118,8 +119,8 @@ class FlowActor(FlowSampler):
 
     def redraw_pairs(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Replace the pairs ``[*batch, mc]`` of the stored actions, with the CFM losses under these weights."""
-        self._check_stored(tensordict, self.flow_action_key)
-        return self._write_pairs(tensordict, self.observations(tensordict), tensordict.get(self.flow_action_key))
+        [flow_action] = self._stored(tensordict, self.flow_action_key)
+        return self._write_pairs(tensordict, self.observations(tensordict), flow_action)
 
     def _write_pairs(
         self, tensordict: TensorDictBase, observations: list[Tensor], flow_action: Tensor
@@ -132,27 +133,24 @@ class FlowActor(FlowSampler):
 
     def cfm_loss(self, tensordict: TensorDictBase) -> Tensor:
         """CFM loss ``[*batch, mc]`` of the stored action at its stored pairs, under the current weights."""
-        self._check_stored(tensordict, self.flow_action_key, *self.pair_keys)
-        flow_action = tensordict.get(self.flow_action_key)
+        flow_action, *_ = self._stored(tensordict, self.flow_action_key, *self.pair_keys)
         noise, time = self._old_pairs(tensordict, flow_action)
         return self.pair_loss(self.observations(tensordict), flow_action, noise, time)
 
     @staticmethod
-    def _check_stored(tensordict: TensorDictBase, *keys: NestedKey) -> None:
-        missing = [key for key in keys if tensordict.get(key, None) is None]
-        if missing:
-            raise KeyError(
-                f"the batch lacks {missing}, which FlowActor writes at collection. Collect with num_mc_samples of at "
-                "least 1, and keep these keys when you select entries from the batch. A loss that hands the actor its "
-                "inputs alone, as A2CLoss does, cannot train it"
-            )
+    def _stored(tensordict: TensorDictBase, *keys: NestedKey) -> list[Tensor]:
+        advice = (
+            "collect with num_mc_samples of at least 1, and keep these keys when you select from the batch. A loss "
+            "that hands the actor its inputs alone, as A2CLoss does, cannot train it"
+        )
+        return entries(tensordict, keys, reader="the update of a FlowActor", advice=advice)
 
     def _new_pairs(self, tensordict: TensorDictBase, flow_action: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs for ``flow_action``, with what :meth:`_old_pairs` needs written into ``tensordict``."""
         if self.seeded:
             tensordict.set(self.flow_seed_key, SeededDraws.random_seeds(flow_action.shape[:-1], flow_action.device))
             return self._old_pairs(tensordict, flow_action)
-        noise, time = self._sample_pairs(flow_action)
+        noise, time = self._sample_pairs(flow_action.shape[:-1], TorchDraws(flow_action))
         tensordict.set(self.flow_noise_key, noise)
         tensordict.set(self.flow_time_key, time)
         return noise, time
@@ -160,12 +158,12 @@ class FlowActor(FlowSampler):
     def _old_pairs(self, tensordict: TensorDictBase, flow_action: Tensor) -> tuple[Tensor, Tensor]:
         """The pairs that :meth:`_new_pairs` drew for ``flow_action``, in any order and part of the batch."""
         if self.seeded:
-            return self._sample_pairs(flow_action, SeededDraws(tensordict.get(self.flow_seed_key), flow_action.dtype))
+            draws = SeededDraws(tensordict.get(self.flow_seed_key), flow_action.dtype)
+            return self._sample_pairs(flow_action.shape[:-1], draws)
         return tensordict.get(self.flow_noise_key), tensordict.get(self.flow_time_key)
 
-    def _sample_pairs(self, flow_action: Tensor, draws: Draws | None = None) -> tuple[Tensor, Tensor]:
-        shape = (*flow_action.shape[:-1], self.num_mc_samples, self.action_dim)
-        return self.pairs.sample(shape, self.time_sampler, like=flow_action, draws=draws)
+    def _sample_pairs(self, batch: torch.Size, draws: Draws) -> tuple[Tensor, Tensor]:
+        return self.pairs.sample((*batch, self.num_mc_samples, self.action_dim), self.time_sampler, draws)
 
     def pair_loss(
         self,
@@ -194,15 +192,19 @@ class FlowActor(FlowSampler):
         entropy would.
         """
         observations = self.observations(tensordict)
-        like = tensordict.get(self.flow_action_key)
+        [like] = self._stored(tensordict, self.flow_action_key)
         action, noise = torch.randn((2, *like.shape), device=like.device, dtype=like.dtype)
         time = torch.rand((*like.shape[:-1], 1, 1), device=like.device, dtype=like.dtype)
         pairs = self.pair_loss(observations, action, noise.unsqueeze(-2), time, target=VelocityTarget())
         return pairs.squeeze(-1)
 
-    def get_dist(self, tensordict: TensorDictBase) -> FlowLikelihood:
-        """Likelihood surrogate of the stored action; the interface that TorchRL's PPO losses use."""
-        return FlowLikelihood(self.cfm_loss(tensordict), self.action_dim)
+    def get_dist(self, tensordict: TensorDictBase) -> StoredActionLikelihood:
+        """Likelihood surrogate of the stored action; the interface that TorchRL's PPO losses use.
+
+        Its ``log_prob`` is minus the mean CFM loss. The difference of two, under new and old weights, is FPO's
+        log-ratio (FPO Eq. 6); it has no normalisation, and one alone means nothing.
+        """
+        return StoredActionLikelihood(-self.cfm_loss(tensordict).mean(-1), self.action_dim)
 
     def for_inference(self, *, solver: Solver | None = None, start_noise: StartNoise | None = None) -> Self:
         """A view of this actor, on the same weights, without pairs and action noise; it may sample in another way."""
@@ -214,5 +216,5 @@ class FlowActor(FlowSampler):
         """Arguments shown by ``repr``."""
         return (
             f"{super().extra_repr()}, num_mc_samples={self.num_mc_samples}, target={self.target}, "
-            f"action_reduction={self.action_reduction!r}, pairs={self.pairs}"
+            f"action_reduction={self.action_reduction!r}, time_sampler={self.time_sampler}, pairs={self.pairs}"
         )

@@ -9,9 +9,10 @@ from tensordict import TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor, nn
 
+from fpo_torchrl.checks import check_kinds, entries
 from fpo_torchrl.flow import NoisyEuler
 from fpo_torchrl.functional import denoising_log_prob
-from fpo_torchrl.modules.likelihood import PathLikelihood
+from fpo_torchrl.modules.likelihood import StoredActionLikelihood
 from fpo_torchrl.modules.sampler import FlowSampler
 
 
@@ -57,6 +58,7 @@ class DenoisingActor(FlowSampler):
         if not isinstance(solver, NoisyEuler):
             raise TypeError(f"the steps of {solver} have no Gaussian likelihood: DenoisingActor needs NoisyEuler")
         super().__init__(velocity_net, solver, **sampler_settings)
+        check_kinds("5", int, num_final_steps=num_final_steps)
         if num_final_steps is not None and not 1 <= num_final_steps <= solver.num_steps:
             raise ValueError(
                 f"num_final_steps must be between 1 and the solver's {solver.num_steps} steps, got {num_final_steps}"
@@ -87,17 +89,13 @@ class DenoisingActor(FlowSampler):
 
     def step_log_prob(self, tensordict: TensorDictBase) -> Tensor:
         """Log-likelihood ``[*batch, steps]`` of the steps of the stored path, under the current weights."""
-        path = tensordict.get(self.denoising_path_key, None)
-        if path is None:
-            raise KeyError(
-                f"the batch lacks {self.denoising_path_key!r}, which DenoisingActor writes at collection; keep it when "
-                "you select entries from the batch"
-            )
+        reader, advice = "the update of a DenoisingActor", "keep what it writes when you select from the batch"
+        [path] = entries(tensordict, [self.denoising_path_key], reader=reader, advice=advice)
         return self._score(self.observations(tensordict), path)
 
-    def get_dist(self, tensordict: TensorDictBase) -> PathLikelihood:
-        """Likelihood of the stored path; the interface that TorchRL's PPO losses use."""
-        return PathLikelihood(self.step_log_prob(tensordict), self.action_dim)
+    def get_dist(self, tensordict: TensorDictBase) -> StoredActionLikelihood:
+        """Likelihood of the stored path given its start; the interface that TorchRL's PPO losses use."""
+        return StoredActionLikelihood(self.step_log_prob(tensordict).sum(-1), self.action_dim)
 
     def _score(self, observations: list[Tensor], path: Tensor) -> Tensor:
         field = self._field([observation.unsqueeze(path.ndim - 2) for observation in observations])

@@ -26,6 +26,9 @@ class GaussianMLP(Perceptron):
         init_std (float): where ``"learned"`` starts.
         activation, init, autocast: as in :class:`VelocityMLP`; location and scale stay in the observation's precision.
         normalizer: applied to the observation first.
+
+    Raises:
+        ValueError: for a standard deviation that is not positive, or an unknown choice.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class GaussianMLP(Perceptron):
     ) -> None:
         if not (isinstance(std, (int, float)) and std > 0):
             check_choice("std", std, ("observation", "learned"), other="a positive number")
+        if not 0 < init_std < float("inf"):
+            raise ValueError(f"init_std must be positive and finite, got {init_std}")
         sizes = [obs_dim, *hidden_sizes, action_dim * (2 if std == "observation" else 1)]
         super().__init__(sizes, activation=activation, init=init, autocast=autocast)
         self.normalizer = normalizer

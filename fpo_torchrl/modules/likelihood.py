@@ -11,7 +11,8 @@ class StoredActionLikelihood(Distribution):
     """Scores the action that is stored in a batch, and no other; it cannot be sampled from.
 
     Args:
-        score: what ``log_prob`` answers, ``[*batch]``.
+        score: what ``log_prob`` answers, ``[*batch]``: of a DenoisingActor the log-likelihood of the path to the
+            action, of a FlowActor a surrogate, minus the mean CFM loss, of which only differences mean anything.
         action_dim (int): size of the action.
     """
 
@@ -41,32 +42,3 @@ class StoredActionLikelihood(Distribution):
             "a flow policy has no likelihood to sample from or to take an entropy of: "
             "build the loss with entropy_bonus=False, and draw actions by calling the actor"
         )
-
-
-class FlowLikelihood(StoredActionLikelihood):
-    """Stands in for the likelihood of a flow policy's stored action: ``log_prob = -mean CFM loss``.
-
-    The difference of two such values, under new and old parameters, is FPO's log-ratio (FPO Eq. 6). It is
-    a surrogate and no log-probability: it has no normalisation, and only differences mean anything.
-
-    Args:
-        cfm_loss: loss of the stored action at its stored pairs, ``[*batch, mc]``.
-        action_dim (int): size of the action.
-    """
-
-    def __init__(self, cfm_loss: Tensor, action_dim: int) -> None:
-        self.cfm_loss = cfm_loss
-        super().__init__(-cfm_loss.mean(-1), action_dim)
-
-
-class PathLikelihood(StoredActionLikelihood):
-    """Log-likelihood of a stored denoising path given its start: the sum over its Gaussian steps.
-
-    Args:
-        step_log_prob: log-likelihood of each step, ``[*batch, steps]``.
-        action_dim (int): size of the action.
-    """
-
-    def __init__(self, step_log_prob: Tensor, action_dim: int) -> None:
-        self.step_log_prob = step_log_prob
-        super().__init__(step_log_prob.sum(-1), action_dim)

@@ -76,8 +76,11 @@ class FlowPolicy(nn.Module):
         """Action ``[batch, act]`` for observations ``[batch, ...]``, and the start noise where none was fixed.
 
         Raises:
-            ValueError: for an observation without a batch dimension.
+            TypeError: for too few or too many inputs. ValueError: for an observation without a batch dimension.
         """
+        names = [*map(str, self.in_keys), *(["noise"] if self.start is None else [])]
+        if len(inputs) != len(names):
+            raise TypeError(f"the policy takes {', '.join(names)}, {len(names)} in all; got {len(inputs)}")
         if inputs[0].ndim < 2:
             raise ValueError(
                 f"observations need a batch dimension, got the shape {list(inputs[0].shape)}: unsqueeze(0) adds one"

@@ -13,9 +13,10 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from fpo_torchrl.checks import check_choice, check_kinds
+from fpo_torchrl.checks import check_choice, check_kinds, entries
 from fpo_torchrl.flow import Euler, RandomNoise, Solver, StartNoise, ZeroNoise
 from fpo_torchrl.flow.solver import VelocityField
+from fpo_torchrl.modules.hooks import is_hooked
 from fpo_torchrl.modules.squash import SQUASHES, action_bounds
 
 
@@ -31,15 +32,19 @@ class FlowSampler(TensorDictModuleBase):
 
     Args:
         velocity_net: module called as ``velocity_net(*observations, x_t=..., time=...)``; leading
-            dimensions of its inputs broadcast. Needs ``action_dim``, or pass it here.
+            dimensions of its inputs broadcast.
         solver: from noise to action; any :class:`~fpo_torchrl.flow.Solver`.
         start_noise: where the flow starts. Default: TorchRL's exploration type decides, random noise for
             RANDOM and where none is set, zero noise for the others, which also leave out a stochastic solver's noise.
         squash: ``"tanh"``, ``"clip"`` or ``"none"``, after the flow; the first two map [-1, 1] to the bounds.
-        squash_gain (float): factor on the flow's action in what is squashed, positive. A flow begins near standard
-            normal actions, so that above 1 the first actions are wider.
+        squash_gain (float): positive factor on the flow's action before squashing. Untrained, a flow is close to
+            standard normal, so a gain above 1 widens the first actions.
         action_low, action_high: bounds of the action, floats or tensors ``[act]``; ignored for ``"none"``.
         normalizer: applied to the observation (one input key only).
+        action_dim (int, optional): size of the action; default ``velocity_net.action_dim``.
+        in_keys: where the observations are, in the order in which ``velocity_net`` takes them. A nested key goes into a
+            list: ``[("agents", "observation")]``.
+        action_key: where the action is written.
 
     Raises:
         ValueError: for a setting out of range, observations that would broadcast against the TensorDict's batch size,
@@ -130,7 +135,7 @@ class FlowSampler(TensorDictModuleBase):
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Draw an action for each observation and write it with what an update needs."""
-        return self._write(tensordict, self._flow(tensordict, self.observations(tensordict))[-1])
+        return self._write(tensordict, self.flow_points(tensordict)[-1])
 
     def flow_points(self, tensordict: TensorDictBase) -> list[Tensor]:
         """Draw an action for each observation and return the points ``[*batch, act]`` that its flow passes.
@@ -142,8 +147,9 @@ class FlowSampler(TensorDictModuleBase):
     def for_inference(self, *, solver: Solver | None = None, start_noise: StartNoise | None = None) -> Self:
         """A view of this actor, on the same weights, that writes the action only; it may sample in another way."""
         actor = copy.copy(self)
-        for table in ("_modules", "_parameters", "_buffers"):  # a module set on the view is not the actor's
-            actor.__dict__[table] = dict(self.__dict__[table])
+        for name, table in self.__dict__.items():
+            if isinstance(table, dict):  # a module, buffer or hook set on the view is not the actor's
+                actor.__dict__[name] = table.copy()
         actor.out_keys, actor.flow_keys = [self.action_key, self.flow_action_key], []
         actor.solver = solver if solver is not None else self.solver
         actor.start_noise = start_noise if start_noise is not None else self.start_noise
@@ -151,12 +157,8 @@ class FlowSampler(TensorDictModuleBase):
 
     def observations(self, tensordict: TensorDictBase) -> list[Tensor]:
         """The inputs of ``velocity_net`` under ``in_keys``, normalised."""
-        found = [tensordict.get(key, None) for key in self.in_keys]
-        missing = [key for key, value in zip(self.in_keys, found, strict=True) if value is None]
-        if missing:
-            there = ", ".join(map(str, sorted(tensordict.keys(True, True), key=str))) or "nothing"
-            raise KeyError(f"{type(self).__name__} reads {missing}, which the tensordict lacks: it has {there}")
-        return self._normalized(found)
+        advice = "give its in_keys, or rename the entries"
+        return self._normalized(entries(tensordict, self.in_keys, reader=type(self).__name__, advice=advice))
 
     def act(self, observations: Sequence[Tensor], noise: Tensor) -> Tensor:
         """The action ``[*batch, act]`` that the solver carries ``noise`` ``[*batch, act]`` to, of plain tensors.
@@ -206,7 +208,7 @@ class FlowSampler(TensorDictModuleBase):
         """The velocity as a function of point and time alone."""
         net = self.velocity_net
         # Asked of the class, so that a wrapper which passes attributes on is called as a whole; so is a hooked network.
-        if getattr(type(net), "has_condition", False) and not (net._forward_hooks or net._forward_pre_hooks):
+        if getattr(type(net), "has_condition", False) and not is_hooked(net):
             return net.condition(*observations)
         return lambda x_t, time: net(*observations, x_t=x_t, time=time)
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fpo_torchrl.modules.hooks import is_hooked
 from fpo_torchrl.modules.perceptron import Perceptron
 
 
@@ -126,7 +127,7 @@ class VelocityMLP(Perceptron):
         """The velocity field ``(x_t, time) -> velocity`` of one observation, whose share is computed once.
 
         A solver calls the field many times for the same observation. A network without ``has_condition``, or with
-        forward hooks, is called in full each time; so is a first layer that is another module or has hooks.
+        hooks, is called in full each time; so is a first layer that is another module or has hooks.
         """
         if others:
             raise ValueError(
@@ -147,7 +148,7 @@ class VelocityMLP(Perceptron):
     def _first_layer(self, observation: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """What the first layer makes of ``x_t`` and the embedded time beside ``observation``."""
         first = self.layers[0]
-        if type(first) is not nn.Linear or first._forward_hooks or first._forward_pre_hooks:
+        if type(first) is not nn.Linear or is_hooked(first):
 
             def enter(x_t: Tensor, time: Tensor) -> Tensor:
                 inputs = (observation, x_t, time)

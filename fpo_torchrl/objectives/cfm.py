@@ -9,12 +9,13 @@ from tensordict.nn import TensorDictParams, TensorDictSequential, dispatch
 from tensordict.utils import NestedKey
 from torchrl.objectives import LossModule
 
-from fpo_torchrl.checks import check_choice, check_counts, check_kinds
+from fpo_torchrl.checks import check_choice, check_counts, check_kinds, entries
 from fpo_torchrl.flow import (
     IndependentPairs,
     PairSampler,
     RegressionTarget,
     TimeSampler,
+    TorchDraws,
     UniformTime,
     VelocityTarget,
 )
@@ -76,7 +77,7 @@ class CFMLoss(LossModule):
         check_kinds("UniformTime()", TimeSampler, time_sampler=time_sampler)
         check_kinds("AntitheticPairs()", PairSampler, pairs=pairs)
         check_choice("action_reduction", action_reduction, ACTION_REDUCTIONS)
-        if not isinstance(acting_module(actor_network), FlowActor):
+        if not hasattr(acting_module(actor_network), "cfm_loss_key"):
             raise TypeError(
                 "CFMLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "
                 f"{type(actor_network).__name__}"
@@ -103,12 +104,8 @@ class CFMLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The loss of a batch, a scalar unless ``reduction="none"``."""
-        action = tensordict.get(self.tensor_keys.action, None)
-        if action is None:
-            raise KeyError(
-                f"the batch lacks {self.tensor_keys.action!r}, the action to imitate; it holds "
-                f"{sorted(map(str, tensordict.keys(True, True)))}. Rename the entry, or set_keys(action=...)"
-            )
+        advice = "the action to imitate; rename the entry, or set_keys(action=...)"
+        [action] = entries(tensordict, [self.tensor_keys.action], reader="CFMLoss", advice=advice)
         with self.actor_network_params.to_module(self.actor_network):
             actor = acting_module(self.actor_network)
             if action.shape[-1:] != (actor.action_dim,):
@@ -118,7 +115,7 @@ class CFMLoss(LossModule):
                 )
             flow_action = actor.unsquash(action)
             shape = (*action.shape[:-1], self.num_mc_samples, action.shape[-1])
-            noise, time = self.pairs.sample(shape, self.time_sampler, like=action)
+            noise, time = self.pairs.sample(shape, self.time_sampler, TorchDraws(action))
             observations = actor.observations(encode(self.actor_network, tensordict.copy()))
             losses = actor.pair_loss(
                 observations, flow_action, noise, time, target=self.target, action_reduction=self.action_reduction

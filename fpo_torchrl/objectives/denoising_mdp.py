@@ -67,6 +67,6 @@ class DenoisingMDPLoss(FlowPPOLoss):
 
     def ratio_terms(self, tensordict: TensorDictBase) -> RatioTerms:
         """Log-likelihood of each step under the current weights minus that at collection, ``[*batch, steps]``."""
-        new = self.flow_actor.get_dist(tensordict).step_log_prob
+        new = self.flow_actor.step_log_prob(tensordict)
         key = self.flow_actor.denoising_log_prob_key
         return RatioTerms(new - stored(tensordict, key, new, "the log-likelihood of each denoising step"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor
 
 from fpo_torchrl.checks import check_kinds
+from fpo_torchrl.described import Described
 from fpo_torchrl.functional import fpo_log_ratio, straight_through_clamp
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.chain import acting_module
@@ -18,7 +18,7 @@ from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms, by_either_
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
 
-class Clamp:
+class Clamp(Described):
     """Bounds on a loss or a log-ratio before it is exponentiated.
 
     Args:
@@ -38,9 +38,6 @@ class Clamp:
     def __call__(self, x: Tensor) -> Tensor:
         """Clamp ``x``."""
         return straight_through_clamp(x, self.low, self.high) if self.straight_through else x.clamp(self.low, self.high)
-
-    def __repr__(self) -> str:
-        return f"Clamp(low={self.low}, high={self.high}, straight_through={self.straight_through})"
 
 
 class FPOLoss(FlowPPOLoss):
@@ -62,7 +59,7 @@ class FPOLoss(FlowPPOLoss):
         cfm_loss_clamp, log_ratio_clamp: :class:`Clamp` on both losses, and on the log-ratio.
         cfm_coeff (float): weight of the CFM loss itself, at least 0 (the published algorithm); see docs/robust_fpo.md.
         prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm), in place of
-            an entropy bonus. A schedule may assign to both coefficients; one built with 0 is out for good.
+            an entropy bonus. A scheduler may assign to either coefficient; one that is 0 here stays out of the loss.
         actor, critic: other names of the first two, as TorchRL's losses have them.
         min_advantage, max_advantage and further keywords: as in the base class.
 
@@ -102,13 +99,8 @@ class FPOLoss(FlowPPOLoss):
                 "FPOLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "
                 f"{type(actor_network).__name__}; for a Gaussian actor use torchrl.objectives.ClipPPOLoss"
             )
-        num_pairs = flow_actor.num_mc_samples
+        num_pairs = max(1, flow_actor.num_mc_samples)  # the base class refuses 0
         groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio) if isinstance(ratio, str) else ratio
-        if not flow_actor.flow_keys:
-            raise ValueError(
-                "FPOLoss needs an actor that stores pairs, with num_mc_samples of at least 1, and not what its "
-                "for_inference() returns"
-            )
         if not isinstance(groups, int) or groups < 1 or num_pairs % groups:
             raise ValueError(
                 'ratio must be "per_action", "per_sample" or a number of groups that divides the actor\'s '
@@ -127,17 +119,15 @@ class FPOLoss(FlowPPOLoss):
         self.cfm_loss_clamp = cfm_loss_clamp
         self.log_ratio_clamp = log_ratio_clamp
         device = next((weight.device for weight in self.parameters()), None)
-        pulls = {"cfm": cfm_coeff, "prior": prior_coeff}
-        for name, coefficient in pulls.items():
-            value = torch.tensor(float(coefficient), device=device)
-            self.register_buffer(f"{name}_coeff", value, persistent=False)
-        self.pulls = tuple(name for name, coefficient in pulls.items() if coefficient)
-        self.extra_losses = tuple(f"loss_{name}" for name in self.pulls)
+        self.register_coeff_buffer("cfm_coeff", float(cfm_coeff), device=device)
+        self.register_coeff_buffer("prior_coeff", float(prior_coeff), device=device)
+        coefficients = {"loss_cfm": cfm_coeff, "loss_prior": prior_coeff}
+        self.extra_losses = tuple(name for name, coefficient in coefficients.items() if coefficient)
 
     def ratio_terms(self, tensordict: TensorDictBase) -> RatioTerms:
         """``L_old - L_new`` per group of pairs ``[*batch, groups]``; the two pulls, and the mean of both losses."""
         actor = self.flow_actor
-        new = actor.get_dist(tensordict).cfm_loss
+        new = actor.cfm_loss(tensordict)
         old = stored(tensordict, actor.cfm_loss_key, new, "the CFM loss of each (noise, time) pair")
         if self.num_ratio_groups > 1 and new.shape[-1] != actor.num_mc_samples:
             raise ValueError(
@@ -145,9 +135,9 @@ class FPOLoss(FlowPPOLoss):
                 f"the batch has {new.shape[-1]}: collect and train with the same number"
             )
         diagnostics, losses = {"cfm_loss_old": old.mean(-1), "cfm_loss_new": new.detach().mean(-1)}, {}
-        if "cfm" in self.pulls:
+        if "loss_cfm" in self.extra_losses:
             losses["loss_cfm"] = self.cfm_coeff * new.mean(-1, keepdim=True)
-        if "prior" in self.pulls:
+        if "loss_prior" in self.extra_losses:
             losses["loss_prior"] = self.prior_coeff * actor.prior_loss(tensordict).unsqueeze(-1)
         if self.cfm_loss_clamp is not None:
             old, new = self.cfm_loss_clamp(old), self.cfm_loss_clamp(new)

@@ -20,7 +20,7 @@ from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.functional import effective_sample_size
 from fpo_torchrl.modules.chain import acting_module, check_encoders, encode
 from fpo_torchrl.modules.sampler import FlowSampler
-from fpo_torchrl.objectives.entries import check_advantage, of_each_action
+from fpo_torchrl.objectives.entries import of_each_action
 from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
 
 
@@ -41,19 +41,19 @@ class FlowPPOLoss(PPOLoss):
     The critic loss, value estimators, keys and advantage normalisation are those of TorchRL's ``PPOLoss``.
 
     Keys: reads the inputs of actor and critic, the actor's ``flow_keys``, and ``"advantage"`` ``[*batch, 1]``,
-    or of a team ``[*batch, 1]`` for actions ``[*batch, agents, act]``, and ``"value_target"`` (computed by the value
-    estimator where absent). Returns ``"loss_objective"`` and
-    ``"loss_critic"``, and without gradient ``"mean_ratio"``, ``"min_ratio"``, ``"max_ratio"``, ``"ESS"`` (share
-    of the batch), ``"clip_fraction"`` and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"``
-    by the sign of the advantage, the subclass's own diagnostics and ``"explained_variance"``.
+    or of a team ``[*batch, 1]`` for actions ``[*batch, agents, act]``, and ``"value_target"``; without an
+    advantage the value estimator computes both. Returns ``"loss_objective"`` and ``"loss_critic"``, and without
+    gradient ``"mean_ratio"``, ``"min_ratio"``, ``"max_ratio"``, ``"ESS"`` (share of the batch), ``"clip_fraction"``
+    and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"`` by the sign of the advantage, the
+    subclass's own diagnostics and ``"explained_variance"``.
 
     Args:
         actor_network: the flow policy, or a ``TensorDictSequential`` that ends with one; the encoders before it are
             trained too. critic_network: module that writes ``"state_value"``.
         trust_region: what happens to ratios far from 1.
         min_advantage, max_advantage (float, optional): bounds on an advantage, below and above 0, in standard
-            deviations if advantages are normalised, else in units of the return. The lower one limits what a few
-            environments that fail can do to one update. The mean advantage is then not exactly 0.
+            deviations if advantages are normalised, else in units of the return. The lower one keeps a few failing
+            environments from dominating an update. The mean advantage is then not exactly 0.
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
             default the authors' 0.25, ``"l2"`` and True.
 
@@ -85,6 +85,11 @@ class FlowPPOLoss(PPOLoss):
         name = type(self).__name__
         check_kinds("SPO(0.05)", TrustRegion, trust_region=trust_region)
         check_encoders(actor_network)
+        if not acting_module(actor_network).flow_keys:
+            raise ValueError(
+                f"{name} needs an actor that stores what an update reads: not one with num_mc_samples=0, nor what "
+                "for_inference() returns"
+            )
         if min_advantage is not None and not min_advantage < 0:
             raise ValueError(f"min_advantage must be negative or None, got {min_advantage}")
         if max_advantage is not None and not max_advantage > 0:
@@ -93,7 +98,7 @@ class FlowPPOLoss(PPOLoss):
             warnings.warn(
                 f"entropy_coeff={entropy_coeff} has no effect on {name}: a flow has no entropy in closed form. FPOLoss "
                 "has prior_coeff as a pull toward randomness",
-                stacklevel=2,
+                stacklevel=3,
             )
         if entropy_bonus:
             raise ValueError(f"a flow policy has no entropy in closed form: {name} needs entropy_bonus=False")
@@ -206,7 +211,6 @@ class FlowPPOLoss(PPOLoss):
         batch, valid = log_ratio.shape[:-1], self._valid(tensordict, log_ratio[..., :1])
         if valid is not None:  # before exp, whose gradient would be 0 times infinity for garbage
             log_ratio = log_ratio.where(valid, 0.0)
-        check_advantage(advantage, batch)
         advantage = of_each_action(self._scaled(advantage, tensordict, update_norm=estimate), batch)
         objective = self.trust_region(log_ratio.exp(), advantage)
         if objective.shape != log_ratio.shape:

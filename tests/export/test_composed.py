@@ -155,3 +155,10 @@ def test_rounding_counts_in_proportion_to_a_coordinates_range(tmp_path, monkeypa
                 export_policy(policy, {"observation": observation}, path, format="torchscript")
             assert path.exists() is is_kept
             path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(("noise", "given"), [(None, 1), (None, 3), (ZeroNoise(), 2)])
+def test_another_number_of_inputs_is_refused(noise, given):
+    policy = FlowPolicy(FlowActor(VelocityMLP(3, 2)), start_noise=noise)
+    with pytest.raises(TypeError, match=rf"takes observation(, noise)?, \d in all; got {given}"):
+        policy(*[torch.zeros(4, 3)] * given)

@@ -20,6 +20,7 @@ from fpo_torchrl import (
     RandomSteps,
     RandomStepsPerRollout,
 )
+from fpo_torchrl.flow import TorchDraws
 
 DETERMINISTIC = [Euler, Midpoint, Heun, RK4]
 
@@ -53,7 +54,7 @@ def test_a_straight_flow_is_exact_in_one_step(solver):
 def test_euler_looks_where_the_grid_of_times_lies():
     seen = []
     Euler(num_steps=10)(lambda x, t: seen.append(t) or x, torch.zeros(1))
-    assert torch.equal(torch.cat(seen), GridTime(10).sample((1000,), like=torch.empty(0)).unique())
+    assert torch.equal(torch.cat(seen), GridTime(10).sample((1000,), TorchDraws(torch.empty(0))).unique())
 
 
 @pytest.mark.parametrize("solver", DETERMINISTIC)

@@ -88,7 +88,7 @@ class TestKeysAndShapes:
 
     def test_a_missing_observation_is_named_with_what_is_there(self, make_actor):
         with pytest.raises(
-            KeyError, match=r"FlowActor reads \['observation'\], which the tensordict lacks: it has pixels"
+            KeyError, match=r"FlowActor reads \['observation'\], which the tensordict lacks: .*in_keys.* It has pixels"
         ):
             make_actor()(TensorDict(pixels=torch.zeros(4, 3), batch_size=4))
 
@@ -149,6 +149,23 @@ class TestKeysAndShapes:
         actor(plain.clone())
         assert seen == [(4, 2)] * 5 + [(4, 4, 2)]
         torch.testing.assert_close(actor.cfm_loss(plain), plain["cfm_loss"])
+
+    @pytest.mark.parametrize("of", [lambda net: net, lambda net: net.layers[0]])
+    def test_hooks_of_the_backward_pass_run_too(self, make_actor, of):
+        actor, seen = make_actor(), []
+        td = actor(observations(4))
+        of(actor.velocity_net).register_full_backward_hook(lambda module, into, out: seen.append(out[0].shape[:-1]))
+        actor.cfm_loss(td.detach()).sum().backward()
+        assert seen == [(4, 4)]
+
+    def test_a_hook_of_the_view_for_inference_is_the_views(self, make_actor):
+        actor, seen = make_actor(), []
+        view = actor.for_inference()
+        view.register_forward_hook(lambda *call: seen.append("called"))
+        actor(observations(4))
+        assert not seen
+        view(observations(4))
+        assert seen == ["called"]
 
     def test_the_network_gets_the_observation_once_not_once_per_pair(self):
         net = ConstantVelocity(0.0, 0.0)

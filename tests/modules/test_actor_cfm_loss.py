@@ -75,12 +75,14 @@ class TestCfmLoss:
         assert torch.equal(actor.get_dist(td).log_prob(td["action"]), td["action_log_prob"])
 
     def test_pairs_are_not_redrawn_for_an_action_that_is_not_there(self, make_actor):
-        with pytest.raises(KeyError, match=r"lacks \['flow_action'\]"):
+        with pytest.raises(KeyError, match=r"reads \['flow_action'\], which the tensordict lacks"):
             make_actor().redraw_pairs(observations(4))
+        with pytest.raises(KeyError, match=r"reads \['flow_action'\], which the tensordict lacks"):
+            make_actor().prior_loss(observations(4))
 
     @pytest.mark.parametrize("missing", ["flow_action", "flow_noise", "flow_time"])
     def test_a_batch_without_a_flow_key_is_refused_by_its_name(self, make_actor, missing):
         actor = make_actor()
         td = actor(observations(4)).exclude(missing)
-        with pytest.raises(KeyError, match=rf"lacks \['{missing}'\].*num_mc_samples of at least 1"):
+        with pytest.raises(KeyError, match=rf"reads \['{missing}'\], which .*num_mc_samples of at least 1"):
             actor.get_dist(td)

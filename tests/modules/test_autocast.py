@@ -39,8 +39,8 @@ def test_losses_and_ratios_are_float32(collect):
     actor = FlowActor(VelocityMLP(3, 2, autocast="bfloat16"), num_mc_samples=4)
     batch = collect(actor, 32)
     assert batch["action"].dtype == batch["cfm_loss"].dtype == torch.float32
-    assert actor.get_dist(batch).cfm_loss.dtype == torch.float32
-    torch.testing.assert_close(actor.get_dist(batch).cfm_loss, batch["cfm_loss"], atol=1e-6, rtol=1e-6)
+    assert actor.cfm_loss(batch).dtype == torch.float32
+    torch.testing.assert_close(actor.cfm_loss(batch), batch["cfm_loss"], atol=1e-6, rtol=1e-6)
 
 
 def test_a_probe_is_solved():

@@ -113,6 +113,7 @@ def test_the_keys_stand_beside_a_nested_action_of_any_name(make_denoiser):
     [
         ({"solver": Euler(4)}, TypeError, "NoisyEuler"),
         ({"num_final_steps": 0}, ValueError, "between 1 and the solver's 4 steps, got 0"),
+        ({"num_final_steps": 2.0}, TypeError, "num_final_steps must be an int such as 5, got 2.0"),
         ({"num_final_steps": 5}, ValueError, "between 1 and the solver's 4 steps, got 5"),
         ({"velocity_net": nn.Identity()}, ValueError, "DenoisingActor needs the size of the action"),
     ],

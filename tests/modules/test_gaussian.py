@@ -97,6 +97,12 @@ def test_other_standard_deviations_are_refused(std):
         GaussianMLP(3, 2, std=std)
 
 
+@pytest.mark.parametrize("init_std", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_first_standard_deviation_that_is_none_is_refused(init_std):
+    with pytest.raises(ValueError, match="init_std must be positive and finite"):
+        GaussianMLP(3, 2, std="learned", init_std=init_std)
+
+
 def test_other_squashes_are_refused():
     with pytest.raises(ValueError, match=r"squash must be .* got 'clip'"):
         gaussian_actor(3, 2, squash="clip")

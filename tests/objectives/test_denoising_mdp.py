@@ -149,6 +149,11 @@ def test_an_actor_of_another_kind_is_refused(make_actor, make_denoiser):
         FPOLoss(make_denoiser())
 
 
+def test_an_actor_that_stores_no_path_is_refused(make_denoiser):
+    with pytest.raises(ValueError, match=r"DenoisingMDPLoss needs .* nor what for_inference\(\) returns"):
+        DenoisingMDPLoss(make_denoiser().for_inference())
+
+
 def test_a_radius_beside_a_trust_region_is_refused(make_denoiser):
     with pytest.raises(ValueError, match="give the radius to the trust region"):
         DenoisingMDPLoss(make_denoiser(), clip_epsilon=0.1, trust_region=SPO(0.1))

@@ -76,6 +76,12 @@ class TestPullOfTheCFMLoss:
         torch.manual_seed(0)
         torch.testing.assert_close(loss(batch)[f"loss_{name}"], before / 4)
 
+    def test_what_a_schedule_made_of_a_coefficient_is_saved_with_the_loss(self, make_actor):
+        loss, restored = FPOLoss(make_actor(), prior_coeff=0.4), FPOLoss(make_actor(), prior_coeff=0.4)
+        loss.prior_coeff = 0.1
+        restored.load_state_dict(loss.state_dict())
+        assert restored.prior_coeff.item() == pytest.approx(0.1)
+
     @pytest.mark.parametrize("name", ["cfm_coeff", "prior_coeff"])
     def test_a_negative_coefficient_is_refused(self, make_actor, name):
         with pytest.raises(ValueError, match=rf"{name} must not be negative, got -0\.1"):

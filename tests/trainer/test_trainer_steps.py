@@ -253,6 +253,12 @@ class TestNumbersThatAreNotFinite:
         with pytest.raises(NonFiniteError, match=r"^agents.pose of environment 2 at step 1 "):
             check_finite(batch, keys)
 
+    def test_an_entry_of_a_single_number(self):
+        height = torch.zeros(4, 3)
+        height[2, 1] = torch.inf
+        with pytest.raises(NonFiniteError, match=r"^height of environment 2 at step 1 .*\(inf\)"):
+            check_finite(TensorDict(height=height, batch_size=[4, 3]), ["height"])
+
     def test_a_loss(self, probe):
         trainer = trainer_on(probe, lr=1e30)
         with pytest.raises(
