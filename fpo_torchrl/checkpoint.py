@@ -16,13 +16,9 @@ from torchrl.checkpoint import CheckpointError as TorchRLCheckpointError
 
 import fpo_torchrl
 from fpo_torchrl.checks import check_counts
-from fpo_torchrl.errors import CheckpointError
+from fpo_torchrl.errors import CheckpointError, DamagedCheckpointError
 
 FORMAT_VERSION = 1
-
-
-class DamagedError(CheckpointError):
-    """A checkpoint is not what was written."""
 
 
 class Stateful(Protocol):
@@ -93,7 +89,7 @@ class Checkpointer:
         for path in reversed(self._rotation.checkpoints()):
             try:
                 verify(path)
-            except DamagedError as error:
+            except DamagedCheckpointError as error:
                 print(f"{error}: going on from the one before")
             else:
                 return path
@@ -117,10 +113,10 @@ class Checkpointer:
             raise CheckpointError(f"{source} {what}. Give the path of a file below a run's checkpoints/")
         try:
             verify(source)
-        except DamagedError as error:
+        except DamagedCheckpointError as error:
             ours = source.parent == self.directory and source.name.startswith("checkpoint-")
             advice = "Delete it to resume from the one before" if ours else "Give a file below a run's checkpoints/"
-            raise DamagedError(f"{error}. {advice}") from error
+            raise DamagedCheckpointError(f"{error}. {advice}") from error
         targets = {name: target for name, target in self.components.items() if components is None or name in components}
         before = {name: copy.deepcopy(target.state_dict()) for name, target in targets.items()}
         try:
@@ -158,9 +154,9 @@ def verify(path: Path) -> None:
         *(zipfile.BadZipFile, TorchRLCheckpointError, OSError, KeyError, ValueError, EOFError),
         *(zlib.error, lzma.LZMAError, RuntimeError),  # a byte may say that it is compressed, or encrypted
     ) as e:
-        raise DamagedError(f"{path} is truncated or damaged ({e})") from e
+        raise DamagedCheckpointError(f"{path} is truncated or damaged ({e})") from e
     if damaged is not None:
-        raise DamagedError(f"{path} is damaged: the checksum of {damaged} is wrong")
+        raise DamagedCheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")
     if metadata.get("format") != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has checkpoint format {metadata.get('format')}, written by fpo_torchrl "

@@ -54,7 +54,7 @@ def innermost(env: EnvBase) -> EnvBase:
 
 
 def is_restorable(env: EnvBase) -> bool:
-    """Whether the environment gives its state away and takes it back; what wraps one has more than the state in it."""
+    """Whether the environment has ``get_state``. Wrapped ones do not count: a wrapper has a state of its own."""
     return hasattr(type(env), "get_state")
 
 

@@ -39,7 +39,7 @@ class RunConfig:
     task: str = MISSING
     seed: int = 0
     num_seeds: int = 1  # agents trained in this process: seed, seed + 1 and so on, each with its own run directory
-    vmap: bool | None = None  # one arithmetic for all of them; null: for flow policies on a GPU
+    vmap: bool | None = None  # vectorize their computation; null: for flow policies on a GPU
     device: str = "cpu"
     num_envs: int = 128
     total_frames: int = MISSING

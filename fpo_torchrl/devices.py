@@ -1,4 +1,4 @@
-"""Devices as other libraries than torch number them."""
+"""CUDA devices with an explicit index."""
 
 from __future__ import annotations
 

@@ -34,6 +34,10 @@ class CheckpointError(UserError, RuntimeError):
     exit_code = 3
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not what was written."""
+
+
 class NoLocksError(UserError, RuntimeError):
     """The file system has no locks."""
 

@@ -143,10 +143,10 @@ class LoggedOnce:
         self.newest = row["frames"]
 
     def go_back(self, frames: float) -> None:
-        """Hear that the run goes on from a checkpoint at ``frames``."""
+        """Called when the run goes back to a checkpoint at ``frames``."""
 
     def flush(self) -> None:
-        """Hear that there is a checkpoint now, and nothing before it is to be lost."""
+        """Called before a checkpoint is written, after which nothing logged so far may be lost."""
 
 
 class TensorboardLoggedOnce(LoggedOnce):

@@ -131,7 +131,7 @@ def register() -> None:
     module = __name__
     loss = defaults_of(FPOLoss, {"actor", "critic"}) | {"functional": False}
     _store("loss", "fpo", {"_target_": "fpo_torchrl.objectives.FPOLoss", **loss})
-    given = {"velocity_net", "normalizer", "path", "action_dim", "action_key", "in_keys"}
+    given = {"velocity_net", "normalizer", "action_dim", "action_key", "in_keys"}
     actor = defaults_of(FlowActor, given) | defaults_of(make_flow_actor)
     _store("model", "flow_actor", {"_target_": f"{module}.make_flow_actor", "_recursive_": False, **actor})
     # The rest of TorchRL's PPO trainer comes from its own option.

@@ -57,7 +57,7 @@ class Trainer:
         anneal_prior (float, optional): share of ``total_frames`` in which the loss's ``prior_coeff`` falls to zero.
         compile (bool): compile loss and gradient, on a GPU into CUDA graphs, and there the policy too (docs/speed.md).
         processes: those that train together; the sizes above are of all. Default this one alone.
-        workers: that collect, instead of this process; ``env`` then only shows what their environments are like.
+        workers: remote ones that collect instead of this process; ``env`` then only supplies the specs.
 
     Raises:
         ValueError: for parts or sizes that do not fit together. NonFiniteError: while iterating, for a NaN or infinity.

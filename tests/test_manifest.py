@@ -39,7 +39,9 @@ class TestGrid:
 
     def test_lines_of_a_file_are_combined_with_it(self, tmp_path):
         file = tmp_path / "list"
-        file.write_text("optim.lr=1e-3 loss.ratio=per_sample  # a comment\n\n'critic.hidden_sizes=[8, 8]'\n")
+        file.write_text(
+            "optim.lr=1e-3 loss.ratio=per_sample  # a comment, don't read\n\n'critic.hidden_sizes=[8, 8]'\n"
+        )
         assert command.points_of(["seed=0,1"], file) == [
             ["optim.lr=1e-3", "loss.ratio=per_sample", "seed=0"],
             ["optim.lr=1e-3", "loss.ratio=per_sample", "seed=1"],
@@ -94,9 +96,20 @@ class TestManifest:
         assert one.label == "optim.lr=0.001"
         assert one.overrides[-1] == "label='optim.lr=0.001'"
         assert [entry.label for entry in others] == [
-            "actor.num_mc_samples=2",  # of 4 by default
+            "optim.lr=1e-4 actor.num_mc_samples=2",  # of 4 by default
             "optim.lr=0.0001",
         ]
+
+    def test_a_sweep_that_grows_by_one_value_is_told_apart_from_what_is_there(self, tmp_path):
+        self.add(tmp_path, "optim.lr=1e-3,1e-4")
+        (more,) = self.add(tmp_path, "optim.lr=1e-5")
+        assert more.label == "optim.lr=1e-5"
+
+    @pytest.mark.parametrize("task", ["Chetah", "gridworld/two_wals"])
+    def test_a_task_that_is_not_there_is_refused_before_anything_is_written(self, tmp_path, task):
+        with pytest.raises(ConfigError, match=rf"task: unknown task '{task}'. Did you mean"):
+            self.add(tmp_path / "sweep", f"task={task}", "seed=0,1")
+        assert not (tmp_path / "sweep").exists()
 
     def test_a_setting_that_had_no_label_gets_none(self, tmp_path):
         self.add(tmp_path)

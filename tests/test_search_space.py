@@ -47,3 +47,8 @@ def test_the_seeds_are_no_setting_to_choose():
     for override in ("seed=0,1", "seed=7"):
         with pytest.raises(ConfigError, match=f"{override}: every trial of a search has a run for each of its seeds"):
             SearchSpace(("experiment=bandit", "optim.lr=choice(0.1,0.2)", override), (0, 1))
+
+
+def test_a_label_of_ones_own_comes_before_what_was_chosen():
+    points = SearchSpace(("label='wide net'", "optim.lr=choice(0.1,0.2)"), (4,)).points({"optim.lr": "0.1"})
+    assert points == [["optim.lr=0.1", "label='wide net optim.lr=0.1'", "seed=4"]]

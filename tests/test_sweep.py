@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -137,6 +138,42 @@ class TestWorkers:
             signal.signal(number, handler)
         assert len(started) == 1
         assert told == [signal.SIGTERM]
+
+    def test_to_be_told_to_stop_ends_the_wait_for_a_run_of_another_process(self, tmp_path):
+        crew, begun = Workers(1), threading.Event()
+
+        def waits(job: str) -> str:
+            begun.set()
+            return str(crew.train_or_wait([], tmp_path / job, has_ended=lambda: False))
+
+        with locked(claim_of(tmp_path / "run")):
+            assert crew.run_all(["run"], waits, stop_when=begun.is_set) == {"run": "75"}
+
+    def test_an_error_of_who_decides_stops_the_children_and_is_raised_at_once(self, tmp_path, monkeypatch):
+        class Child:
+            """Waits until it is told to stop."""
+
+            def __init__(self, command, **kwargs) -> None:
+                self.told = threading.Event()
+                begun.set()
+
+            def wait(self) -> int:
+                return 75 if self.told.wait(30) else pytest.fail("not told to stop")
+
+            def send_signal(self, number: int) -> None:
+                self.told.set()
+
+        def decide() -> bool:
+            if begun.is_set():
+                raise RuntimeError("database is locked")
+            return False
+
+        begun = threading.Event()
+        monkeypatch.setattr(workers, "Popen", Child)
+        crew, started = Workers(1), time.monotonic()
+        with pytest.raises(RuntimeError, match="database is locked"):
+            crew.run_all(["run"], lambda job: str(crew.train([], tmp_path / job)), stop_when=decide)
+        assert time.monotonic() - started < 15
 
 
 class TestKilled:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -69,7 +70,7 @@ def make_env(
     Raises:
         ValueError: if an argument is out of range or the task is unknown.
         ImportError: if the task or back end needs an optional package that is not installed.
-        TypeError: if ``num_envs``, ``seed`` or ``max_episode_steps`` is not an int.
+        TypeError: if ``num_envs``, ``seed`` or ``max_episode_steps`` is not an int, or for a setting the task lacks.
 
     >>> env = make_env("two_walls", num_envs=8, seed=1)
     >>> env.rollout(5, break_when_any_done=False).shape
@@ -83,9 +84,27 @@ def make_env(
     if backend is not None:
         kwargs["backend"] = backend
     build = _builder(task)
+    _check_settings(task, build, kwargs)
     return build(
         num_envs=num_envs, device=_checked_device(device), seed=seed, spread_episodes=spread_episodes, **kwargs
     )
+
+
+def check_task(task: str) -> None:
+    """Refuse a task that is not there: ``ValueError``. Gymnasium's and Playground's own names are not looked up."""
+    _builder(task)
+
+
+def _check_settings(task: str, build: Callable[..., EnvBase], given: Iterable[str]) -> None:
+    """``TypeError`` for a setting that a task does not have, naming those it has."""
+    target = build.func if isinstance(build, partial) else build
+    parameters = inspect.signature(target.__init__ if isinstance(target, type) else target).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    settings = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    if unknown := [name for name in given if name not in settings]:
+        own = ", ".join(name for name in settings if name not in ("num_envs", "device", "seed"))
+        raise TypeError(f"{task} has no setting {unknown[0]!r}; it has {own}")
 
 
 def _builder(task: str) -> Callable[..., EnvBase]:

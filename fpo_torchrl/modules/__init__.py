@@ -2,6 +2,7 @@
 
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.denoising import DenoisingActor
+from fpo_torchrl.modules.gaussian import GaussianMLP, gaussian_actor
 from fpo_torchrl.modules.masking import MaskedObservation
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.modules.policy import FlowPolicy
@@ -21,9 +22,11 @@ __all__ = [
     "FlowPolicy",
     "FlowSampler",
     "FourierTimeEmbedding",
+    "GaussianMLP",
     "IdentityTimeEmbedding",
     "MaskedObservation",
     "ObservationNormalizer",
     "ValueMLP",
     "VelocityMLP",
+    "gaussian_actor",
 ]

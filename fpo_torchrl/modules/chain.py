@@ -52,7 +52,7 @@ def recurrent_modules(net: nn.Module) -> list[nn.Module]:
 
 
 def encode(policy: Any, tensordict: TensorDictBase) -> TensorDictBase:
-    """``tensordict`` with what every module of ``policy`` before its flow writes, in place."""
+    """Run every module of ``policy`` before its flow on ``tensordict``, in place, and return it."""
     if isinstance(policy, TensorDictSequential):
         *encoders, last = links(policy)
         for encoder in encoders:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from tensordict.nn import TensorDictModule
+from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.modules import IndependentNormal, ProbabilisticActor, TanhNormal
 
@@ -79,14 +80,28 @@ def gaussian_actor(
     action_high: float | Tensor = 1.0,
     normalizer: nn.Module | None = None,
     autocast: Literal["bfloat16"] | None = None,
+    in_keys: Sequence[NestedKey] = ("observation",),
+    action_key: NestedKey = "action",
 ) -> ProbabilisticActor:
     """Gaussian policy for TorchRL's ``ClipPPOLoss``, with the sizes of :class:`VelocityMLP`.
+
+    Keys: reads the one observation of ``in_keys``; writes the action, ``"loc"`` and ``"scale"``, each
+    ``[*batch, act]``, and the log-probability ``[*batch]``.
 
     Args:
         squash: ``"tanh"`` to the bounds, or ``"none"``, where the environment clips.
         action_low, action_high: bounds of the action for ``"tanh"``.
+        in_keys, action_key: where the observation is, and where the action is written.
         obs_dim, action_dim, hidden_sizes, std, init_std, activation, init, normalizer, autocast: as in
             :class:`GaussianMLP`.
+
+    Raises:
+        ValueError: for a standard deviation that is not positive, or an unknown choice.
+
+    >>> from tensordict import TensorDict
+    >>> actor = gaussian_actor(obs_dim=3, action_dim=2)
+    >>> actor(TensorDict(observation=torch.zeros(4, 3), batch_size=4))["action"].shape
+    torch.Size([4, 2])
     """
     check_choice("squash", squash, ("tanh", "none"))
     network = GaussianMLP(
@@ -102,8 +117,9 @@ def gaussian_actor(
     )
     bounds = {"low": action_low, "high": action_high, "tanh_loc": False, "upscale": 1.0} if squash == "tanh" else {}
     return ProbabilisticActor(
-        TensorDictModule(network, in_keys=["observation"], out_keys=["loc", "scale"]),
+        TensorDictModule(network, in_keys=[*in_keys], out_keys=["loc", "scale"]),
         in_keys=["loc", "scale"],
+        out_keys=[action_key],
         distribution_class=TanhNormal if squash == "tanh" else IndependentNormal,
         distribution_kwargs=bounds,
         return_log_prob=True,

@@ -19,8 +19,8 @@ class ObservationNormalizer(nn.Module):
 
     Args:
         obs_dim (int): size of the observation.
-        clip (float): bound on the normalised observation, which meets a coordinate that has hardly varied yet and
-            then moves; None for no bound, as in the released code.
+        clip (float): bound on the normalised observation, for a coordinate that suddenly moves after hardly varying;
+            None for no bound, as in the released code.
         as_released (bool): reproduce the authors' released code, which forgets the variance summed
             before the current batch but divides by the total count, so that the standard deviation
             shrinks with every update (akanazawa/fpo, playground/src/flow_policy/math_utils.py:59-80). The trainer

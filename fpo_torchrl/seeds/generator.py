@@ -66,7 +66,7 @@ class DrawnByAgent(TorchDispatchMode):
         names = [argument.name for argument in func._schema.arguments]
         settings = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
         if "size" not in settings and not any(isinstance(value, Tensor) for value in settings.values()):
-            raise ConfigError(f"{func} cannot be drawn for agents that share one arithmetic: give vmap=false")
+            raise ConfigError(f"{func} cannot be drawn for agents vectorized with vmap: give vmap=false")
         drawn = []
         for index, generator in enumerate(self.generators):
             own = {name: _share(name, value, index) for name, value in settings.items()}

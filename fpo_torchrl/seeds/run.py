@@ -36,7 +36,7 @@ from fpo_torchrl.seeds.training import train_in_turn, train_together
 from fpo_torchrl.start import changed_config, resume_arguments, resume_run, start_run
 
 OWN = ("seed", "init_from", "total_frames", "optim", "eval_interval_frames", "eval_episodes", "final_eval_episodes")
-"""Settings in which agents that share one arithmetic may differ; in the others all would get those of the first."""
+"""Settings in which vectorized agents may differ; in the others all would get those of the first."""
 
 
 class SeedRuns:
@@ -45,14 +45,14 @@ class SeedRuns:
     A run that diverges ends, and the others go on.
 
     Args:
-        runs: built one by one as they are taken, each of which leaves torch's generators as its training is to find
-            them. None stands for one that has finished.
-        vmap (bool): whether the agents share one arithmetic (:func:`train_together`) or take turns
+        runs: an iterable that builds each run on demand and leaves torch's generators in the state in which its
+            training starts. None stands for one that has finished.
+        vmap (bool): whether the agents are vectorized (:func:`train_together`) or take turns
             (:func:`train_in_turn`); None for what is faster, the first on a GPU and the second on a CPU.
         directories: of all runs whose final evaluations count, some of which may have finished before; default these.
 
     Raises:
-        ConfigError: if the agents are to share one arithmetic and cannot, or differ in a setting.
+        ConfigError: if the agents are to be vectorized and cannot, or differ in a setting.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class SeedRuns:
         """Train, evaluate, log and save; yields the runs that diverge."""
         runs = [*self.runs.values()]
         cfg = runs[0].cfg
-        how = "in one arithmetic" if self.vmap else "in turn"
+        how = "vectorized" if self.vmap else "in turn"
         print(f"{cfg.task}, seeds {', '.join(str(run.cfg.seed) for run in runs)} {how}: {cfg.total_frames} frames each")
         train = train_together if self.vmap else train_in_turn
         with progress_bar((run.trainer for run in runs), shown=cfg.progress) as bar:

@@ -1,4 +1,4 @@
-"""The arithmetic of several agents at once: their weights stacked, the functions of one agent mapped over them."""
+"""Several agents vectorized: their weights stacked, the functions of one agent mapped over them."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ class Stack:
             if "vmap" not in str(error):
                 raise
             raise ConfigError(
-                f"these agents cannot share one arithmetic: give vmap=false. Torch says: {error}"
+                f"these agents cannot be vectorized together: give vmap=false. Torch says: {error}"
             ) from error
 
 
 def vmap_obstacle(trainer: Trainer) -> str | None:
-    """What keeps a trainer's agent from sharing one arithmetic with others; None if nothing is known to."""
+    """What keeps a trainer's agent from being vectorized with others; None if nothing is known to."""
     if trainer.compile:
         return "trainer.compile=true compiles the loss of a single agent"
     if trainer.critic_warmup_frames:

@@ -1,4 +1,4 @@
-"""Iterations of several agents: one agent after the other, or all in one arithmetic."""
+"""Iterations of several agents: one agent after the other, or all at once, vectorized with vmap."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fpo_torchrl.seeds.stack import Member, Stack
 
 Result = TypeVar("Result")
 Results = dict[Member, dict[str, float] | NonFiniteError]
-"""Of an iteration, for each agent: its metrics, or the error that ended it. Who receives metrics may put an error in
-their place."""
+"""Of an iteration, for each agent: its metrics, or the error that ended it. The caller may replace an agent's metrics
+by an error, which ends that agent."""
 Stacks = Callable[[tuple[Member, ...]], Stack]
 """Gives the stack of some agents."""
 
@@ -25,7 +25,7 @@ Stacks = Callable[[tuple[Member, ...]], Stack]
 def train_in_turn(members: Sequence[Member]) -> Iterator[Results]:
     """Train agent by agent, an iteration each: bit for bit what each would do alone.
 
-    An agent that diverges, or has its frames, takes no further part.
+    An agent that diverges or reaches its ``total_frames`` drops out.
     """
     running = {member: iter(member.trainer) for member in members}
     while running:
@@ -41,8 +41,8 @@ def train_together(members: Sequence[Member]) -> Iterator[Results]:
 
     Each does what it would do alone, up to the rounding of batched matrix products: environments, random numbers,
     minibatches, norm limits and optimiser are its own. The seconds in the metrics are an agent's share of those of
-    all, so that they add up as those of :func:`train_in_turn` do. An agent that diverges, or has its frames, takes no
-    further part.
+    all, so that they add up as those of :func:`train_in_turn` do. An agent that diverges or reaches its
+    ``total_frames`` drops out.
 
     Args:
         members: agents with the same settings but for their seeds.
@@ -52,10 +52,10 @@ def train_together(members: Sequence[Member]) -> Iterator[Results]:
     """
     stacks = lru_cache(maxsize=1)(Stack)  # another one is built when an agent is gone
     running = [member for member in members if not _is_done(member)]
+    carried = {}
     for member in running:
         with member.generator:
-            member.trainer.start()
-    carried = {member: member.trainer.start()._carrier for member in running}
+            carried[member] = member.trainer.start()._carrier
     while running:
         started = time.perf_counter()
         batches = _collect(stacks, carried)

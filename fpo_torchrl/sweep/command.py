@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -35,14 +36,27 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def words_of(text: str, where: str, *, comments: bool = False) -> list[str]:
-    """The words of a text as a shell would split it; ``comments``: what follows a # is none of them.
+def without_comment(text: str) -> str:
+    """What stands before a # that begins a word, outside of quotes: where a shell sees a comment.
+
+    >>> without_comment("label=a#1 seed=2 # don't"), without_comment("label='a #1'")
+    ('label=a#1 seed=2 ', "label='a #1'")
+    """
+    for comment in re.finditer(r"(?<!\S)#", text):
+        with contextlib.suppress(ValueError):  # inside of a quote
+            shlex.split(text[: comment.start()])
+            return text[: comment.start()]
+    return text
+
+
+def words_of(text: str, where: str) -> list[str]:
+    """The words of a text as a shell would split it.
 
     Raises:
         ConfigError: naming ``where`` it stands, for a quote without its other half.
     """
     try:
-        return shlex.split(text, comments=comments)
+        return shlex.split(text)
     except ValueError as error:
         raise ConfigError(f"{where}: {error} in {text!r}: expected words as in a shell, each quote closed") from error
 
@@ -59,7 +73,7 @@ def points_of(overrides: list[str], file: Path | None) -> list[list[str]]:
     if not file.is_file():
         raise ConfigError(f"--list {file}: there is no such file")
     texts = enumerate(file.read_text().splitlines(), start=1)
-    lines = [words_of(text, f"--list {file}, line {number}", comments=True) for number, text in texts]
+    lines = [words_of(without_comment(text), f"--list {file}, line {number}") for number, text in texts]
     if not any(lines):
         raise ConfigError(f"--list {file} is empty: expected settings in each line, such as optim.lr=1e-3 seed=4")
     return [[*line, *point] for line in lines if line for point in points]
@@ -152,7 +166,7 @@ def search(arguments: list[str]) -> int:
     options.add_argument(
         "--seeds", type=int, metavar="K", help=f"runs of a trial, at the same time; default: {NUM_SEEDS}, or as before"
     )
-    options.add_argument("--storage", metavar="URL", help="database of the study; default: a file in DIR")
+    options.add_argument("--storage", metavar="URL", help="database of the study; default: as before, or a file in DIR")
     given = options.parse_intermixed_args(arguments)
     for name in ("trials", "seeds"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
@@ -162,7 +176,7 @@ def search(arguments: list[str]) -> int:
     except ImportError as error:
         raise ConfigError(f"fpo-sweep search needs a package ({error}): pip install fpo-torchrl[sweep]") from error
     before = (
-        saved_search(given.directory)[0] if is_search(given.directory) else SearchSpace((), tuple(range(NUM_SEEDS)))
+        saved_search(given.directory).space if is_search(given.directory) else SearchSpace((), tuple(range(NUM_SEEDS)))
     )
     overrides = tuple(given.overrides) or before.overrides
     seeds = before.seeds if given.seeds is None else tuple(range(given.seeds))

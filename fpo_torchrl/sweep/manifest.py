@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from fpo_torchrl.auto_resume import other_settings
 from fpo_torchrl.cli import quoted
 from fpo_torchrl.config import BOOKKEEPING, check_components, check_run, registered_schemas
+from fpo_torchrl.envs.registry import check_task, make_env
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import intact, locked, make_directory, read_json, write_json
 from fpo_torchrl.hold import LOCK
@@ -91,13 +92,13 @@ class Sweep:
         Raises:
             ConfigError, HydraException: for a wrong setting, before anything is written.
         """
-        varied = varied_keys(points)
         configs = member_configs(points)
         make_directory(self.directory)
         with locked(self.directory / LOCK):
             there = self.entries() if self.exists else []
             labels = {entry.setting: entry.label for entry in there} | {entry.path: entry.label for entry in there}
             made = {entry: deciding(entry.overrides) for entry in there}
+            varied = varied_keys([*points, *made.values()])
             found: dict[str, Entry] = {}
             for point, cfg in zip(points, configs, strict=True):
                 path = self._path(deciding(point), cfg, made)
@@ -134,6 +135,11 @@ def composer() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
             cfg = compose("config", [*overrides])
             check_run(cfg)  # pyright: ignore[reportArgumentType]
             check_components(cfg)
+            if cfg.env._target_ == f"{make_env.__module__}.{make_env.__qualname__}":
+                try:
+                    check_task(cfg.task)
+                except ValueError as error:
+                    raise ConfigError(f"task: {error}") from error
             return cfg
 
         yield composed

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +20,7 @@ from optuna.storages import BaseStorage, JournalStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from fpo_torchrl.auto_resume import final_return
@@ -32,6 +34,17 @@ from fpo_torchrl.sweep.space import SearchSpace
 from fpo_torchrl.sweep.workers import Workers, account_of, has_diverged, log_of, state_of
 
 FILE = "search.json"
+UNKNOWN = "unknown"
+"""In the place of a storage, where an older version did not write it down."""
+
+
+class SavedSearch(NamedTuple):
+    """What is known of a search."""
+
+    space: SearchSpace
+    study_name: str
+    storage: str | None
+    """URL of the database of the study, without its password; None for a journal in the directory."""
 
 
 def opened(url: str) -> BaseStorage:
@@ -57,7 +70,8 @@ class Search:
     Args:
         directory: of the search; runs, study and tables are in it.
         space: what is searched; None: as before.
-        storage: URL of a database for the study; default a journal in the directory, for processes that share it.
+        storage: URL of a database for the study; default the one it is in, and of a new one a journal in the directory,
+            for processes that share it.
         pruner: stops trials that are behind; default Optuna's median pruner.
 
     Raises:
@@ -78,7 +92,8 @@ class Search:
         if not is_search(directory):
             self._check_new(space)
         database = opened(storage) if storage is not None else None
-        self.space, study_name = self._same_search(space)
+        self.space, study_name, url = self._same_search(space, storage)
+        database = opened(url) if database is None and url is not None else database
         self.distributions = self.space.distributions()
         self.workers = Workers(len(self.space.seeds))
         journal = directory / "study.log"
@@ -102,21 +117,26 @@ class Search:
             )
         space.check()
 
-    def _same_search(self, space: SearchSpace | None) -> tuple[SearchSpace, str]:
-        """What is searched and the study's name, drawn once: searches of one name may share a database."""
+    def _same_search(self, space: SearchSpace | None, storage: str | None) -> SavedSearch:
+        """What is searched, the study's name, drawn once, since searches may share a database, and where it is."""
+        shown = make_url(storage).render_as_string(hide_password=True) if storage is not None else None
         if space is not None and not is_search(self.directory):
             make_directory(self.directory)
             with locked(self.directory / LOCK):  # of processes that begin together, the first decides
                 if not is_search(self.directory):
                     name = f"{self.directory.resolve().name}-{uuid.uuid4().hex[:8]}"
-                    write_json(self.directory / FILE, {"study_name": name, **asdict(space)})
-        before, name = saved_search(self.directory)
-        if space is not None and space != before:
+                    write_json(self.directory / FILE, {"study_name": name, "storage": shown, **asdict(space)})
+        saved = saved_search(self.directory)
+        if space is not None and space != saved.space:
             raise ConfigError(
-                f"{self.directory} holds a search for {' '.join(before.overrides)} over the seeds {before.seeds}: "
-                "choose another directory for other settings"
+                f"{self.directory} holds a search for {' '.join(saved.space.overrides)} over the seeds "
+                f"{saved.space.seeds}: choose another directory for other settings"
             )
-        return before, name
+        if storage is not None and saved.storage not in (shown, UNKNOWN):
+            raise ConfigError(f"--storage {shown}: {self.directory} has its study in {saved.storage or 'study.log'}")
+        if storage is None and saved.storage is not None and "***" in saved.storage:
+            raise ConfigError(f"{self.directory} has its study in {saved.storage}: give --storage, with the password")
+        return saved._replace(storage=None) if saved.storage == UNKNOWN else saved
 
     def run(self, num_trials: int) -> None:
         """Work on trials until the study has ``num_trials``, those of other processes included.
@@ -167,27 +187,30 @@ class Search:
         progress = Progress(run_dirs, entries[0].total_frames)
         behind = False
 
-        def is_behind() -> bool:
+        def is_decided() -> bool:
             nonlocal behind
             new = progress.new()
             for frames, value in new.items():
                 trial.report(value, frames)
             behind = behind or (bool(new) and trial.should_prune())
-            return behind
+            return behind or any(map(has_diverged, run_dirs))
 
         try:
-            self.workers.run_all(entries, self._train, stop_when=is_behind)
+            self.workers.run_all(entries, self._train, stop_when=is_decided)
         except Preempted:
             self._put_back(trial)
             raise
-        errors = [error for entry in entries if (error := self._error(entry)) is not None]
-        if not errors:
-            self.study.tell(trial, fmean(final_return(run_dir) for run_dir in run_dirs))
-        elif behind:
+        errors = {run_dir: self._error(entry) for run_dir, entry in zip(run_dirs, entries, strict=True)}
+        diverged = [error for run_dir, error in errors.items() if error is not None and has_diverged(run_dir)]
+        failed = [error for error in errors.values() if error is not None]
+        if diverged:
+            self._fail(trial, "; ".join(diverged), TrialState.PRUNED)
+        elif failed and behind:
             self.study.tell(trial, state=TrialState.PRUNED)
+        elif failed:
+            self._fail(trial, "; ".join(failed))
         else:
-            diverged = any(has_diverged(run_dir) for run_dir in run_dirs)
-            self._fail(trial, "; ".join(errors), TrialState.PRUNED if diverged else TrialState.FAIL)
+            self.study.tell(trial, fmean(final_return(run_dir) for run_dir in run_dirs))
 
     def _fail(self, trial: Trial, error: str, state: TrialState = TrialState.FAIL) -> None:
         trial.set_user_attr("error", error)
@@ -247,8 +270,8 @@ def is_search(directory: Path) -> bool:
     return (directory / FILE).is_file()
 
 
-def saved_search(directory: Path) -> tuple[SearchSpace, str]:
-    """What is searched in a directory, and the study's name.
+def saved_search(directory: Path) -> SavedSearch:
+    """What is searched in a directory.
 
     Raises:
         DamagedFileError: if the file that says so cannot be read.
@@ -257,4 +280,5 @@ def saved_search(directory: Path) -> tuple[SearchSpace, str]:
     with intact(path, remedy):
         saved = read_json(path, remedy)
         name = saved.pop("study_name", directory.resolve().name)  # its name before it was drawn
-        return SearchSpace(**{field: tuple(value) for field, value in saved.items()}), name
+        storage = saved.pop("storage", UNKNOWN)
+        return SavedSearch(SearchSpace(**{field: tuple(value) for field, value in saved.items()}), name, storage)

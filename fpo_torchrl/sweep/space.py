@@ -53,11 +53,12 @@ class SearchSpace:
         raise errors[0]
 
     def points(self, params: dict[str, Any]) -> list[list[str]]:
-        """The overrides of each seed's run with these values."""
+        """The overrides of each seed's run with these values, which follow a label of one's own."""
         parsed = OverridesParser.create().parse_overrides([*self.overrides])
-        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+        own = [str(o.value()) for o in parsed if o.get_key_element() == "label"]
+        fixed = [str(o.input_line) for o in parsed if not (o.is_sweep_override() or o.get_key_element() == "label")]
         chosen = [f"{key}={value}" for key, value in params.items()]
-        label = quoted(" ".join(chosen).replace("'", ""))
+        label = quoted(" ".join([*own, *chosen]).replace("'", ""))
         return [[*fixed, *chosen, f"label={label}", f"seed={seed}"] for seed in self.seeds]
 
 

@@ -7,10 +7,11 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from subprocess import STDOUT, Popen
+from threading import Event
 from typing import Any, TypeVar
 
 from fpo_torchrl.auto_resume import is_finished
@@ -46,6 +47,7 @@ class Workers:
         if num_threads is not None or "OMP_NUM_THREADS" not in os.environ:
             self.environment["OMP_NUM_THREADS"] = str(num_threads or max(1, available_cores() // num_workers))
         self.stop = StopOnSignal()
+        self._stopping = Event()
         self._children: set[Popen] = set()
         self._told: set[Popen] = set()
 
@@ -61,19 +63,22 @@ class Workers:
     def train_or_wait(self, overrides: Sequence[str], run_dir: Path, *, has_ended: Callable[[], bool]) -> int:
         """:meth:`train_alone`, as soon as no other process looks after the run; the exit code, 0 once it has ended."""
         while not has_ended():
-            if self.stop.received is not None:
+            if self._is_stopping():
                 return EXIT_PREEMPTED
             if (code := self.train_alone(overrides, run_dir)) is not None:
                 return code
-            time.sleep(1)
+            self._stopping.wait(1)
         return 0
+
+    def _is_stopping(self) -> bool:
+        return self.stop.received is not None or self._stopping.is_set()
 
     def train(self, overrides: Sequence[str], run_dir: Path) -> int:
         """``fpo-train`` until the run has ended, from its newest checkpoint if there is one; returns the exit code.
 
         What it prints goes to the file of :func:`log_of`.
         """
-        if self.stop.received is not None:
+        if self._is_stopping():
             return EXIT_PREEMPTED
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "fpo_torchrl.train", *overrides, *in_directory(run_dir)]
@@ -95,25 +100,38 @@ class Workers:
         Raises:
             Preempted: on a signal, after the runs have stopped.
         """
-        started, results = time.monotonic(), {}
+        results: dict[Job, str] = {}
+        self._stopping.clear()
         with self.stop, ThreadPoolExecutor(self.num_workers) as pool:
             futures: dict[Future[str], Job] = {pool.submit(run, job): job for job in jobs}
-            waiting = set(futures)
-            while waiting:
-                ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in (future for future in ended if not future.cancelled()):
+            try:
+                for future, left in self._ended(futures, stop_when):
                     error = future.exception()
                     result = future.result() if error is None else f"failed: {type(error).__name__}: {error}"
                     results[futures[future]] = result
-                    left = (time.monotonic() - started) / len(results) * (len(jobs) - len(results))
                     where = f"[{len(results)}/{len(jobs)}] {futures[future]}"
                     print(f"{where}: {result}; about {duration(left)} left", flush=True)
-                if self.stop.received is not None or stop_when():
-                    self._stop_children(waiting)
+            except BaseException:
+                self._stop_children(futures)
+                raise
             self.stop.check()
         return results
 
-    def _stop_children(self, waiting: set[Future[str]]) -> None:
+    def _ended(
+        self, futures: Collection[Future[str]], stop_when: Callable[[], bool]
+    ) -> Iterator[tuple[Future[str], float]]:
+        """The futures as they end, but for cancelled ones, with the seconds that all others may take."""
+        started, waiting, num_ended = time.monotonic(), set(futures), 0
+        while waiting:
+            ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in (future for future in ended if not future.cancelled()):
+                num_ended += 1
+                yield future, (time.monotonic() - started) / num_ended * (len(futures) - num_ended)
+            if self.stop.received is not None or stop_when():
+                self._stop_children(waiting)
+
+    def _stop_children(self, waiting: Iterable[Future[str]]) -> None:
+        self._stopping.set()
         for future in waiting:
             future.cancel()
         for child in self._children - self._told:

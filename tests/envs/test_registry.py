@@ -115,6 +115,7 @@ def test_hopeless_names_still_get_the_list(task):
         ({"seed": "0"}, TypeError, "seed must be an int, got '0'"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"max_episode_steps": 0}, ValueError, "max_episode_steps must be at least 1"),
+        ({"backend": "c"}, TypeError, r"two_walls has no setting 'backend'; it has initial_cells, max_episode_steps"),
         ({"device": "gpu"}, ValueError, "device must be a torch device .*got 'gpu'"),
         ({"device": "cuda:99"}, ValueError, "device 'cuda:99' is not there"),
     ],

@@ -97,6 +97,13 @@ def test_other_standard_deviations_are_refused(std):
         GaussianMLP(3, 2, std=std)
 
 
+def test_it_reads_and_writes_where_it_is_told():
+    actor = gaussian_actor(3, 2, in_keys=[("arm", "seen")], action_key=("arm", "action"))
+    td = actor(TensorDict(arm=TensorDict(seen=torch.zeros(4, 3), batch_size=4), batch_size=4))
+    assert td["arm", "action"].shape == (4, 2)
+    assert "observation" not in td
+
+
 @pytest.mark.parametrize("init_std", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_first_standard_deviation_that_is_none_is_refused(init_std):
     with pytest.raises(ValueError, match="init_std must be positive and finite"):

@@ -66,7 +66,7 @@ class TestDifferentSettings:
         assert not isinstance(run, SeedRuns)
         tiny.settled(run)
 
-    def test_that_cannot_share_one_arithmetic_are_named(self, seeds):
+    def test_that_cannot_be_vectorized_are_named(self, seeds):
         self.change(seeds / "seed1", "loss.trust_region.epsilon=0.0001")
         self.change(seeds / "seed2", "actor.solver.num_steps=3")
         before = files(seeds)
@@ -91,7 +91,7 @@ class TestDifferentSettings:
         assert go_on(f"resume={seeds}", "vmap=true") == [0, 1, 2]
 
 
-def test_an_obstacle_to_one_arithmetic_lets_seeds_take_turns_unless_they_are_told_to_share(seeds, monkeypatch):
+def test_an_obstacle_to_vmap_lets_seeds_take_turns_unless_they_are_told_to_use_it(seeds, monkeypatch):
     monkeypatch.setattr("fpo_torchrl.seeds.run._gains_from_vmap", lambda run: True)
     assert not release(resume([f"resume={seeds}", "trainer.critic_warmup_frames=64"])).vmap
     before = files(seeds)

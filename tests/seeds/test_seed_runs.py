@@ -105,7 +105,7 @@ def test_together_they_leave_the_same_files(tmp_path, capsys):
         means.append(read_run(policy.checkpoint.parents[1]).score("random", worst=0))
     assert returned == pytest.approx(sum(means) / 2)
     output = capsys.readouterr().out
-    assert "seeds 1, 2 in one arithmetic: 256 frames each" in output
+    assert "seeds 1, 2 vectorized: 256 frames each" in output
     assert "512/512 frames" in output
     assert "2 seeds, return " in output.rpartition("100%")[2]
     assert "means of 2 seeds" in output

@@ -159,5 +159,5 @@ def test_an_obstacle_is_named_before_anything_is_stacked(setting):
 
 def test_what_torch_cannot_map_is_refused():
     gaussian = tuple(o for o in tiny.CARTPOLE if not o.startswith("actor."))
-    with pytest.raises(ConfigError, match=r"cannot share one arithmetic: give vmap=false"):
+    with pytest.raises(ConfigError, match=r"cannot be vectorized together: give vmap=false"):
         next(train_together(make_members(*gaussian, "actor=gaussian", "loss=ppo")))
