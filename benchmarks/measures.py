@@ -44,8 +44,8 @@ def bandit_shares(directory: Path) -> dict[str, float]:
 
 def tracking(directory: Path) -> dict[str, float]:
     """Success, time alive and position errors over all motions, with zero and with random start noise."""
-    scores = {noise: score_run(directory, noise=noise).mean for noise in ("zero", "random")}
-    return {f"{name}_{noise}": value for noise, row in scores.items() for name, value in row.items()}
+    found = score_run(directory, noise=("zero", "random"))
+    return {f"{name}_{noise}": value for noise, scores in found.items() for name, value in scores.mean.items()}
 
 
 def gridworld(directory: Path) -> dict[str, float]:

@@ -10,6 +10,7 @@ import pytest
 
 from fpo_torchrl import errors
 from fpo_torchrl.cli import friendly_errors
+from fpo_torchrl.envs.physics import CapacityError
 
 
 class TestFriendlyErrors:
@@ -24,6 +25,7 @@ class TestFriendlyErrors:
             (errors.InUseError("it is in use"), 5, "error: it is in use\n"),
             (errors.WorkerLostError("it is gone"), 6, "it is gone. The last checkpoint is intact. A run that has a"),
             (errors.WorkersNotStartedError("no answer"), 7, "error: no answer. If it repeats, look at the cluster"),
+            (CapacityError("give max_contacts more than 64"), 1, "error: give max_contacts more than 64"),
             (KeyboardInterrupt(), 130, "goes on from it with fpo-train resume=RUN_DIRECTORY"),
             (OSError(28, "No space left on device", "metrics.csv"), 3, "could not write: [Errno 28] No space left"),
             (

@@ -124,8 +124,13 @@ class BatchedEnv(EnvBase):
     # What TorchRL asks for.
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        rows = torch.arange(self.num_envs, device=self.device) if mask is None else mask.flatten().nonzero().flatten()
-        if mask is not None or not self._restored:
+        if mask is not None:
+            rows = mask.flatten().nonzero().flatten()
+        elif self._restored:  # other episodes go on where the state was saved
+            rows = self.ended.nonzero().flatten()
+        else:
+            rows = torch.arange(self.num_envs, device=self.device)
+        if len(rows):
             self.start_episodes(rows)
             self.step_count[rows] = 0
             self.ended = self.ended.index_fill(0, rows, False)
@@ -144,7 +149,7 @@ class BatchedEnv(EnvBase):
         truncated = self.out_of_time() & ~terminated
         self.ended = terminated | truncated
         return self._pack(
-            reward=reward.unsqueeze(-1),
+            reward=reward.to(torch.float32).unsqueeze(-1),
             done=(terminated | truncated).unsqueeze(-1),
             terminated=terminated.unsqueeze(-1),
             truncated=truncated.unsqueeze(-1),
@@ -195,8 +200,9 @@ class BatchedEnv(EnvBase):
     def set_state(self, state: TensorDictBase) -> None:
         """Restore what :meth:`get_state` returned: the same actions then bring the same future.
 
-        If the next call is a full :meth:`reset`, as a collector makes it when it is built, it starts no new
-        episodes but returns the restored observation, so that collection goes on where it stopped.
+        If the next call is a full :meth:`reset`, as a collector makes it when it is built, it starts new episodes only
+        for copies whose last one was over, and returns the restored observation, so that collection goes on where it
+        stopped.
 
         Raises:
             ValueError: if ``state`` is of another number of copies, or another kind of device.

@@ -86,7 +86,8 @@ class Layout:
     """What each cell of a world is: bool masks ``[size, size]``, indexed ``[y, x]``; other cells are free.
 
     Raises:
-        ValueError: for masks that are not bool, or not of one square shape with an odd size, whose middle is a cell.
+        ValueError: for masks that are not bool, or not of one square shape with an odd size, whose middle is a cell;
+            for masks that overlap or leave no cell free.
 
     >>> layout = make_layout("two_walls")
     >>> int(layout.goal.sum()), int(layout.free.sum()), layout.distance_to_goal()[12, 17].item()
@@ -101,9 +102,14 @@ class Layout:
     def __post_init__(self) -> None:
         masks = {"goal": self.goal, "death": self.death, "wall": self.wall}
         size = len(self.goal) if self.goal.ndim else 0
-        if size % 2 == 0 or any(it.shape != (size, size) or it.dtype != torch.bool for it in masks.values()):
+        fits = all(mask.shape == (size, size) and mask.dtype == torch.bool for mask in masks.values())
+        if size < 3 or size % 2 == 0 or not fits:
             came = ", ".join(f"{name} {list(it.shape)} {it.dtype}" for name, it in masks.items())
-            raise ValueError(f"a layout needs bool masks of one shape [size, size] with an odd size, got {came}")
+            raise ValueError(
+                f"a layout needs bool masks of one shape [size, size] with an odd size of at least 3, got {came}"
+            )
+        if (torch.stack([*masks.values()]).sum(0) > 1).any() or not self.free.any():
+            raise ValueError("a layout needs a free cell, and no cell may be two of goal, death and wall")
 
     @property
     def free(self) -> Bool[Tensor, "size size"]:
@@ -194,10 +200,10 @@ def make_layout(name: str) -> Layout:
 
 
 class GridWorld(BatchedEnv):
-    """An agent on a 25 x 25 grid that earns 20 at a goal, -10 on death and nothing else.
+    """An agent on a square grid, 25 x 25 in the authors' layouts, that earns 20 at a goal and -10 on death.
 
-    Keys: ``"observation"`` ``[num_envs, 2]`` is ``(position - 12) / 12``; ``"action"`` ``[num_envs, 2]`` is the
-    wanted displacement along (x, y), see :func:`gridworld_step`. Goal and death terminate.
+    Keys: ``"observation"`` ``[num_envs, 2]`` is ``(position - half) / half`` with ``half = size // 2``; ``"action"``
+    ``[num_envs, 2]`` is the wanted displacement along (x, y), see :func:`gridworld_step`. Goal and death terminate.
 
     Args:
         layout (str or Layout): a name in :data:`LAYOUTS`, or a world of your own.
@@ -263,7 +269,13 @@ class GridWorld(BatchedEnv):
         return {"position": self.position}
 
     def load_task_state(self, state: dict[str, Tensor]) -> None:
-        """Put every copy back."""
+        """Put every copy back; ``ValueError`` for a state of another layout."""
+        x, y = state["position"].to(self.wall.device).unbind(-1)
+        size = self.wall.shape[-1]
+        if not ((x >= 0) & (x < size) & (y >= 0) & (y < size)).all() or self.wall[y, x].any():
+            raise ValueError(
+                f"the state is of another layout than {self.layout.name}: an agent is in a wall, or off it"
+            )
         self.position.copy_(state["position"])
 
     def render(self, index: int = 0, *, height: int = 301, width: int = 301) -> np.ndarray:

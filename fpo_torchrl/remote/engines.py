@@ -121,7 +121,8 @@ class RPCWorkerEnv:
         torch.set_num_threads(self.num_threads)
         if self.cores:  # for RPC's own threads too, one of which collects; the physics takes every core that it may
             for thread in os.listdir("/proc/self/task"):
-                os.sched_setaffinity(int(thread), self.cores)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.sched_setaffinity(int(thread), self.cores)
         threading.Thread(target=self._watch, daemon=True).start()
         return self.make_env()
 

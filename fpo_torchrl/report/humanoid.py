@@ -44,37 +44,45 @@ def tracking_env(policy: TrainedPolicy, num_envs: int, motions: str | None = Non
     Raises:
         ConfigError: if the run is of another task.
     """
-    if not isinstance(policy.env, HumanoidEnv):
-        raise ConfigError(f"fpo-humanoid scores runs with env=humanoid; this one has task={policy.cfg.task}")
+    _check_humanoid(policy)
     others = {"motions": motions, "clips": None} if motions is not None else {}
     return env_maker(policy.cfg, **EVALUATION, **others)(num_envs=num_envs, device=policy.env.device, seed=0)
 
 
+def motion_names(policy: TrainedPolicy, motions: str | None = None) -> list[str]:
+    """The motions that a run, or ``motions`` in their place, has; ``ConfigError`` as in :func:`tracking_env`."""
+    env = _check_humanoid(policy) if motions is None else tracking_env(policy, 1, motions)
+    return env.motion_library.names
+
+
+def _check_humanoid(policy: TrainedPolicy) -> HumanoidEnv:
+    if not isinstance(policy.env, HumanoidEnv):
+        raise ConfigError(f"fpo-humanoid scores runs with env=humanoid; this one has task={policy.cfg.task}")
+    return policy.env
+
+
 def score_run(
-    run_dir: str | Path,
-    *,
-    noise: str = "zero",
-    episodes: int = 1,
-    motions: str | None = None,
-    device: str | None = "cpu",
-) -> TrackingScores:
-    """Scores of a run's newest checkpoint.
+    run_dir: str | Path, *, noise: Sequence[str] = ("zero",), episodes: int = 1, motions: str | None = None
+) -> dict[str, TrackingScores]:
+    """Scores of a run's newest checkpoint, by start noise.
 
     Args:
         run_dir: the run's directory.
-        noise: start noise of the flow, ``"zero"``, ``"random"`` or ``"fixed"``.
+        noise: start noises of the flow, of ``"zero"``, ``"random"`` and ``"fixed"``.
         episodes (int): of each motion; more than one make sense with random noise.
         motions: other motions than those it was trained on.
-        device: of the policy; None for the one it was trained on.
+
+    Raises:
+        ConfigError: if the run is of another task.
     """
-    policy = load_policy(run_dir, device=device)
-    return evaluate_tracking(policy.actor, scoring_env(policy, episodes, motions), noise=noise)
+    policy = load_policy(run_dir, device="cpu")
+    env = scoring_env(policy, episodes, motions)
+    return {name: evaluate_tracking(policy.actor, env, noise=name) for name in noise}
 
 
 def scoring_env(policy: TrainedPolicy, episodes: int, motions: str | None = None) -> HumanoidEnv:
     """As :func:`tracking_env`, with as many copies as ``episodes`` of each motion need."""
-    num_motions = len(tracking_env(policy, 1, motions).motion_library)
-    return tracking_env(policy, episodes * num_motions, motions)
+    return tracking_env(policy, episodes * len(motion_names(policy, motions)), motions)
 
 
 def tracking_table(scores: TrackingScores) -> str:
@@ -111,7 +119,7 @@ def film_runs(
     takes, control_dt = [], 0.0
     for run in runs:
         policy, record = load_policy(run, device="cpu"), read_run(run)
-        names = tracking_env(policy, 1, motions).motion_library.names
+        names = motion_names(policy, motions)
         clip = clip if clip is not None else names[0]
         if clip not in names:
             raise ConfigError(f"--clip {clip}: {run} has no such motion, it has {', '.join(names)}")

@@ -14,7 +14,6 @@ from fpo_torchrl.envs.humanoid import rotations
 from fpo_torchrl.envs.humanoid.env import HumanoidEnv
 from fpo_torchrl.envs.humanoid.goal import conditioned_bodies
 from fpo_torchrl.evaluation import evaluate
-from fpo_torchrl.flow import Solver
 
 _MM = 1000.0
 
@@ -109,8 +108,6 @@ def evaluate_tracking(
     env: HumanoidEnv,
     *,
     noise: str = "zero",
-    solver: Solver | None = None,
-    seed: int = 0,
 ) -> TrackingScores:
     """Track every motion from its first frame to its end, or until the reference is lost.
 
@@ -118,8 +115,6 @@ def evaluate_tracking(
         actor: the policy.
         env: made with ``random_start=False``, at least one copy for each motion and time for the longest.
         noise: start noise of a flow, ``"random"``, ``"zero"`` or ``"fixed"``; a Gaussian samples or takes its mode.
-        solver: of the flow; default the actor's own.
-        seed (int): of the policy's noise.
 
     Raises:
         ValueError: if ``env`` starts at random, or leaves a motion out or cuts it short.
@@ -132,7 +127,7 @@ def evaluate_tracking(
             f"random_start=False, num_envs of at least {num_motions} and max_episode_steps of at least {longest}"
         )
     recorder = TrackingRecorder(env)
-    evaluate(actor, env, noise=noise, solver=solver, seed=seed, on_step=recorder, with_spread=False)
+    evaluate(actor, env, noise=noise, on_step=recorder, with_spread=False)
     scores = recorder.by_copy()
     rows = {
         name: {key: values[recorder.clip == number].mean().item() for key, values in scores.items()}

@@ -104,7 +104,8 @@ def mean_curve(group: Sequence[RunRecord], column: str, worst: float = 0.0) -> t
     spans = spans or [frames for frames, _ in series.values() if len(frames)]
     if not spans:
         return None
-    first, last = max(frames[0] for frames in spans), min(frames[-1] for frames in spans)
+    first = max(frames[0] for frames, _ in series.values() if len(frames))
+    last = min(frames[-1] for frames in spans)
     grid = np.unique(np.concatenate([frames for frames, _ in series.values()]))
     grid = grid[(grid >= first) & (grid <= last)]
     if not len(grid):

@@ -34,8 +34,10 @@ CURVE_COLUMNS = ("return", "eval_zero", "eval_zero_low", "eval_zero_high")
 def write_report(results: Results, out: Path) -> list[str]:
     """Write scores, curves, tables, pictures and ``report.md`` to ``out``; returns warnings about the runs."""
     make_directory(out / "curves")
-    warnings = [*differences(results), *range_warnings(results)]
+    warnings = [*differences(results), *budget_warnings(results), *range_warnings(results)]
     write_csv(out / "scores.csv", [score_row(run, out) for _, _, group in results.groups() for run in group])
+    for earlier in (out / "curves").glob("*.csv"):
+        earlier.unlink()
     for task in results.tasks:
         rows = [row for label in results.labels for run in results.group(task, label) for row in curve_rows(run)]
         write_csv(out / "curves" / f"{task.replace('/', '-')}.csv", rows)
@@ -89,19 +91,43 @@ def differences(results: Results) -> list[str]:
     ]
 
 
-def range_warnings(results: Results) -> list[str]:
-    """A warning if every return is outside the range from the worst to the best possible one, or at its bottom.
+def budget_warnings(results: Results) -> list[str]:
+    """A warning for each task on which algorithms were trained for different numbers of frames."""
+    warnings = []
+    for task in results.tasks:
+        groups = {label: results.group(task, label) for label in results.labels}
+        frames = {
+            label: {run.settings.get("total_frames") for run in group} for label, group in groups.items() if group
+        }
+        if len(set().union(*frames.values())) > 1:
+            told = (f"{label} for {' or '.join(sorted(map(str, of)))}" for label, of in frames.items())
+            warnings.append(f"on {task} runs were trained for different numbers of frames: {', '.join(told)}")
+    return warnings
 
-    A twentieth of the range is the margin at both ends: a sum of rewards may be a little more than the best return.
+
+def range_warnings(results: Results) -> list[str]:
+    """A warning if all returns of a task are outside the range from the worst to the best possible one.
+
+    A twentieth of the range is the margin at both ends: a sum of rewards may be a little more than the best return. If
+    those of all tasks are at the bottom of the range, it is not theirs either.
     """
-    returns = [run.evaluation[results.metric]["mean"] for run in results.runs if run.evaluation]
-    worst, best = results.worst, results.best
-    margin = (best - worst) / 20
-    if not returns or any(worst + margin <= it <= best + margin for it in returns):
+    evaluated = [(run.task, run.evaluation[results.metric]["mean"]) for run in results.runs if run.evaluation]
+    margin = (results.best - results.worst) / 20
+    low, high = results.worst - margin, results.best + margin
+    if not any(results.worst + margin <= value <= high for _, value in evaluated):
+        low = high
+    returns = {task: [value for of, value in evaluated if of == task] for task in results.tasks}
+    outside = [
+        f"{task} ({min(found):.3g} to {max(found):.3g})"
+        for task, found in returns.items()
+        if found and not any(low <= value <= high for value in found)
+    ]
+    if not outside:
         return []
     return [
-        f"the returns are between {min(returns):.3g} and {max(returns):.3g}, where {worst:g} to {best:g} are possible: "
-        "give the tasks' own range with --min-return and --max-return, or the pictures show little"
+        f"a return is taken to be between {results.worst:g} and {results.best:g}, and those on {', '.join(outside)} "
+        "are not, or all at the bottom: give the tasks' range with --min-return and --max-return, and make tasks of "
+        "another range a report of their own, or the pictures show little and a diverged run counts as what it is not"
     ]
 
 
@@ -123,7 +149,9 @@ def table_note(results: Results) -> str:
 
 def curves_note(results: Results) -> str:
     """What the curves show."""
-    lines = "Mean over seeds with its 95 % bootstrap interval; each seed as a thin line."
+    lines = (
+        "Mean over seeds with its 95 % bootstrap interval, up to the end of the shortest run; each seed as a thin line."
+    )
     if any(run.status != "finished" for run in results.runs):
         lines += (
             f" A cross: the run diverged there, and counts as {results.worst:g} from then on. A dot: it stopped there."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from counting import ENVS, NEVER, Counter, actions_for, drive, same
@@ -11,7 +13,7 @@ from torch import nn
 from torchrl.envs import check_env_specs, step_mdp
 from torchrl.objectives.value import GAE
 
-from fpo_torchrl.envs import GridWorld, ProbeEnv
+from fpo_torchrl.envs import BimodalBandit, GridWorld, ProbeEnv
 
 
 @pytest.mark.parametrize("name", ENVS)
@@ -92,6 +94,28 @@ def test_what_a_step_returned_is_not_overwritten_by_later_ones(name):
         step, td = env.step_and_maybe_reset(td.set("action", action))
         returned.append((step, step.clone()))
     assert same(*zip(*returned, strict=True))
+
+
+def test_an_episode_that_was_over_when_the_state_was_saved_does_not_go_on():
+    """Its copy begins anew, and the others go on."""
+    env = Counter([2, NEVER, 2], max_episode_steps=50, spread_episodes=False)
+    td = env.reset()
+    for _ in range(2):
+        td = step_mdp(env.step(td.set("action", torch.zeros(3, 1))))
+    assert td["done"].flatten().tolist() == [True, False, True]
+    resumed = Counter([2, NEVER, 2], max_episode_steps=50, spread_episodes=False)
+    resumed.set_state(env.get_state())
+    td = resumed.reset()
+    assert td["observation"].flatten().tolist() == [0, 2, 0]
+    assert resumed.step_count.tolist() == [0, 2, 0]
+    assert not resumed.ended.any()
+
+
+@pytest.mark.parametrize("make", [partial(ProbeEnv, "action"), partial(ProbeEnv, "both"), BimodalBandit])
+def test_the_reward_is_single_precision_whatever_the_action_is(make):
+    env = make(num_envs=2)
+    td = env.step(env.reset().set("action", torch.zeros(2, 1, dtype=torch.float64)))
+    assert td["next", "reward"].dtype == torch.float32
 
 
 def test_first_episodes_end_at_different_times():

@@ -207,9 +207,13 @@ class TestFpoReport:
     @pytest.mark.parametrize(
         ("scores", "limits", "between"),
         [
-            ([0.27], [], "0.27 and 0.27, where 0 to 1000 are possible"),
-            ([49.0, 1051.0], [], "49 and 1.05e+03, where 0 to 1000 are possible"),
-            ([-90.0, -70.0], ["--min-return", -60, "--max-return", 0], "-90 and -70, where -60 to 0 are possible"),
+            ([0.27], [], "0 and 1000, and those on PointMass (0.27 to 0.27)"),
+            ([49.0, 1051.0], [], "0 and 1000, and those on PointMass (49 to 1.05e+03)"),
+            (
+                [-90.0, -70.0],
+                ["--min-return", -60, "--max-return", 0],
+                "-60 and 0, and those on PointMass (-90 to -70)",
+            ),
         ],
     )
     def test_a_range_that_is_not_that_of_the_returns_is_a_warning(self, tmp_path, fpo_report, scores, limits, between):
@@ -217,7 +221,7 @@ class TestFpoReport:
             make_run(tmp_path / "runs", seed=seed, score=score)
         code, _, err = fpo_report(tmp_path / "runs", "--out", tmp_path / "out", *limits)
         assert code == 0
-        assert err.startswith(f"warning: the returns are between {between}: ")
+        assert err.startswith(f"warning: a return is taken to be between {between} are not, ")
         assert "--min-return and --max-return" in err
         assert err[len("warning: ") :] in (tmp_path / "out" / "report.md").read_text()
 
@@ -225,6 +229,25 @@ class TestFpoReport:
         for seed, score in enumerate([0.27, 51.0, 1200.0]):
             make_run(tmp_path / "runs", seed=seed, score=score)
         assert fpo_report(tmp_path / "runs", "--out", tmp_path / "out")[2] == ""
+
+    def test_one_task_in_the_range_says_nothing_for_another(self, tmp_path, fpo_report):
+        for task, score in {"CheetahRun": 900.0, "gym/Pendulum-v1": -1200.0}.items():
+            make_run(tmp_path / "runs", task, score=score)
+        err = fpo_report(tmp_path / "runs", "--out", tmp_path / "out")[2]
+        assert "those on gym/Pendulum-v1 (-1.2e+03 to -1.2e+03) are not" in err
+
+    def test_other_numbers_of_frames_are_a_warning(self, tmp_path, fpo_report):
+        for label, frames in {"long": 3000, "short": 1000}.items():
+            make_run(tmp_path / "runs", label=label, total_frames=frames)
+        err = fpo_report(tmp_path / "runs", "--out", tmp_path / "out")[2]
+        assert "on PointMass runs were trained for different numbers of frames: long for 3000, short for 1000" in err
+
+    def test_an_earlier_reports_curves_are_gone(self, tmp_path, fpo_report):
+        for tasks in (("PointMass", "CheetahRun"), ("PointMass",)):
+            for task in tasks:
+                make_run(tmp_path / "_".join(tasks), task, score=700.0)
+            fpo_report(tmp_path / "_".join(tasks), "--out", tmp_path / "out")
+        assert [path.name for path in (tmp_path / "out" / "curves").iterdir()] == ["PointMass.csv"]
 
     def test_other_measures_are_shown(self, runs, tmp_path, fpo_report):
         (runs / "a" / "PointMass_FPO_1" / "measures.json").write_text('{"both": 0.25}')

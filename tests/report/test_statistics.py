@@ -101,6 +101,15 @@ class TestStatistics:
         np.testing.assert_allclose(frames, [100, 200, 300, 400])
         np.testing.assert_allclose(curve.value, [0, 50, 100, 150])  # of 100, 200, 300, 400 and -100
 
+    def test_a_mean_begins_where_all_runs_have_values(self, tmp_path):
+        finished, diverged = (
+            read_run(make_run(tmp_path, seed=i, score=400, status=s)) for i, s in enumerate(("finished", "diverged"))
+        )
+        del diverged.metrics[0]["return"]
+        frames, curve = mean_curve([finished, diverged], "return")
+        np.testing.assert_allclose(frames, [200, 300, 400])
+        np.testing.assert_allclose(curve.value, [200, 150, 200])  # 200, 300 and 400 with 200, 0 and 0
+
     def test_curves_without_frames_in_common_have_no_mean(self, tmp_path):
         early, late = (read_run(make_run(tmp_path, seed=seed)) for seed in (0, 1))
         for row in late.metrics:

@@ -97,7 +97,13 @@ class ControlEnv(BatchedEnv):
         """Start the copies ``rows`` (int64 ``[k]``) afresh."""
         if not self._started:
             self._nursery.discard()
-        self._nursery.hand_out(rows.to(self.physics.device), self.physics, self.generator)
+        try:
+            self._nursery.hand_out(rows.to(self.physics.device), self.physics, self.generator)
+        except PhysicsError as error:
+            raise NonFiniteError(
+                f"{self.task.name}: the physics broke down ({error.reason}) while episodes were started. Look at the "
+                "states that the task draws"
+            ) from error
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination (never), each ``[num_envs]``."""

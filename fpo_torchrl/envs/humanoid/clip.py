@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,12 +119,12 @@ def _read_npz(path: Path) -> tuple[Any, np.ndarray, np.ndarray, str]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             content = {key: archive[key] for key in archive}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged archives make numpy and zipfile raise all kinds
         raise MotionError(f"{path}: cannot be read as an npz without pickled objects ({error})") from error
     missing = {"fps", "body_names", "root_pos", "local_quat_wxyz"} - set(content)
     if missing:
         raise MotionError(f"{path}: lacks the entries {sorted(missing)}, it has {sorted(content)}")
-    names = [str(name) for name in content["body_names"]]
+    names = [str(name) for name in np.atleast_1d(content["body_names"])]
     if sorted(names) != sorted(HUMANOID.names):
         extra, absent = sorted(set(names) - set(HUMANOID.names)), sorted(set(HUMANOID.names) - set(names))
         raise MotionError(f"{path}: its bodies are not those of the skeleton; unknown: {extra}, missing: {absent}")

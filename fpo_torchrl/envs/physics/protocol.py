@@ -9,6 +9,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from fpo_torchrl.errors import UserError
+
 MUJOCO_NAMES = {
     "time": "time",
     "qpos": "qpos",
@@ -37,7 +39,7 @@ class PhysicsError(RuntimeError):
         self.reason = reason
 
 
-class CapacityError(RuntimeError):
+class CapacityError(UserError, RuntimeError):
     """The simulator has no room for all that a step needs, which says nothing against the state."""
 
 

@@ -6,6 +6,7 @@ import hashlib
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,19 @@ def test_broken_physics_names_env_and_step():
     with pytest.raises(RuntimeError, match=r"CheetahRun: the physics broke down \(.*BADQVEL.*\) in env 1 at step 3 of"):
         env.step(data.set("action", torch.zeros(4, 6)))
     assert env.step_count.eq(3).all()
+
+
+def test_start_states_in_which_physics_breaks_down_are_told():
+    env = make("CheetahRun")
+
+    def infinite(generator, num_envs):
+        start = env.task.reset(generator, num_envs)
+        start.qvel[:, 4] = torch.inf
+        return start
+
+    env._nursery.task = replace(env.task, reset=infinite)
+    with pytest.raises(NonFiniteError, match=r"CheetahRun: the physics broke down \(.*\) while episodes were started"):
+        env.reset()
 
 
 @pytest.mark.parametrize(

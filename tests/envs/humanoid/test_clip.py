@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 
 import numpy as np
@@ -94,6 +95,7 @@ WRONG_NPZ = {
     "no rotation": (changed((4, 5), 0.0), "frame 4: a rotation is a quaternion of length 1"),
     "loop": ({"loop": "sometimes"}, 'Loop must be "wrap" or "none", got \'sometimes\''),
     "contradiction": ({"loop": "wrap", **changed((-1, 3), [0, 0, 1, 0])}, r"says that it loops.* is 3\.14 rad away"),
+    "one name": ({"body_names": np.array("pelvis")}, "its bodies are not those of the skeleton"),
     "pickled": ({"body_names": np.array([{"a": 1}] * 15, dtype=object)}, "without pickled objects"),
 }
 
@@ -138,6 +140,19 @@ def test_what_is_no_motion_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(MotionError, match=message):
         load_clip(tmp_path / name)
+
+
+def test_a_damaged_archive_is_refused(tmp_path):
+    """Whatever bits are wrong."""
+    path, generator = tmp_path / "damaged.npz", np.random.default_rng(0)
+    np.savez_compressed(path, **standing(10))
+    whole = path.read_bytes()
+    for place in generator.integers(8 * len(whole), size=300):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with contextlib.suppress(MotionError):
+            load_clip(path)
 
 
 def test_a_folder_gives_its_motions_and_leaves_out_what_is_none(tmp_path):
