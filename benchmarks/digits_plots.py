@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
+
+from fpo_torchrl.plots import new_figure
 
 PANELS = {
     "reward": "reward: probability of the digit",
@@ -17,12 +17,6 @@ PANELS = {
     "coverage": "share of the real images that\nare nearest to some sample",
     "nearest": "distance to the nearest real image",
 }
-
-
-def new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def draw_sheets(sheets: dict[str, Tensor], path: Path, *, rows: int = 8, columns: int = 8) -> None:

@@ -42,8 +42,8 @@ def pooled(teachers: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]
         rows.append({**same[0], "latency": latency, "action_error": error, "returns": {}})
         for noise in NOISES:
             found = estimate(mean, [np.array([row["returns"][noise]["mean"] for row in same])])
-            numbers = {"mean": found.value, "low": found.low, "high": found.high}
-            rows[-1]["returns"][noise] = {name: float(value) for name, value in numbers.items()}
+            numbers = {"mean": float(found.value), "low": float(found.low), "high": float(found.high)}
+            rows[-1]["returns"][noise] = numbers | {"returns": [row["returns"][noise]["mean"] for row in same]}
     return rows
 
 

@@ -249,6 +249,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/env_speed[_BACKEND].json")
     args = parser.parse_args()
     out = args.out or Path("benchmarks/results") / f"env_speed{'' if args.backend == 'c' else f'_{args.backend}'}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
 
     report = {
         **origin(args.device),
@@ -266,7 +267,6 @@ def main() -> None:
     if args.backend == "c":
         report["memory_mb_of_1024_envs"] = {task: memory_mb(task, 1024) for task in args.tasks}
         print("memory of 1024 envs (MB):", report["memory_mb_of_1024_envs"])
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, report)
     print(f"wrote {out}")
 

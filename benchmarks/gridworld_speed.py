@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--num-repeats", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gridworld_speed.json"))
     args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     env = GridWorld(args.layout, num_envs=args.num_envs)
@@ -84,7 +85,6 @@ def main() -> None:
             name: steps_per_s(step, args.num_envs, args.num_steps, args.num_repeats) for name, step in cases.items()
         },
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, result)
     for name, speed in result["steps_per_s"].items():
         print(f"{name:26s} {speed['median'] / 1e6:7.2f} M steps/s (best {speed['max'] / 1e6:.2f})")

@@ -75,13 +75,13 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/humanoid_speed.json"))
     args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     report = {**origin("cpu"), "num_threads": args.num_threads, "repetitions": args.repetitions, "speed": []}
     for task in args.tasks:
         for num_envs in args.num_envs:
             row = repeat(args.repetitions, task, num_envs, args.num_threads, args.rounds)
             report["speed"].append(row)
             print("  ".join(f"{name}={value}" for name, value in row.items()), flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, report)
     print(f"wrote {args.out}")
 

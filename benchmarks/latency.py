@@ -25,6 +25,7 @@ from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.flow import Solver
 from fpo_torchrl.latency import latencies
 from fpo_torchrl.provenance import origin
+from fpo_torchrl.text import Table
 
 OBS_DIM, ACTION_DIM = 17, 6
 """Of CheetahRun."""
@@ -54,18 +55,14 @@ def functions(solver: Solver, folder: Path) -> dict[str, Callable[[], Any]]:
 def markdown(rows: list[dict[str, Any]], about: dict[str, Any], num_calls: int) -> str:
     """The table, with what it was measured on."""
     names = list(rows[0]["latency"])
-    lines = [f"| solver | network calls | {' | '.join(names)} |", f"|---|---{'|---' * len(names)}|"]
-    for row in rows:
-        cells = [f"{cell['median_ms']:.3f} / {cell['p99_ms']:.3f}" for cell in row["latency"].values()]
-        lines.append(f"| {row['solver']} | {row['network_calls']} | {' | '.join(cells)} |")
+    times = [[f"{it['median_ms']:.3f} / {it['p99_ms']:.3f}" for it in row["latency"].values()] for row in rows]
+    cells = [[row["solver"], str(row["network_calls"]), *own] for row, own in zip(rows, times, strict=True)]
     machine, versions = about["machine"], about["versions"]
-    lines += [
-        "",
+    return f"{Table(['solver', 'network calls', *names], cells).markdown(rule='---')}\n" + (
         f"Milliseconds for one action, median / 99th percentile of {num_calls} calls, batch 1, one thread, "
         f"network of 4 x 32. {machine['cpu']}, load {machine['load']} before the start, torch {versions['torch']}, "
-        f"{about['date'][:10]}. Written by `benchmarks/latency.py`.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"{about['date'][:10]}. Written by `benchmarks/latency.py`.\n"
+    )
 
 
 def main() -> None:
@@ -73,6 +70,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=2000, help="of each function; default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/latency"))
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     about, rows = origin("cpu"), []
     with set_exploration_type(ExplorationType.DETERMINISTIC):
@@ -81,7 +79,6 @@ def main() -> None:
                 latency = latencies(functions(solver, Path(folder)), arguments.calls)
             rows.append({"solver": repr(solver), "network_calls": solver.num_steps * solver.stages, "latency": latency})
             print(solver, {name: round(cell["median_ms"], 3) for name, cell in latency.items()}, flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     write_json(arguments.out / "latency.json", {**about, "calls": arguments.calls, "rows": rows})
     write_whole(arguments.out / "latency.md", markdown(rows, about, arguments.calls))
 

@@ -209,9 +209,9 @@ def main() -> None:
     jobs = select(arguments)
     workers = Workers(arguments.jobs, num_threads=1)
     benchmark = Benchmark(arguments.work, arguments.out, common, workers)
-    waiting = [job for job in jobs if not benchmark.is_stored(job)]
-    print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them are stored already", flush=True)
     with friendly_errors():
+        waiting = [job for job in jobs if not benchmark.is_stored(job)]
+        print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them are stored already", flush=True)
         check_same(jobs, [arguments.out, arguments.work], common)
         statuses = workers.run_all(waiting, benchmark.run)
         for name in dict.fromkeys(job.suite for job in jobs):

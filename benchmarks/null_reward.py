@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--out", type=Path, help="JSON file with every curve")
     arguments = parser.parse_args()
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     torch.set_num_threads(1)
     curves: dict[str, dict[int, list[float]]] = {}
     print(f"spread of the action after {arguments.iterations} updates on noise, from 1")

@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one batch each; default 0 1 2")
     parser.add_argument("--out", type=Path, help="JSON file with the numbers")
     arguments = parser.parse_args()
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     torch.set_num_threads(1)
     batches = [collect(arguments.run, seed) for seed in arguments.seeds]
     rows = []

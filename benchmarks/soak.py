@@ -34,9 +34,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fpo_torchrl.auto_resume import ensure_trained
-from fpo_torchrl.checkpoint import DamagedError, verify
+from fpo_torchrl.checkpoint import verify
 from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.errors import CheckpointError, ConfigError
+from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedCheckpointError
 from fpo_torchrl.files import write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import origin
@@ -126,7 +126,7 @@ def whole_checkpoints(run_dir: Path) -> list[Path]:
     """Those that can be resumed from."""
     whole = []
     for path in (run_dir / "checkpoints").glob("checkpoint-*"):
-        with contextlib.suppress(DamagedError):
+        with contextlib.suppress(DamagedCheckpointError):
             verify(path)
             whole.append(path)
     return whole
@@ -275,7 +275,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/soak"), help="an empty or new directory")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/soak.json"))
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    for directory in (arguments.work, arguments.out.parent):
+        directory.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     options = {"minutes": arguments.minutes, "seed": arguments.seed, "max_s": arguments.max_s}
     report = soak(arguments.work.resolve(), arguments.kills, **options)

@@ -51,6 +51,12 @@ def test_rows_of_several_teachers_are_averaged():
     assert 10 <= interval["low"] < 30 < interval["high"] <= 60  # over teachers, and within them
 
 
+def test_one_teacher_alone_has_no_interval():
+    table = distill.markdown(distill.pooled([rows(10, 8)]))
+    assert "nan" not in table
+    assert "| 10.0 - | 10.0 - |" in table
+
+
 def test_students_of_before_are_taken_if_nothing_else_was_asked_for(tmp_path, monkeypatch):
     calls = []
 

@@ -131,7 +131,7 @@ class ProbeEnv(BatchedEnv):
         probe (str or Probe): a name in :data:`PROBES`, or a probe of your own.
         num_envs (int): copies, at least 1.
         action_dim (int): size of the action; rewards average over its coordinates.
-        max_episode_steps (int): steps after which an episode is truncated; no probe lasts that long.
+        max_episode_steps (int): steps after which an episode is truncated; no probe lasts as long as the default.
         device, seed, spread_episodes: see :class:`BatchedEnv`.
 
     Raises:

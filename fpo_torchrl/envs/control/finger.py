@@ -118,7 +118,7 @@ def build_spin_spec() -> mujoco.MjSpec:
 def reset_spin(generator: torch.Generator, count: int) -> Start:
     """All at rest, finger and spinner at any angles, each drawn on its own.
 
-    They may overlap at first, as in Playground; the contact then pushes them apart. (Playground uses one
+    They may overlap at first, as in Playground; the contact then pushes them apart. (Playground 0.2.0 uses one
     random key twice, so there the spinner's angle is always that of the finger's first joint times 180/110.)
     """
     finger = math.radians(_FINGER_RANGE_DEG)
