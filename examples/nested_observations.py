@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl.envs import GymWrapper
 from torchrl.modules import MLP
 
-from fpo_torchrl import FlowActor, FPOLoss, VelocityMLP
+from fpo_torchrl import ASPO, FlowActor, FPOLoss, VelocityMLP
 from fpo_torchrl.advantage import GAE
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.trainer import Trainer
@@ -48,7 +48,7 @@ def train(num_batches: int = 30) -> list[float]:
     """Train; returns the mean reward of each batch."""
     actor = FlowActor(Velocity(4, 2), in_keys=KEYS)
     critic = TensorDictModule(MLP(4, 1, num_cells=[32]), in_keys=KEYS, out_keys=["state_value"])
-    advantage, loss = GAE(critic), FPOLoss(actor, critic)
+    advantage, loss = GAE(critic), FPOLoss(actor, critic, trust_region=ASPO(0.05))
     optimizer = AgentOptimizer(actor.parameters(), critic.parameters(), lr=3e-3)
     env = GymWrapper(SyncVectorEnv([Reach] * 8, autoreset_mode=AutoresetMode.DISABLED))
     sizes = {"frames_per_batch": 512, "minibatch_size": 256, "total_frames": 512 * num_batches}

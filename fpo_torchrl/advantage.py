@@ -55,7 +55,7 @@ class GAE:
         value_target: NestedKey | None = None,
         value: NestedKey | None = None,
     ) -> None:
-        """Rename what is written, and the critic's output, as the loss's ``set_keys`` does; None keeps a name."""
+        """Rename what is written, and the critic's output; None keeps a name."""
         for name, key in {"advantage": advantage, "value_target": value_target, "value": value}.items():
             if key is not None:
                 setattr(self, f"{name}_key", key)

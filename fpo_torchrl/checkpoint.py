@@ -87,6 +87,7 @@ class Checkpointer:
     def newest_whole(self) -> Path | None:
         """The newest checkpoint that is not damaged; says so if that is not the newest. None if none is left."""
         for path in reversed(self._rotation.checkpoints()):
+            self._tell_of_unreadable(newer_than=path)
             try:
                 verify(path)
             except DamagedCheckpointError as error:
@@ -101,12 +102,14 @@ class Checkpointer:
         A component that does not fit leaves all of them as they were.
         """
         source = Path(path) if path is not None else self.latest()
+        if path is None and source is not None:
+            self._tell_of_unreadable(newer_than=source)
         if source is None:
             damaged = ", ".join(sorted(found.name for found in self.directory.glob("checkpoint-*")))
             raise CheckpointError(
                 f"no whole checkpoint in {self.directory}"
                 + (f" (damaged: {damaged})" if damaged else "")
-                + ": there is nothing to load. A run without one starts again in a new directory"
+                + ": there is nothing to load. A run without one starts again by its own command with resume=auto"
             )
         if not source.is_file():
             what = "is a directory" if source.is_dir() else "does not exist"
@@ -130,6 +133,12 @@ class Checkpointer:
                 "Use the configuration the run was started with (config.yaml in its directory)"
             ) from error
         return source
+
+    def _tell_of_unreadable(self, *, newer_than: Path) -> None:
+        """Say which files are so damaged that :meth:`latest` does not see them."""
+        for path in sorted(self.directory.glob("checkpoint-*.torchrl")):
+            if path.name > newer_than.name and path not in self._rotation.checkpoints():
+                print(f"{path} is truncated or damaged: going on from {newer_than.name}")
 
     def holds(self, path: Path, component: str) -> bool:
         """Whether a whole checkpoint has a component, which another version may not have saved."""

@@ -39,11 +39,11 @@ def check_kinds(example: str, kind: type, **values: Any) -> None:
 
 def entries(tensordict: TensorDictBase, keys: Iterable[NestedKey], *, reader: str, advice: str) -> list[Tensor]:
     """The entries under ``keys``; ``KeyError`` if some are missing, saying who reads them and what to do."""
-    found = {key: tensordict.get(key, None) for key in keys}
-    if missing := [key for key, value in found.items() if value is None]:
+    found = [(key, tensordict.get(key, None)) for key in keys]
+    if missing := [key for key, value in found if value is None]:
         there = ", ".join(map(str, sorted(tensordict.keys(True, True), key=str))) or "nothing"
         raise KeyError(f"{reader} reads {missing}, which the tensordict lacks: {advice}. It has {there}")
-    return [*found.values()]
+    return [value for _, value in found]
 
 
 def check_index(index: int, num_envs: int) -> None:

@@ -11,17 +11,20 @@ import shlex
 import signal
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fpo_torchrl.checks import closest
 from fpo_torchrl.errors import GOES_ON, CheckpointError, ConfigError, UserError
 from fpo_torchrl.files import make_directory
 from fpo_torchrl.preemption import Preempted, ending_process
 from fpo_torchrl.run_directory import has_checkpoint
+from fpo_torchrl.settings import flatten
 from fpo_torchrl.video import VIDEO_WRITERS, load_encoder
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -137,9 +140,18 @@ def video_file(setting: str, path: str | Path) -> Path:
     return path
 
 
+def meant(name: str, where: str, allowed: Sequence[str], root: Any) -> list[str]:
+    """The setting that was likely meant by ``name``: one of those ``allowed`` there, or elsewhere one of that name."""
+    here = [f"{where}.{it}".removeprefix(".") for it in closest(name, allowed)]
+    found = (key for key, _ in flatten(OmegaConf.to_container(root)) if key.rpartition(".")[2] == name)
+    return here or [key for key in found if not key.startswith("hydra.")][:1]
+
+
 def describe(error: Exception) -> str:
     """What Hydra or OmegaConf objected to, with the settings that would have been accepted."""
     if isinstance(error, OverrideParseException):
+        if "=" not in str(error.override):
+            return f"{error.override} is no setting=value: write {error.override}=VALUE, without spaces around the ="
         return (
             f"{error.override} cannot be read as setting=value. Text with commas, '=', brackets or "
             "letters beyond ASCII needs quotes of its own inside the shell's: \"run_dir='/my=runs/a'\""
@@ -162,10 +174,13 @@ def describe(error: Exception) -> str:
         node = getattr(cause, "parent_node", None)
         key = getattr(cause, "full_key", None)
         if node is not None and key and "not in" in str(cause):
-            allowed = ", ".join(str(k) for k in node if k != "_target_")
-            where = key.rpartition(".")[0] or "the top level"
-            return f"{key} is not a setting; allowed in {where}: {allowed}"
+            allowed = [str(k) for k in node if k != "_target_"]
+            where, _, name = key.rpartition(".")
+            hint = "".join(f"; did you mean {it}?" for it in meant(name, where, allowed, node._get_root()))
+            return f"{key} is not a setting{hint or ';'} allowed in {where or 'the top level'}: {', '.join(allowed)}"
     detail = str(causes[-1]).splitlines()[0] if len(causes) > 1 else ""
+    if whole := re.search(r"^Value '(\d+)\.0' of type 'float' could not be converted to Integer", detail):
+        detail = f"a whole number is written {int(whole[1]):_}"
     key = getattr(causes[-1], "full_key", None)
     text = re.sub(r"\s*(To append to your config|Config search path).*", "", text, flags=re.S)
     where = f"{key}: " if key else ""

@@ -14,5 +14,5 @@ class Described:
     """
 
     def __repr__(self) -> str:
-        kept = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
+        kept = [name for name in inspect.signature(type(self)).parameters if name in vars(self)]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in kept)})"

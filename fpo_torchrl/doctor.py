@@ -22,6 +22,8 @@ def diagnose(run: RunRecord) -> tuple[str, list[str]]:
     if rows and run.evaluation:  # of the policy at the end, unlike the return of training
         rows[-1] = {**rows[-1], **{f"eval_{noise}": run.evaluation[noise]["mean"] for noise in ("zero", "random")}}
     findings = [str(finding) for finding in examine(rows)]
+    if not rows and run.status == "finished":
+        findings.insert(0, "metrics.csv is missing or empty. Try: a copy of it from before.")
     if run.status in ("diverged", "interrupted"):
         findings.insert(0, f"{run.status}: {run.provenance.get('error')}")
     return state, findings

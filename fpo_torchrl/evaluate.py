@@ -133,7 +133,8 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     own = getattr(acting_module(actor), "solver", None)
     width = max(42, *(len(repr(solver if solver is not None else own)) for solver in solvers))
     latency = f"ms for {cfg.episodes} actions"
-    print(f"  {'solver':<{width}} {'noise':<7} {'return':>9}   {'95 % interval':<20} {latency:>18} {'spread':>8}")
+    interval, spread = "95 % interval", "spread of random"
+    print(f"  {'solver':<{width}} {'noise':<7} {'return':>9}   {interval:<20} {latency:>18} {spread:>17}")
     rows = []
     for solver, noise in itertools.product(solvers, cfg.noise):
         result = evaluate(actor, env, noise=noise, solver=solver, seed=cfg.seed + EVALUATION_SEED)
@@ -142,7 +143,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
         rows.append({"solver": label, **sampler_columns(used), "noise": noise, **result.as_dict()})
         mean, interval = show_return(rows[-1])
         line = f"  {label:<{width}} {noise:<7} {mean:>9}   {interval:<20} {result.policy_s * 1e3:>18.3f}"
-        print(f"{line} {result.action_spread:>8.2g}")
+        print(f"{line} {result.action_spread:>17.2g}")
         if render is not None and len(rows) == 1:
             how = {"noise": noise, "solver": solver, "seed": cfg.seed + EVALUATION_SEED}
             reason = try_to_record(actor, lambda: task_env(policy.cfg, 1, cfg.device), render, task=task, **how)

@@ -152,6 +152,8 @@ def group_advantage(reward: Float[Tensor, "*batch group 1"]) -> Float[Tensor, "*
 
     Source: GRPO, arXiv 2402.03300, section 4.1.2 (outcome supervision). The standard deviation is the population's.
     """
+    limits = torch.finfo(reward.dtype)
+    rounding = 16 * limits.eps * reward.abs().amax(-2, keepdim=True)
     reward = reward - reward[..., :1, :]  # so that equal rewards have exactly their mean
     spread = reward.std(-2, correction=0, keepdim=True)
-    return (reward - reward.mean(-2, keepdim=True)) / spread.clamp_min(torch.finfo(reward.dtype).tiny)
+    return (reward - reward.mean(-2, keepdim=True)) / spread.clamp_min(limits.tiny) * (spread > rounding)

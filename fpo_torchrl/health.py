@@ -133,12 +133,15 @@ def noise_gap(rows: Rows) -> Finding | None:
     meaning, advice = (
         ("The spread of the actions costs much of the return", "a longer run, or a smaller loss.prior_coeff")
         if zero > random
-        else ("No single action stands for the policy: it has several modes", "an evaluation with noise=random")
+        else (
+            "The noise earns what no single action does: the policy has several modes, or has not learnt much yet",
+            "an evaluation with noise=random",
+        )
     )
     return Finding(
         "noise gap",
         int(rows[-1]["frames"]),
-        f"the return is {zero:.3g} from zero start noise and {random:.3g} from random start noise",
+        f"the return is {zero:.3g} from zero start noise (of a Gaussian, its mode) and {random:.3g} from random one",
         meaning,
         advice,
     )
@@ -218,13 +221,16 @@ def action_spread(rows: Rows) -> Finding | None:
 
 
 def gradient_norm(rows: Rows) -> Finding | None:
-    """Gradients ten times as large as they usually were, of the actor or the critic."""
-    for name in ("actor", "critic"):
+    """Gradients ten times as large as they usually were, of the actor or the critic.
+
+    The critic's may grow as the spread of the advantages does, as when the first rewards come.
+    """
+    for name, excuse in {"actor": None, "critic": "advantage_std"}.items():
         norms = [norm for norm in series(rows, f"grad_norm_{name}") if norm > 0]  # 0 while the critic warms up
         if len(norms) < 2 * WINDOW:
             continue
         usual, now = median(norms[:-WINDOW]), fmean(norms[-WINDOW:])
-        if now > 10 * usual:
+        if now > 10 * usual * max(1.0, growth(series(rows, excuse)) if excuse is not None else 1.0):
             return Finding(
                 "gradient norm",
                 int(rows[-1]["frames"]),
@@ -233,6 +239,13 @@ def gradient_norm(rows: Rows) -> Finding | None:
                 f"optim.{'' if name == 'actor' else 'critic_'}max_grad_norm, or a smaller step size",
             )
     return None
+
+
+def growth(values: Sequence[float]) -> float:
+    """How many times as large as they usually were the last values are; 1 while that is not known."""
+    if len(values) < 2 * WINDOW or (usual := median(values[:-WINDOW])) <= 0:
+        return 1.0
+    return fmean(values[-WINDOW:]) / usual
 
 
 CHECKS: tuple[Callable[[Rows], Finding | None], ...] = (

@@ -57,7 +57,7 @@ class AgentOptimizer(torch.optim.Adam):
         settings = [{name: value for name, value in g.items() if name != "params"} for g in self.param_groups]
         super().load_state_dict(state_dict)
         for group, own in zip(self.param_groups, settings, strict=True):
-            is_scheduled = "initial_lr" in group  # of what was saved; torch's schedulers go on from the last step size
+            is_scheduled = "initial_lr" in group and "initial_lr" in own  # torch's schedulers go on from the last one
             group.update({name: value for name, value in own.items() if not (is_scheduled and name == "lr")})
 
     @torch.no_grad()

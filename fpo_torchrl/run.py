@@ -14,7 +14,7 @@ from fpo_torchrl.builders import env_maker
 from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.collecting import is_restorable
 from fpo_torchrl.config import check_components, check_run
-from fpo_torchrl.errors import ConfigError, NonFiniteError, WorkersError
+from fpo_torchrl.errors import CheckpointError, ConfigError, NonFiniteError, WorkersError
 from fpo_torchrl.evaluation import EVALUATION_SEED, Evaluation, evaluate, evaluation_table, isolated_rng, try_to_record
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.follow import lead
@@ -98,6 +98,10 @@ class Run:
         if self.cfg.init_from is None:
             return
         source = Path(self.cfg.init_from)
+        if not source.exists():
+            raise CheckpointError(
+                f"init_from={source} does not exist: give a run's directory or one of its checkpoints"
+            )
         directory, path = (source, None) if source.is_dir() else (source.parent.parent, source)
         if path is None and begun_seeds(directory):
             check_is_run(directory)
@@ -183,7 +187,10 @@ class Run:
     def _train(self) -> None:
         cfg, trainer = self.cfg, self.trainer
         lead(cfg, self.agent, trainer, self.states)
-        print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames; run directory {self.run_dir}")
+        batch = trainer.frames_per_batch
+        rounded = -(-cfg.total_frames // batch) * batch
+        of = "" if rounded == cfg.total_frames else f", which are {rounded} in whole batches of {batch}"
+        print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames{of}; run directory {self.run_dir}")
         with closing(trainer), progress_bar([trainer], shown=cfg.progress) as bar:
             for metrics in trainer:
                 stopping = self.stop.agree(self.processes.largest)

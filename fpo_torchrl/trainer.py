@@ -197,7 +197,8 @@ class Trainer:
             names = [name for name, value in metrics.items() if not math.isfinite(value)]
             raise NonFiniteError(
                 f"{', '.join(names)} became NaN or infinite in the update after frame {self.frames}. The weights are "
-                "lost, a checkpoint is not: resume from the last one with a smaller optim.lr or a tighter trust region"
+                "lost: go on from the last checkpoint, or start again if there is none, with a smaller step size, a "
+                "tighter trust region, or SPO or ASPO in the place of the clip"
             )
         if self.normalizer is not None and not self.normalizer.as_released:
             self.normalizer.update(self.processes.gather(batch["observation"]))

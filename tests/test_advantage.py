@@ -169,6 +169,11 @@ class TestGroupAdvantage:
     def test_equal_rewards_leave_no_rounding_that_would_be_normalised(self, level, size):
         assert not GroupAdvantage()(groups(torch.full((1, size, 1), level)))["advantage"].any()
 
+    def test_rewards_that_differ_by_rounding_are_equal(self):
+        below = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
+        rewards = torch.stack([torch.tensor(1.0)] * 3 + [below]).view(1, 4, 1)
+        assert not GroupAdvantage()(groups(rewards))["advantage"].any()
+
     def test_the_unit_of_the_reward_does_not_count(self):
         small = torch.tensor([[[0.0], [1e-8]]])
         assert GroupAdvantage()(groups(small))["advantage"].flatten().tolist() == [-1.0, 1.0]

@@ -72,7 +72,7 @@ class TestFpoTrain:
         code, _, err = run_command(train.main, f"resume={copy}", "optim.lr=1e30", "total_frames=256", "progress=false")
         assert code == 4
         assert "became NaN or infinite in the update after frame 128" in err
-        assert "resume from the last one with a smaller optim.lr" in err
+        assert "go on from the last checkpoint, or start again if there is none, with a smaller step size" in err
         after = tiny.read_checkpoint(copy)
         assert all(tiny.same({key: before[key]}, {key: after[key]}) for key in before)
         assert [row["frames"] for row in read_metrics(copy / "metrics.csv")] == [64, 128]

@@ -117,7 +117,11 @@ class TestRunSettings:
 TYPED_WRONG = {
     # what was typed: words of the message
     "optim.learning_rate=1": ["optim.learning_rate is not a setting", "allowed in optim: lr, critic_lr, betas"],
-    "optm.lr=1": ["optm is not a setting", "optim, trainer"],
+    "optm.lr=1": ["optm is not a setting", "did you mean optim?", "optim, trainer"],
+    "total_frame=64": ["did you mean total_frames?"],
+    "lr=1e-4": ["did you mean optim.lr?"],
+    "total_frames=1e4": ["a whole number is written 10_000"],
+    "seed": ["seed is no setting=value: write seed=VALUE"],
     "optim.lr=fast": ["optim.lr", "'fast'", "Float"],
     "actor=gauss": ["'actor/gauss'", "flow", "gaussian"],
     "loss/trust_region=trpo": ["'loss/trust_region/trpo'", "aspo", "clip", "spo"],

@@ -15,6 +15,7 @@ from fpo_torchrl.loggers import MetricsCSV, read_metrics
 from fpo_torchrl.run import Run
 from fpo_torchrl.seeds.run import resume
 from fpo_torchrl.start import start_run
+from fpo_torchrl.trained import load_policy
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,13 @@ def test_a_run_goes_on_from_the_one_before(run_dir, checkpoints, capsys):
     assert [row["frames"] for row in run.metrics.rows] == [64, 128, 192]
     assert f"{checkpoints[-1]} is damaged: the checksum of " in (out := capsys.readouterr().out)
     assert "is wrong: going on from the one before" in out
+
+
+@pytest.mark.parametrize("command", [lambda run: resume([f"resume={run}"]), lambda run: load_policy(run)])
+def test_a_file_that_is_cut_off_is_not_passed_over_in_silence(run_dir, checkpoints, capsys, command):
+    checkpoints[-1].write_bytes(checkpoints[-1].read_bytes()[:5000])
+    command(run_dir)
+    assert f"{checkpoints[-1]} is truncated or damaged: going on from {checkpoints[-2].name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", [flipped, cut, overwritten, lambda content, generator: b""])

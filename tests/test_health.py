@@ -58,7 +58,10 @@ SICK = {
     "CFM loss": ({"cfm_loss_new": lambda i: 0.5 if i < 20 else 2.0}, "the loss is 2, 4.0 times that of the start"),
     "clip fraction": ({"clip_fraction_negative": lambda i: 0.75}, "75% of the ratios under negative advantages"),
     "advantage spread": ({"advantage_std": lambda i: 1e-5}, "standard deviation of 1e-05 before"),
-    "noise gap": ({"eval_zero": lambda i: 150.0}, "150 from zero start noise and 49 from random"),
+    "noise gap": (
+        {"eval_zero": lambda i: 150.0},
+        "150 from zero start noise (of a Gaussian, its mode) and 49",
+    ),
     "drop": (
         {"return": lambda i: 100.0 if i < 20 else 60.0, "eval_zero": lambda i: 60.0},
         "is 60, after a peak of 100",
@@ -103,6 +106,11 @@ class TestChecks:
     def test_just_within_a_limit_is_well_and_just_beyond_is_not(self, check, column, before, within, beyond):
         assert checks(**{column: late(before, within)}) == []
         assert checks(**{column: late(before, beyond)}) == [check]
+
+    def test_a_critics_gradient_may_grow_as_the_advantages_do(self):
+        """When the first rewards come."""
+        assert checks(grad_norm_critic=late(1, 20), advantage_std=late(0.1, 1)) == []
+        assert checks(grad_norm_critic=late(1, 20), advantage_std=late(0.1, 0.15)) == ["gradient norm"]
 
     def test_saturated_actions_are_well_where_they_earn_a_tenth_more(self):
         assert checks(action_saturation=lambda i: 0.8, reward=late(1, 1.05)) == ["saturation"]

@@ -105,6 +105,10 @@ class TestManifest:
         (more,) = self.add(tmp_path, "optim.lr=1e-5")
         assert more.label == "optim.lr=1e-5"
 
+    def test_another_task_with_a_budget_of_its_own_is_the_same_algorithm(self, tmp_path):
+        for task in ("task=gridworld/two_walls total_frames=64", "task=gridworld/cshape total_frames=128"):
+            assert [entry.label for entry in self.add(tmp_path, *task.split(), "seed=0,1")] == ["", ""]
+
     @pytest.mark.parametrize("task", ["Chetah", "gridworld/two_wals"])
     def test_a_task_that_is_not_there_is_refused_before_anything_is_written(self, tmp_path, task):
         with pytest.raises(ConfigError, match=rf"task: unknown task '{task}'. Did you mean"):

@@ -114,6 +114,9 @@ def test_a_schedulers_step_size_goes_on_where_it_was():
     for new, saved in zip(resumed, old, strict=True):
         new.load_state_dict(saved.state_dict())
     assert step(*resumed) == step(*old) == [0.2, 0.1]
+    alone = AgentOptimizer(parameters(1.0), parameters(1.0), lr=0.7)
+    alone.load_state_dict(old[0].state_dict())
+    assert [group["lr"] for group in alone.param_groups] == [0.7, 0.7]
 
 
 @pytest.mark.parametrize(

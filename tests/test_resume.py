@@ -281,5 +281,5 @@ class TestResumingWithOtherValues:
     def test_a_run_without_a_checkpoint(self, finished):
         for path in (finished / "checkpoints").iterdir():
             path.unlink()
-        with pytest.raises(CheckpointError, match=r"no whole checkpoint in .*starts again in a new directory"):
+        with pytest.raises(CheckpointError, match=r"no whole checkpoint in .*by its own command with resume=auto"):
             self.resume(finished)

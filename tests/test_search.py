@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -19,52 +18,13 @@ optuna = pytest.importorskip("optuna")
 
 from hydra.errors import HydraException
 from optuna.trial import TrialState
+from searching import SPACE, Child, child, read_trials  # noqa: F401
 
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.preemption import SIGNALS, Preempted
+from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.sweep import command, workers
 from fpo_torchrl.sweep.search import Search
 from fpo_torchrl.sweep.space import SearchSpace
-
-SPACE = SearchSpace(("experiment=bandit", "total_frames=1000", "optim.lr=choice(0.1,0.2,0.3)"), (0, 1))
-
-
-class Child:
-    """Stands in for fpo-train: a run of a hundred frames an iteration whose return is its step size, plus its seed."""
-
-    status = "finished"
-    rows = 10
-
-    def __init__(self, command: list[str], **kwargs) -> None:
-        settings = dict(argument.partition("=")[::2] for argument in command[3:])
-        lr, seed = float(settings["optim.lr"]), int(settings["seed"])
-        directory = Path(settings["run_dir"].strip("'"))
-        directory.mkdir(parents=True, exist_ok=True)
-        rows = [f"{100 * (i + 1)},{lr * (i + 1) / 10}\n" for i in range(self.rows)]
-        (directory / "metrics.csv").write_text("frames,return\n" + "".join(rows))
-        if self.status == "finished":
-            (directory / "evaluation.json").write_text(json.dumps({"random": {"mean": lr + seed}}))
-        error = None if self.status == "finished" else "NonFiniteError: loss_critic became NaN"
-        content = {"status": self.status, "frames": 100 * self.rows, "error": error}
-        (directory / "provenance.json").write_text(json.dumps(content))
-
-    def wait(self) -> int:
-        return 0 if self.status == "finished" else 4
-
-
-@pytest.fixture(autouse=True)
-def child(monkeypatch):
-    monkeypatch.setattr(workers, "Popen", Child)
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def read_trials(directory: Path) -> list[dict[str, str]]:
-    with (directory / "trials.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_trial_is_worth_the_mean_over_seeds(tmp_path):
@@ -179,41 +139,6 @@ def test_a_run_that_diverges_stops_those_of_the_other_seeds(tmp_path, monkeypatc
     assert time.monotonic() - started < 15
     (row,) = read_trials(tmp_path)
     assert (row["state"], row["error"]) == ("PRUNED", "NonFiniteError: loss_critic became NaN")
-
-
-class TestStorage:
-    def test_a_study_in_a_database_is_found_again_without_naming_it(self, tmp_path):
-        Search(tmp_path / "s", SPACE, storage=f"sqlite:///{tmp_path}/studies.db").run(2)
-        again = Search(tmp_path / "s")
-        again.run(0)
-        assert (len(again.trials()), len(read_trials(tmp_path / "s"))) == (2, 2)
-
-    def test_another_database_is_refused(self, tmp_path):
-        Search(tmp_path / "s", SPACE).run(1)
-        with pytest.raises(ConfigError, match=r"--storage sqlite:.*has its study in study\.log"):
-            Search(tmp_path / "s", storage=f"sqlite:///{tmp_path}/other.db")
-        assert len(read_trials(tmp_path / "s")) == 1
-
-    def test_of_an_older_version_it_has_to_be_named(self, tmp_path):
-        url = f"sqlite:///{tmp_path}/studies.db"
-        Search(tmp_path / "s", SPACE, storage=url).run(1)
-        saved = json.loads((tmp_path / "s" / "search.json").read_text())
-        assert saved.pop("storage") == url
-        (tmp_path / "s" / "search.json").write_text(json.dumps(saved))
-        assert len(Search(tmp_path / "s", storage=url).trials()) == 1
-
-    def test_a_password_is_not_written_down(self, tmp_path, monkeypatch):
-        from optuna.storages import InMemoryStorage
-
-        from fpo_torchrl.sweep import search
-
-        monkeypatch.setattr(search, "opened", lambda url: InMemoryStorage())
-        url = "postgresql://me:secret@host/studies"
-        Search(tmp_path / "s", SPACE, storage=url)
-        assert "secret" not in (tmp_path / "s" / "search.json").read_text()
-        with pytest.raises(ConfigError, match=r"me:\*\*\*@host/studies: give --storage, with the password"):
-            Search(tmp_path / "s")
-        Search(tmp_path / "s", storage=url)
 
 
 def test_values_that_no_run_can_have_fail_their_trial_and_the_others_go_on(tmp_path):

@@ -52,3 +52,5 @@ def test_the_seeds_are_no_setting_to_choose():
 def test_a_label_of_ones_own_comes_before_what_was_chosen():
     points = SearchSpace(("label='wide net'", "optim.lr=choice(0.1,0.2)"), (4,)).points({"optim.lr": "0.1"})
     assert points == [["optim.lr=0.1", "label='wide net optim.lr=0.1'", "seed=4"]]
+    points = SearchSpace(("label=null", "optim.lr=choice(0.1,0.2)"), (4,)).points({"optim.lr": "0.1"})
+    assert points == [["optim.lr=0.1", "label='optim.lr=0.1'", "seed=4"]]

@@ -86,8 +86,7 @@ class Layout:
     """What each cell of a world is: bool masks ``[size, size]``, indexed ``[y, x]``; other cells are free.
 
     Raises:
-        ValueError: for masks that are not bool, or not of one square shape with an odd size, whose middle is a cell;
-            for masks that overlap or leave no cell free.
+        ValueError: for masks that are not bool, or of one odd square shape, that overlap, or leave no cell free.
 
     >>> layout = make_layout("two_walls")
     >>> int(layout.goal.sum()), int(layout.free.sum()), layout.distance_to_goal()[12, 17].item()

@@ -101,7 +101,8 @@ def _check_settings(task: str, build: Callable[..., EnvBase], given: Iterable[st
     parameters = inspect.signature(target.__init__ if isinstance(target, type) else target).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
-    settings = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    by_name = [it.name for it in parameters if it.kind in (it.KEYWORD_ONLY, it.POSITIONAL_OR_KEYWORD)]
+    settings = [name for name in by_name if name not in ("self", "task", "layout", "probe")]
     if unknown := [name for name in given if name not in settings]:
         own = ", ".join(name for name in settings if name not in ("num_envs", "device", "seed"))
         raise TypeError(f"{task} has no setting {unknown[0]!r}; it has {own}")

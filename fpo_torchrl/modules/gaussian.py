@@ -80,7 +80,7 @@ def gaussian_actor(
     action_high: float | Tensor = 1.0,
     normalizer: nn.Module | None = None,
     autocast: Literal["bfloat16"] | None = None,
-    in_keys: Sequence[NestedKey] = ("observation",),
+    in_keys: str | Sequence[NestedKey] = ("observation",),
     action_key: NestedKey = "action",
 ) -> ProbabilisticActor:
     """Gaussian policy for TorchRL's ``ClipPPOLoss``, with the sizes of :class:`VelocityMLP`.
@@ -115,9 +115,12 @@ def gaussian_actor(
         normalizer=normalizer,
         autocast=autocast,
     )
+    in_keys = [in_keys] if isinstance(in_keys, str) else [*in_keys]
     bounds = {"low": action_low, "high": action_high, "tanh_loc": False, "upscale": 1.0} if squash == "tanh" else {}
     return ProbabilisticActor(
-        TensorDictModule(network, in_keys=[*in_keys], out_keys=["loc", "scale"]),
+        TensorDictModule(
+            network, in_keys=[in_keys] if isinstance(in_keys, str) else [*in_keys], out_keys=["loc", "scale"]
+        ),
         in_keys=["loc", "scale"],
         out_keys=[action_key],
         distribution_class=TanhNormal if squash == "tanh" else IndependentNormal,

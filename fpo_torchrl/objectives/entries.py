@@ -21,13 +21,17 @@ def stored(tensordict: TensorDictBase, key: NestedKey, like: Tensor, meaning: st
     return value
 
 
-def of_each_action(advantage: Tensor, batch: torch.Size) -> Tensor:
-    """The advantage ``[*batch, 1]`` of each action, or its team's; refused if of another shape, which may broadcast."""
-    of_team = advantage.shape[:-1]
+def check_advantage(advantage: Tensor, batch: torch.Size) -> None:
+    """Refuse an advantage that is not one of each action or of each team of actions, and would broadcast silently."""
     if advantage.shape != (*batch[: max(1, advantage.ndim - 1)], 1):
         raise ValueError(
             f"the advantage should have shape {(*batch, 1)}, one value per action, or of a team of actions fewer "
             f"dimensions of that batch and a 1, got {tuple(advantage.shape)}, which would broadcast or become an outer "
             "product; a missing last dimension (advantage.unsqueeze(-1)) is the usual cause"
         )
+
+
+def of_each_action(advantage: Tensor, batch: torch.Size) -> Tensor:
+    """The advantage ``[*batch, 1]`` of each action, which may be its team's."""
+    of_team = advantage.shape[:-1]
     return advantage.view(*of_team, *[1] * (len(batch) - len(of_team)), 1).expand(*batch, 1)

@@ -97,11 +97,12 @@ class FPOLoss(FlowPPOLoss):
         if actor_network is None or not hasattr(flow_actor, "cfm_loss_key"):
             raise TypeError(
                 "FPOLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "
-                f"{type(actor_network).__name__}; for a Gaussian actor use torchrl.objectives.ClipPPOLoss"
+                f"{type(actor_network).__name__}; for a Gaussian actor use torchrl.objectives.ClipPPOLoss "
+                "(fpo-train: loss=ppo), for a DenoisingActor DenoisingMDPLoss (loss=dppo)"
             )
-        num_pairs = max(1, flow_actor.num_mc_samples)  # the base class refuses 0
+        num_pairs = flow_actor.num_mc_samples
         groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio) if isinstance(ratio, str) else ratio
-        if not isinstance(groups, int) or groups < 1 or num_pairs % groups:
+        if num_pairs and (not isinstance(groups, int) or groups < 1 or num_pairs % groups):  # the base class refuses 0
             raise ValueError(
                 'ratio must be "per_action", "per_sample" or a number of groups that divides the actor\'s '
                 f"num_mc_samples={num_pairs}, got {ratio!r}"

@@ -20,7 +20,7 @@ from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.functional import effective_sample_size
 from fpo_torchrl.modules.chain import acting_module, check_encoders, encode
 from fpo_torchrl.modules.sampler import FlowSampler
-from fpo_torchrl.objectives.entries import of_each_action
+from fpo_torchrl.objectives.entries import check_advantage, of_each_action
 from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
 
 
@@ -211,6 +211,7 @@ class FlowPPOLoss(PPOLoss):
         batch, valid = log_ratio.shape[:-1], self._valid(tensordict, log_ratio[..., :1])
         if valid is not None:  # before exp, whose gradient would be 0 times infinity for garbage
             log_ratio = log_ratio.where(valid, 0.0)
+        check_advantage(advantage, batch)
         advantage = of_each_action(self._scaled(advantage, tensordict, update_norm=estimate), batch)
         objective = self.trust_region(log_ratio.exp(), advantage)
         if objective.shape != log_ratio.shape:

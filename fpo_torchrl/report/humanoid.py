@@ -75,6 +75,8 @@ def score_run(
     Raises:
         ConfigError: if the run is of another task.
     """
+    if isinstance(noise, str):
+        raise TypeError(f"noise must be a sequence such as ['zero'], got {noise!r}")
     policy = load_policy(run_dir, device="cpu")
     env = scoring_env(policy, episodes, motions)
     return {name: evaluate_tracking(policy.actor, env, noise=name) for name in noise}

@@ -154,12 +154,12 @@ def read_results(
     kept = (name for label in labels or present for name in present if label in (name, given[name]))
     chosen = list(dict.fromkeys(kept))
     results = Results([run for run in runs if run.label in chosen], chosen, metric, worst, best)
-    for task, label, group in results.groups():
+    for task, _, group in results.groups():
         for one, other in itertools.pairwise(group):
             if one.seed == other.seed:
                 raise ConfigError(
-                    f"seed {one.seed} of {label} on {task} is there twice, in {one.directory} and {other.directory}: "
-                    "give one of them, for their settings are the same"
+                    f"seed {one.seed} on {task} is there twice with the same settings, in {one.directory} "
+                    f"({one.status}) and {other.directory} ({other.status}): give one of them"
                 )
     check_worst(results)
     return results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,10 @@ def write_report(results: Results, out: Path) -> list[str]:
     make_directory(out / "curves")
     warnings = [*differences(results), *budget_warnings(results), *range_warnings(results)]
     write_csv(out / "scores.csv", [score_row(run, out) for _, _, group in results.groups() for run in group])
-    for earlier in (out / "curves").glob("*.csv"):
-        earlier.unlink()
+    drop_curves(out / "curves", kept=results.tasks)
     for task in results.tasks:
         rows = [row for label in results.labels for run in results.group(task, label) for row in curve_rows(run)]
-        write_csv(out / "curves" / f"{task.replace('/', '-')}.csv", rows)
+        write_csv(out / "curves" / curve_file(task), rows)
     table, found = main_table(results), improvements(results)
     note = table_note(results)
     write_whole(out / "table.md", f"{table.markdown()}\n{note}\n")
@@ -70,6 +70,18 @@ def write_report(results: Results, out: Path) -> list[str]:
     return warnings
 
 
+def curve_file(task: str) -> str:
+    """The name of the file with the curves of a task."""
+    return f"{task.replace('/', '-')}.csv"
+
+
+def drop_curves(directory: Path, *, kept: Sequence[str]) -> None:
+    """Remove the curves of an earlier report on other tasks, and no other files."""
+    for path in directory.glob("*.csv"):
+        if path.name not in map(curve_file, kept) and path.read_text().startswith("algorithm,seed,status,frames,"):
+            path.unlink()
+
+
 COST_NOTE = (
     "Frames a second of collecting and updating, without evaluations, and the time that a finished run took for all "
     "of its frames, means over runs. A machine that was shared with other work is slower: scores.csv has its load."
@@ -96,12 +108,11 @@ def budget_warnings(results: Results) -> list[str]:
     warnings = []
     for task in results.tasks:
         groups = {label: results.group(task, label) for label in results.labels}
-        frames = {
-            label: {run.settings.get("total_frames") for run in group} for label, group in groups.items() if group
-        }
-        if len(set().union(*frames.values())) > 1:
-            told = (f"{label} for {' or '.join(sorted(map(str, of)))}" for label, of in frames.items())
-            warnings.append(f"on {task} runs were trained for different numbers of frames: {', '.join(told)}")
+        budgets = {label: {run.settings.get("total_frames") for run in group} for label, group in groups.items()}
+        frames = {label: found.pop() for label, found in budgets.items() if len(found) == 1}
+        if len({*frames.values()}) > 1:
+            told = ", ".join(f"{label} for {number}" for label, number in frames.items())
+            warnings.append(f"on {task} runs were trained for different numbers of frames: {told}")
     return warnings
 
 

@@ -172,7 +172,9 @@ def search(arguments: list[str]) -> int:
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ConfigError(f"--{name} {getattr(given, name)} is out of range: it must be at least 1")
     try:
-        from fpo_torchrl.sweep.search import Search, SearchSpace, is_search, saved_search
+        from fpo_torchrl.sweep.search import Search
+        from fpo_torchrl.sweep.space import SearchSpace
+        from fpo_torchrl.sweep.storage import is_search, saved_search
     except ImportError as error:
         raise ConfigError(f"fpo-sweep search needs a package ({error}): pip install fpo-torchrl[sweep]") from error
     before = (

@@ -98,7 +98,8 @@ class Sweep:
             there = self.entries() if self.exists else []
             labels = {entry.setting: entry.label for entry in there} | {entry.path: entry.label for entry in there}
             made = {entry: deciding(entry.overrides) for entry in there}
-            varied = varied_keys([*points, *made.values()])
+            tasks = {cfg.task for cfg in configs}
+            varied = varied_keys([*points, *(of for entry, of in made.items() if entry.task in tasks)])
             found: dict[str, Entry] = {}
             for point, cfg in zip(points, configs, strict=True):
                 path = self._path(deciding(point), cfg, made)

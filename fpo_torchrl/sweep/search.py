@@ -10,54 +10,37 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 from hydra.errors import HydraException
-from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import URL
 
 from fpo_torchrl.auto_resume import final_return
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import intact, is_held, locked, make_directory, read_json, replacing, write_json
+from fpo_torchrl.files import is_held, locked, make_directory, replacing, write_json
 from fpo_torchrl.hold import LOCK
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.sweep.manifest import Entry, Sweep
 from fpo_torchrl.sweep.progress import Progress
 from fpo_torchrl.sweep.space import SearchSpace
+from fpo_torchrl.sweep.storage import (
+    FILE,
+    JOURNAL,
+    UNKNOWN,
+    SavedSearch,
+    absolute,
+    is_search,
+    opened,
+    saved_search,
+    without_password,
+)
 from fpo_torchrl.sweep.workers import Workers, account_of, has_diverged, log_of, state_of
-
-FILE = "search.json"
-UNKNOWN = "unknown"
-"""In the place of a storage, where an older version did not write it down."""
-
-
-class SavedSearch(NamedTuple):
-    """What is known of a search."""
-
-    space: SearchSpace
-    study_name: str
-    storage: str | None
-    """URL of the database of the study, without its password; None for a journal in the directory."""
-
-
-def opened(url: str) -> BaseStorage:
-    """The database of a study.
-
-    Raises:
-        ConfigError: if ``url`` names none, or it cannot be reached, or needs a package that is not installed.
-    """
-    try:
-        return get_storage(url)
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--storage {url}: {reason}; expected a database's URL, as sqlite:///studies.db") from error
 
 
 class Search:
@@ -91,12 +74,15 @@ class Search:
         self.directory = directory
         if not is_search(directory):
             self._check_new(space)
-        database = opened(storage) if storage is not None else None
-        self.space, study_name, url = self._same_search(space, storage)
-        database = opened(url) if database is None and url is not None else database
+        url = absolute(storage) if storage is not None else None
+        if is_search(directory):
+            self._check_storage(url)
+        database = opened(url.render_as_string(hide_password=False)) if url is not None else None
+        self.space, study_name, saved = self._same_search(space, url)
+        database = opened(saved) if database is None and saved is not None else database
         self.distributions = self.space.distributions()
         self.workers = Workers(len(self.space.seeds))
-        journal = directory / "study.log"
+        journal = directory / JOURNAL
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(constant_liar=True)  # other processes' trials are not drawn again
@@ -117,25 +103,33 @@ class Search:
             )
         space.check()
 
-    def _same_search(self, space: SearchSpace | None, storage: str | None) -> SavedSearch:
+    def _check_storage(self, url: URL | None) -> None:
+        """Refuse to go on in another database than before, or without the one that is not known."""
+        saved, given = saved_search(self.directory).storage, without_password(url)
+        if url is not None and saved not in (given, UNKNOWN):
+            raise ConfigError(f"--storage {given}: {self.directory} has its study in {saved or JOURNAL}")
+        if url is None and saved == UNKNOWN and not (self.directory / JOURNAL).is_file():
+            raise ConfigError(f"{self.directory} has its study in a database: give it as --storage")
+        if url is None and saved is not None and "***" in saved:
+            raise ConfigError(f"{self.directory} has its study in {saved}: give --storage, with the password")
+
+    def _same_search(self, space: SearchSpace | None, url: URL | None) -> SavedSearch:
         """What is searched, the study's name, drawn once, since searches may share a database, and where it is."""
-        shown = make_url(storage).render_as_string(hide_password=True) if storage is not None else None
         if space is not None and not is_search(self.directory):
             make_directory(self.directory)
             with locked(self.directory / LOCK):  # of processes that begin together, the first decides
                 if not is_search(self.directory):
                     name = f"{self.directory.resolve().name}-{uuid.uuid4().hex[:8]}"
-                    write_json(self.directory / FILE, {"study_name": name, "storage": shown, **asdict(space)})
+                    write_json(
+                        self.directory / FILE, {"study_name": name, "storage": without_password(url), **asdict(space)}
+                    )
+        self._check_storage(url)
         saved = saved_search(self.directory)
         if space is not None and space != saved.space:
             raise ConfigError(
                 f"{self.directory} holds a search for {' '.join(saved.space.overrides)} over the seeds "
                 f"{saved.space.seeds}: choose another directory for other settings"
             )
-        if storage is not None and saved.storage not in (shown, UNKNOWN):
-            raise ConfigError(f"--storage {shown}: {self.directory} has its study in {saved.storage or 'study.log'}")
-        if storage is None and saved.storage is not None and "***" in saved.storage:
-            raise ConfigError(f"{self.directory} has its study in {saved.storage}: give --storage, with the password")
         return saved._replace(storage=None) if saved.storage == UNKNOWN else saved
 
     def run(self, num_trials: int) -> None:
@@ -263,22 +257,3 @@ class Search:
                 figure = np.ravel(plot(self.study))[0].figure
             figure.savefig(self.directory / f"{name}.png", bbox_inches="tight")
             plt.close(figure)
-
-
-def is_search(directory: Path) -> bool:
-    """Whether a directory holds a search."""
-    return (directory / FILE).is_file()
-
-
-def saved_search(directory: Path) -> SavedSearch:
-    """What is searched in a directory.
-
-    Raises:
-        DamagedFileError: if the file that says so cannot be read.
-    """
-    path, remedy = directory / FILE, "put a copy of it back; without it, the same command begins another study"
-    with intact(path, remedy):
-        saved = read_json(path, remedy)
-        name = saved.pop("study_name", directory.resolve().name)  # its name before it was drawn
-        storage = saved.pop("storage", UNKNOWN)
-        return SavedSearch(SearchSpace(**{field: tuple(value) for field, value in saved.items()}), name, storage)

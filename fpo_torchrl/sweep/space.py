@@ -55,7 +55,8 @@ class SearchSpace:
     def points(self, params: dict[str, Any]) -> list[list[str]]:
         """The overrides of each seed's run with these values, which follow a label of one's own."""
         parsed = OverridesParser.create().parse_overrides([*self.overrides])
-        own = [str(o.value()) for o in parsed if o.get_key_element() == "label"]
+        labels = [o for o in parsed if o.get_key_element() == "label" and not o.is_sweep_override()]
+        own = [str(o.value()) for o in labels if o.value() is not None]
         fixed = [str(o.input_line) for o in parsed if not (o.is_sweep_override() or o.get_key_element() == "label")]
         chosen = [f"{key}={value}" for key, value in params.items()]
         label = quoted(" ".join([*own, *chosen]).replace("'", ""))

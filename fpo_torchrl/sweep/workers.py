@@ -85,6 +85,8 @@ class Workers:
         with log_of(run_dir).open("a") as log:
             child = Popen(command, stdout=log, stderr=STDOUT, env=self.environment)
         self._children.add(child)
+        if self._is_stopping():  # since it was looked at last
+            self._tell(child)
         try:
             return child.wait()
         finally:
@@ -134,7 +136,11 @@ class Workers:
         self._stopping.set()
         for future in waiting:
             future.cancel()
-        for child in self._children - self._told:
+        for child in [*self._children]:
+            self._tell(child)
+
+    def _tell(self, child: Popen) -> None:
+        if child not in self._told:
             self._told.add(child)
             child.send_signal(signal.SIGTERM)  # of Ctrl-C they would take a second one to mean "at once"
 

@@ -142,30 +142,13 @@ class TestKeysAndShapes:
         torch.testing.assert_close(actor(td.clone())["action"], plain(td.clone())["action"])
         assert Counted.conditioned == 2  # for the flow, and for the pairs
 
-    def test_a_hooked_network_is_called_as_a_whole(self, make_actor):
-        actor, seen = make_actor(solver=Euler(5)), []
-        plain = actor(observations(4).set("observation", torch.ones(4, 3)).clone())
-        actor.velocity_net.register_forward_hook(lambda net, args, out: seen.append(out.shape))
-        actor(plain.clone())
-        assert seen == [(4, 2)] * 5 + [(4, 4, 2)]
-        torch.testing.assert_close(actor.cfm_loss(plain), plain["cfm_loss"])
+    def test_an_observation_may_be_read_twice(self):
+        class Twice(ConstantVelocity):
+            def forward(self, one, other, x_t, time):
+                return super().forward(one, x_t, time)
 
-    @pytest.mark.parametrize("of", [lambda net: net, lambda net: net.layers[0]])
-    def test_hooks_of_the_backward_pass_run_too(self, make_actor, of):
-        actor, seen = make_actor(), []
-        td = actor(observations(4))
-        of(actor.velocity_net).register_full_backward_hook(lambda module, into, out: seen.append(out[0].shape[:-1]))
-        actor.cfm_loss(td.detach()).sum().backward()
-        assert seen == [(4, 4)]
-
-    def test_a_hook_of_the_view_for_inference_is_the_views(self, make_actor):
-        actor, seen = make_actor(), []
-        view = actor.for_inference()
-        view.register_forward_hook(lambda *call: seen.append("called"))
-        actor(observations(4))
-        assert not seen
-        view(observations(4))
-        assert seen == ["called"]
+        actor = FlowActor(Twice(0.0, 0.0), Euler(1), in_keys=["observation", "observation"])
+        assert actor(observations(4))["action"].shape == (4, 2)
 
     def test_the_network_gets_the_observation_once_not_once_per_pair(self):
         net = ConstantVelocity(0.0, 0.0)

@@ -102,6 +102,7 @@ def test_it_reads_and_writes_where_it_is_told():
     td = actor(TensorDict(arm=TensorDict(seen=torch.zeros(4, 3), batch_size=4), batch_size=4))
     assert td["arm", "action"].shape == (4, 2)
     assert "observation" not in td
+    assert gaussian_actor(3, 2, in_keys="pose").in_keys == ["pose"]
 
 
 @pytest.mark.parametrize("init_std", [0.0, -1.0, float("inf"), float("nan")])

@@ -137,8 +137,7 @@ class TestBadInput:
         one, other = make_run(tmp_path / "a", seed=3), make_run(tmp_path / "b", seed=3)
         code, _, err = fpo_report(tmp_path, "--out", tmp_path / "out")
         assert code == 2
-        words = f"seed 3 of FPO on PointMass is there twice, in {one} and {other}: give one of them, for their settings"
-        assert words in err
+        assert f"seed 3 on PointMass is there twice with the same settings, in {one} (finished) and {other}" in err
         assert not (tmp_path / "out").exists()
 
     def test_an_algorithm_that_is_not_there(self, tmp_path, fpo_report):
