@@ -53,7 +53,7 @@ def draw_learning_curve(metrics: str | Path, path: str | Path, *, title: str) ->
     band = [(row["frames"], row["eval_zero_low"], row["eval_zero_high"]) for row in rows if "eval_zero" in row]
     if band:
         frames, low, high = zip(*band, strict=True)
-        returns.fill_between(frames, low, high, color="tab:blue", alpha=0.2, linewidth=0)
+        returns.fill_between(frames, low, high, color="tab:blue", alpha=0.2, linewidth=0, label="its 95 % interval")
     returns.set(xlabel="frames", ylabel="return of an episode")
     returns.set_xlim(left=0)
     returns.spines[["right"]].set_visible(False)
@@ -61,10 +61,12 @@ def draw_learning_curve(metrics: str | Path, path: str | Path, *, title: str) ->
 
     curve(ratios, "ratio", color="tab:green", label="mean")
     band = [(row["frames"], row["ratio_min"], row["ratio_max"]) for row in rows if "ratio_min" in row]
+    is_wide = any(largest > 10 * smallest for _, smallest, largest in band)
     if band:
         frames, low, high = zip(*band, strict=True)
         ratios.fill_between(frames, low, high, color="tab:green", alpha=0.15, linewidth=0, label="minimum to maximum")
-    ratios.set(xlabel="frames", ylabel="ratio", yscale="log")
+    ratios.set(xlabel="frames", ylabel="ratio", yscale="log" if is_wide else "linear")  # a log axis has few labels
+    ratios.margins(y=0.3)  # room for the legends
     ratios.legend(fontsize=8, loc="upper left")
     shares = ratios.twinx()
     curve(shares, "clip_fraction", color="tab:red", linewidth=1, label="clip fraction")
