@@ -181,7 +181,10 @@ class TestEnvironmentsThatDoNotFit:
         ("loss.loss_critic_type=l3", "loss.loss_critic_type must be l1, l2 or smooth_l1, got 'l3'"),
         ("loss.critic_coeff=-1", "loss.critic_coeff must be positive, got -1"),
         ("loss.critic_coeff=0", "loss.critic_coeff must be positive, got 0"),
-        ("actor.num_mc_samples=0", "stores pairs, with num_mc_samples of at least 1"),
+        (
+            "actor.num_mc_samples=0",
+            "FPOLoss needs an actor that stores what an update reads: not one with num_mc_samples=0",
+        ),
         ("critic.hidden_sizes=[4,0]", r"critic: hidden_sizes must be at least 1 each, got \[4, 0\]"),
     ],
 )

@@ -51,4 +51,4 @@ def test_a_command_without_options_calls_its_function_without_them(parser, funct
 
 def test_fpo_humanoid_scores_each_motion_once_without_noise():
     given = humanoid.parser().parse_args(["runs/a"])
-    assert (given.noise, given.episodes, given.motions) == (["zero"], 1, None)
+    assert ([*given.noise], given.episodes, given.motions) == (["zero"], 1, None)

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import matplotlib
 import pytest
 import tiny
 
@@ -42,6 +43,13 @@ def test_a_trial_is_worth_the_mean_over_seeds(tmp_path):
     assert search.summary().startswith("3 trials: 3 complete\nbest: mean return ")
     for name in ("history.png", "slice.png"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_its_pictures_leave_those_of_others_as_they_are(tmp_path):
+    before = dict(matplotlib.rcParams)
+    Search(tmp_path, SPACE).run(1)
+    assert (tmp_path / "history.png").is_file()
+    assert dict(matplotlib.rcParams) == before
 
 
 def test_its_runs_can_be_reported(tmp_path):

@@ -252,7 +252,7 @@ class Search:
         if not any(trial.state == TrialState.COMPLETE for trial in self.study.get_trials()):
             return
         for name, plot in {"history": plot_optimization_history, "slice": plot_slice}.items():
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), plt.rc_context():  # the plots set a style for all that come after
                 warnings.simplefilter("ignore")  # that it is experimental, and that one value makes no axis
                 figure = np.ravel(plot(self.study))[0].figure
             figure.savefig(self.directory / f"{name}.png", bbox_inches="tight")
