@@ -136,8 +136,9 @@ class Checkpointer:
 
     def _tell_of_unreadable(self, *, newer_than: Path) -> None:
         """Say which files are so damaged that :meth:`latest` does not see them."""
+        readable = self._rotation.checkpoints()
         for path in sorted(self.directory.glob("checkpoint-*.torchrl")):
-            if path.name > newer_than.name and path not in self._rotation.checkpoints():
+            if path.name > newer_than.name and path not in readable:
                 print(f"{path} is truncated or damaged: going on from {newer_than.name}")
 
     def holds(self, path: Path, component: str) -> bool:

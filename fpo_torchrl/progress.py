@@ -14,7 +14,7 @@ def progress_bar(trainers: Iterable[Trainer], *, shown: bool) -> tqdm:
     """A bar of the frames of all ``trainers``, in whole batches, that begins where they are."""
     trainers = [*trainers]
     return tqdm(
-        total=sum(-(-it.total_frames // it.frames_per_batch) * it.frames_per_batch for it in trainers),
+        total=sum(it.whole_frames for it in trainers),
         initial=sum(it.frames for it in trainers),
         unit="frames",
         unit_scale=True,

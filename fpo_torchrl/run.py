@@ -187,9 +187,8 @@ class Run:
     def _train(self) -> None:
         cfg, trainer = self.cfg, self.trainer
         lead(cfg, self.agent, trainer, self.states)
-        batch = trainer.frames_per_batch
-        rounded = -(-cfg.total_frames // batch) * batch
-        of = "" if rounded == cfg.total_frames else f", which are {rounded} in whole batches of {batch}"
+        batch, whole = trainer.frames_per_batch, trainer.whole_frames
+        of = "" if whole == cfg.total_frames else f", which are {whole} in whole batches of {batch}"
         print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames{of}; run directory {self.run_dir}")
         with closing(trainer), progress_bar([trainer], shown=cfg.progress) as bar:
             for metrics in trainer:

@@ -281,6 +281,11 @@ class Trainer:
             self.tracker.restart_episodes()
 
     @property
+    def whole_frames(self) -> int:
+        """``total_frames``, rounded up to whole batches."""
+        return -(-self.total_frames // self.frames_per_batch) * self.frames_per_batch
+
+    @property
     def can_restore_env(self) -> bool:
         """Whether the environment's state goes into a checkpoint; if not, resuming starts fresh episodes.
 

@@ -136,6 +136,13 @@ def test_the_progress_bar_says_how_far_and_how_well(tmp_path, capsys):
         assert words in last
 
 
+def test_frames_that_are_no_whole_batches_are_told(tmp_path, capsys):
+    """Batches are of 64 frames."""
+    start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={tmp_path}", "total_frames=100")).train()
+    assert "100 frames, which are 128 in whole batches of 64; run directory" in capsys.readouterr().out
+    assert [row["frames"] for row in read_metrics(tmp_path / "metrics.csv")] == [64, 128]
+
+
 class TestRunDirectory:
     def test_a_second_run_in_the_same_place_is_refused(self, run):
         before = (run.run_dir / "metrics.csv").read_bytes()

@@ -118,9 +118,7 @@ def gaussian_actor(
     in_keys = [in_keys] if isinstance(in_keys, str) else [*in_keys]
     bounds = {"low": action_low, "high": action_high, "tanh_loc": False, "upscale": 1.0} if squash == "tanh" else {}
     return ProbabilisticActor(
-        TensorDictModule(
-            network, in_keys=[in_keys] if isinstance(in_keys, str) else [*in_keys], out_keys=["loc", "scale"]
-        ),
+        TensorDictModule(network, in_keys=in_keys, out_keys=["loc", "scale"]),
         in_keys=["loc", "scale"],
         out_keys=[action_key],
         distribution_class=TanhNormal if squash == "tanh" else IndependentNormal,
