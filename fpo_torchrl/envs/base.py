@@ -136,12 +136,28 @@ class BatchedEnv(EnvBase):
             self.ended = self.ended.index_fill(0, rows, False)
             if self.spread_episodes and not self._started and len(rows) == self.num_envs:
                 self.step_count.copy_(spread_phases(self.num_envs, self.max_episode_steps, self.generator))
-        self._started, self._restored = True, False
+        if not self._started or self._restored:  # to set an attribute of a module takes microseconds
+            self._started, self._restored = True, False
         never = torch.zeros(self.num_envs, 1, dtype=torch.bool, device=self.device)
         return self._pack(done=never, terminated=never.clone(), truncated=never.clone())
 
+    def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """TorchRL's: the given step with the first observation of a new episode in each copy whose last one is over.
+
+        A reset returns here what holds for all copies, so that its entries need no merging, which took longer than it.
+        """
+        if not self.any_done(tensordict):
+            return tensordict
+        first = self._reset(tensordict)
+        is_over = tensordict.pop("_reset").squeeze(-1)
+        carried = tensordict.exclude(*first.keys())
+        if not (carried.is_empty() or is_over.all()):  # what is not of the environment becomes 0, as in TorchRL
+            tensordict.update(carried.where(~is_over, carried.empty(), pad=0))
+        return tensordict.update(first)
+
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        self._restored = False
+        if self._restored:
+            self._restored = False
         action = tensordict.get("action")
         self._check_action(action)
         reward, terminated = self.advance(action)

@@ -13,7 +13,7 @@ from torch import nn
 from torchrl.envs import check_env_specs, step_mdp
 from torchrl.objectives.value import GAE
 
-from fpo_torchrl.envs import BimodalBandit, GridWorld, ProbeEnv
+from fpo_torchrl.envs import BatchedEnv, BimodalBandit, GridWorld, ProbeEnv
 
 
 @pytest.mark.parametrize("name", ENVS)
@@ -94,6 +94,22 @@ def test_what_a_step_returned_is_not_overwritten_by_later_ones(name):
         step, td = env.step_and_maybe_reset(td.set("action", action))
         returned.append((step, step.clone()))
     assert same(*zip(*returned, strict=True))
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_the_quicker_partial_reset_returns_what_that_of_torchrl_does(name, monkeypatch):
+    outcomes = []
+    for quicker in (True, False):
+        if not quicker:
+            monkeypatch.delattr(BatchedEnv, "maybe_reset")
+        env = ENVS[name](seed=3)
+        td = env.reset().set("carried", torch.arange(1.0, env.num_envs + 1)).set(("nested", "too"), torch.ones(6, 2))
+        steps, last = drive(env, td, actions_for(env, 30))
+        assert any(step["next", "done"].any() for step in steps)
+        outcomes.append([*steps, last])
+    ours, theirs = outcomes
+    assert [set(step.keys(True)) for step in ours] == [set(step.keys(True)) for step in theirs]
+    assert same(ours, theirs)
 
 
 def test_an_episode_that_was_over_when_the_state_was_saved_does_not_go_on():

@@ -149,7 +149,8 @@ class HumanoidEnv(BatchedEnv):
             skeleton.per_servo(field).to(self.physics.state.qpos) for field in ("target_scale", "stiffness", "damping")
         )
         self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64, device=place) for _ in range(3))
-        self.num_diverged, self._num_logged, self.num_steps, self._since = 0, 0, 0, 0
+        self.num_diverged = self.num_steps = 0
+        self._logged = {"num_diverged": 0, "num_steps": 0}  # at the last call of metrics
         self._rewards = torch.zeros(len(_REWARDS), num_envs, dtype=self._range.dtype, device=place)
         self._num_saturated = torch.zeros(num_envs, skeleton.action_dim, dtype=torch.int64, device=place)
         self.lost = torch.zeros_like(self.clip, dtype=torch.bool)
@@ -203,7 +204,6 @@ class HumanoidEnv(BatchedEnv):
         rewards = torch.cat([tracking_terms(self.bodies, self.reference), -price.unsqueeze(0)])
         self._rewards.add_(rewards)
         self._num_saturated.add_(torque.abs() >= FORCE_LIMIT)
-        self._since += 1
         return observation_rows(self.bodies, goal, in_plane=self.skeleton.is_planar), rewards.sum(0), is_near
 
     def _step_physics(self, targets: Tensor) -> Tensor | None:
@@ -273,17 +273,19 @@ class HumanoidEnv(BatchedEnv):
         self.lost = state.get("lost", torch.zeros_like(self.lost)).to(self.lost, copy=True)  # handed out too
         self.failures.rates.copy_(state.get("failure_rates", torch.ones_like(self.failures.rates)))
         self.num_diverged, self.num_steps = state["counts"].tolist()
-        self._num_logged = self.num_diverged
+        self.metrics()  # of before: forgotten
 
     def metrics(self) -> dict[str, float]:
         """Since the last call: parts of the reward, share of saturated servos, breakdowns; and the failures of late."""
-        since, self._since = max(1, self._since), 0
-        means = dict(zip(_REWARDS, (self._rewards.mean(-1) / since).tolist(), strict=True))
-        means["servo_saturation"] = self._num_saturated.double().mean().item() / since
+        counts = {"num_diverged": self.num_diverged, "num_steps": self.num_steps}
+        since = {name: count - self._logged[name] for name, count in counts.items()}
+        steps = max(1, since["num_steps"] // self.num_envs)
+        means = dict(zip(_REWARDS, (self._rewards.mean(-1) / steps).tolist(), strict=True))
+        means["servo_saturation"] = self._num_saturated.double().mean().item() / steps
         self._rewards.zero_()
         self._num_saturated.zero_()
-        num_diverged, self._num_logged = self.num_diverged - self._num_logged, self.num_diverged
-        return means | {"failure_rate": self.failures.rates.mean().item(), "num_diverged": float(num_diverged)}
+        self._logged = counts
+        return means | {"failure_rate": self.failures.rates.mean().item(), "num_diverged": float(since["num_diverged"])}
 
     def render(self, index: int = 0, *, height: int = 240, width: int = 320) -> np.ndarray:
         """A picture of copy ``index``, with its reference as a green ghost: uint8 ``[height, width, 3]``."""
