@@ -9,7 +9,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
-from fpo_torchrl.checks import entries
+from fpo_torchrl.checks import check_shape, entries
 from fpo_torchrl.functional import brax_advantage, group_advantage
 
 
@@ -22,7 +22,8 @@ class GAE:
 
     Keys: reads the critic's inputs, also under ``"next"``, and ``("next", "reward" | "done" | "terminated")``;
     writes ``"advantage"``, ``"value_target"`` and ``"state_value"``, each ``[*batch, time, 1]``, or what
-    :meth:`set_keys` calls them.
+    :meth:`set_keys` calls them. Values of several agents, ``[*batch, time, agents, 1]``, get advantages of that shape,
+    from rewards of each agent or of their team.
 
     Args:
         critic: module that writes the value.
@@ -72,25 +73,40 @@ class GAE:
         """Value of each state and of its successor."""
         observations = batch.select(*self.critic.in_keys)
         value = self.critic(observations)[self.value_key]
-        does_not_follow = batch["next", "done"].squeeze(-1).clone()
+        time, num_steps = batch.ndim - 1, batch.shape[-1]
+        does_not_follow = batch["next"].get("done").flatten(batch.ndim).any(-1)
         does_not_follow[..., -1] = True
         next_value = torch.empty_like(value)
-        next_value[..., :-1, :] = value[..., 1:, :]
+        next_value.narrow(time, 0, num_steps - 1).copy_(value.narrow(time, 1, num_steps - 1))
         last = does_not_follow.nonzero(as_tuple=True)
         successors = batch["next"].select(*self.critic.in_keys)[last]
         next_value[last] = self.critic(successors)[self.value_key]
         return value, next_value
 
     def _estimate(self, step: TensorDictBase, value: Tensor, next_value: Tensor) -> tuple[Tensor, Tensor]:
+        reward, done, terminated = (_of_each_value(step[name], value) for name in ("reward", "done", "terminated"))
         return generalized_advantage_estimate(
             self.gamma,
             self.lmbda,
             value,
             next_value,
-            step["reward"] * self.reward_scale,
-            done=step["done"],
-            terminated=step["terminated"],
+            reward * self.reward_scale,
+            done=done,
+            terminated=terminated,
+            time_dim=step.ndim - 1,
         )
+
+
+def _of_each_value(entry: Tensor, value: Tensor) -> Tensor:
+    """``entry`` for each value: what a team of agents shares belongs to every one of them."""
+    missing = value.ndim - entry.ndim
+    try:
+        return entry.view(*entry.shape[:-1], *[1] * missing, entry.shape[-1]).expand_as(value)
+    except RuntimeError as error:
+        raise ValueError(
+            f"rewards and ends of shape {tuple(entry.shape)} do not fit the critic's values, {tuple(value.shape)}: it "
+            "should write one value for each reward, or for each agent of a team that shares one"
+        ) from error
 
 
 class BraxGAE(GAE):
@@ -102,6 +118,7 @@ class BraxGAE(GAE):
     def _values(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Value of each state, and of the last one's successor: the others are not used."""
         value = self.critic(batch.select(*self.critic.in_keys))[self.value_key]
+        check_shape("the value", value, (*batch.shape, 1), "one for each step: BraxGAE knows no agents")
         last = batch["next"].select(*self.critic.in_keys)[..., -1:]
         next_value = torch.zeros_like(value)
         next_value[..., -1:, :] = self.critic(last)[self.value_key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -44,6 +44,34 @@ def entries(tensordict: TensorDictBase, keys: Iterable[NestedKey], *, reader: st
         there = ", ".join(map(str, sorted(tensordict.keys(True, True), key=str))) or "nothing"
         raise KeyError(f"{reader} reads {missing}, which the tensordict lacks: {advice}. It has {there}")
     return [value for _, value in found]
+
+
+def check_shape(name: str, value: Any, expected: Sequence[int], meaning: str) -> None:
+    """Raise ``ValueError`` for a tensor of another shape than ``expected``, which might broadcast; numbers may be any.
+
+    >>> import torch
+    >>> check_shape("the times", torch.zeros(4, 8), (4, 8, 1), "[*batch, mc, 1]")
+    Traceback (most recent call last):
+    ValueError: the times should have shape (4, 8, 1), [*batch, mc, 1], got (4, 8)
+    """
+    if isinstance(value, Tensor) and value.shape != tuple(expected):
+        raise ValueError(f"{name} should have shape {tuple(expected)}, {meaning}, got {tuple(value.shape)}")
+
+
+def misfit(batch: Sequence[int], observation: Tensor) -> str:
+    """What to say of an ``observation`` that does not belong to a ``batch`` of actions."""
+    return (
+        f"one action was expected per entry of the batch {tuple(batch)}, but the observation has shape "
+        f"{tuple(observation.shape)}: set the tensordict's batch_size to its leading dimensions"
+    )
+
+
+def check_observations(batch: Sequence[int], observations: Iterable[Tensor]) -> None:
+    """Raise ``ValueError`` for an observation whose leading dimensions are not those of ``batch``, or 1."""
+    for observation in observations:
+        sizes = zip(observation.shape, batch, strict=False)
+        if observation.ndim <= len(batch) or any(size not in (1, wanted) for size, wanted in sizes):
+            raise ValueError(misfit(batch, observation))
 
 
 def check_index(index: int, num_envs: int) -> None:
@@ -110,13 +138,13 @@ def check_windows(
     return unroll_length
 
 
-def check_parts(env: Any, loss: Any, advantage: Any, optimizer: Any, normalizer: Any = None) -> None:
+def check_parts(env: Any, actor: Any, loss: Any, advantage: Any, optimizer: Any, normalizer: Any = None) -> None:
     """Refuse what a trainer cannot train with.
 
     Raises:
         ValueError: for environments without one batch dimension, or whose entries have other names, a loss that is not
-            reduced, or one that looks for advantages elsewhere. TypeError: for an optimiser that is not an
-            ``AgentOptimizer``.
+            reduced, or one that looks for advantages elsewhere, or parts that do not share their weights. TypeError:
+            for an optimiser that is not an ``AgentOptimizer``.
     """
     if len(env.action_keys) != 1:
         raise ValueError(f"the trainer trains one action, and the environment takes {env.action_keys}")
@@ -158,4 +186,27 @@ def check_parts(env: Any, loss: Any, advantage: Any, optimizer: Any, normalizer:
         raise TypeError(
             "optimizer must be a fpo_torchrl.optim.AgentOptimizer(actor.parameters(), critic.parameters(), lr=...), "
             f"which limits the norms of the two gradients apart; got {type(optimizer).__name__}"
+        )
+    _check_weights(actor, loss, advantage, optimizer)
+
+
+def _check_weights(actor: Any, loss: Any, advantage: Any, optimizer: Any) -> None:
+    """Refuse parts of a trainer that hold copies of each other's weights, of which one would stay as it is."""
+
+    def weights(*parts: Any) -> set[int]:
+        return {id(weight) for part in parts for weight in part.parameters() if weight.requires_grad}
+
+    critic = getattr(advantage, "critic", None)
+    trained = [{id(weight) for weight in group["params"]} for group in optimizer.param_groups]
+    advice = "build the loss, the advantage and the optimizer from the same actor and critic, not from copies of them"
+    if alone := weights(actor) - weights(loss):
+        raise ValueError(f"{len(alone)} weights of the actor that collects are not the loss's: {advice}")
+    if critic is not None and (alone := weights(critic) - weights(loss)):
+        raise ValueError(f"{len(alone)} weights of the advantage's critic are not the loss's: {advice}")
+    if alone := set().union(*trained) - weights(loss):
+        raise ValueError(f"{len(alone)} weights of the optimizer are not the loss's: {advice}")
+    if trained[0] and not trained[0] & weights(actor):
+        raise ValueError(
+            "the optimizer's first parameters are not the actor's: "
+            "AgentOptimizer(actor.parameters(), critic.parameters())"
         )

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -109,6 +109,12 @@ def effective_sample_size(log_ratio: Tensor) -> Float[Tensor, ""]:
     return (2 * flat.logsumexp(0) - (2 * flat).logsumexp(0)).exp() / flat.numel()
 
 
+def explained_variance(value: Tensor, target: Tensor) -> Float[Tensor, ""]:
+    """Share of the variance of ``target`` that ``value`` explains: 1 is all of it, 0 what a constant does."""
+    spread = target.var(correction=0) + torch.finfo(target.dtype).eps
+    return 1 - (target - value).var(correction=0) / spread
+
+
 def brax_advantage(
     reward: Float[Tensor, "*batch steps 1"],
     terminated: Tensor,
@@ -147,11 +153,12 @@ def brax_advantage(
     return (reward + discount * next_target - value) * keep, target
 
 
-def group_advantage(reward: Float[Tensor, "*batch group 1"]) -> Float[Tensor, "*batch group 1"]:
+def group_advantage(reward: Shaped[Tensor, "*batch group 1"]) -> Float[Tensor, "*batch group 1"]:
     """How much better each member of a group did than the group, in its standard deviations; 0 where all did alike.
 
     Source: GRPO, arXiv 2402.03300, section 4.1.2 (outcome supervision). The standard deviation is the population's.
     """
+    reward = reward if reward.is_floating_point() else reward.to(torch.get_default_dtype())
     limits = torch.finfo(reward.dtype)
     rounding = 16 * limits.eps * reward.abs().amax(-2, keepdim=True)
     reward = reward - reward[..., :1, :]  # so that equal rewards have exactly their mean

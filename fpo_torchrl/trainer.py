@@ -86,7 +86,7 @@ class Trainer:
         processes: Processes | None = None,
         workers: RemoteWorkers | None = None,
     ) -> None:
-        check_parts(env, loss, advantage, optimizer, normalizer)
+        check_parts(env, actor, loss, advantage, optimizer, normalizer)
         processes = processes if processes is not None else Processes()
         num_envs = env.batch_size.numel() * processes.size
         check_counts(total_frames=total_frames, num_epochs=num_epochs, minibatch_size=minibatch_size)

@@ -228,3 +228,50 @@ class TestGroupAdvantage:
     def test_a_batch_that_is_no_group_is_refused(self, batch, error, message):
         with pytest.raises(error, match=message):
             GroupAdvantage()(batch)
+
+
+class TestAgents:
+    """A batch ``[env, time]`` whose values are of three agents each: TorchRL's estimator computes the same."""
+
+    @pytest.mark.parametrize("of_team", [False, True])
+    def test_each_agent_has_its_own_advantage(self, critic, of_team):
+        agents, many = (1 if of_team else 3), (2, 5)
+        done = torch.rand(*many, 1, 1) < 0.3
+        states = torch.randn(2, 6, 3, 1)
+        following = torch.where(done, torch.randn(*many, 3, 1), states[:, 1:])
+        reward = torch.randn(*many, agents, 1)
+        batch = TensorDict(
+            {"observation": states[:, :-1], "next": {"observation": following, "reward": reward}}, batch_size=many
+        )
+        batch["next", "terminated"] = batch["next", "done"] = done.expand(*many, 3, 1).clone()
+        if of_team:
+            batch["next", "reward"] = batch["next", "reward"].squeeze(-2)
+            batch["next", "done"] = batch["next", "terminated"] = done.squeeze(-1)
+        found = GAE(critic, gamma=0.9, lmbda=0.8)(batch.clone())["advantage"]
+        for name in ("reward", "done", "terminated"):
+            entry = batch["next", name]
+            batch["next", name] = (entry.unsqueeze(-2) if of_team else entry).expand(*many, 3, 1)
+        theirs = TorchRLGAE(gamma=0.9, lmbda=0.8, value_network=critic, average_gae=False, time_dim=1)
+        torch.testing.assert_close(found, theirs(batch)["advantage"])
+
+    def test_rewards_of_agents_for_one_value(self):
+        critic = TensorDictModule(lambda it: it.mean(-2), in_keys=["observation"], out_keys=["state_value"])
+        batch = TensorDict(
+            {
+                "observation": torch.zeros(2, 5, 3, 1),
+                "next": {
+                    "observation": torch.zeros(2, 5, 3, 1),
+                    "reward": torch.zeros(2, 5, 3, 1),
+                    "done": torch.zeros(2, 5, 1, dtype=torch.bool),
+                    "terminated": torch.zeros(2, 5, 1, dtype=torch.bool),
+                },
+            },
+            batch_size=(2, 5),
+        )
+        with pytest.raises(ValueError, match=r"of shape \(2, 5, 3, 1\) do not fit the critic's values"):
+            GAE(critic)(batch)
+
+
+def test_rewards_of_a_group_may_be_whole_numbers():
+    batch = TensorDict({"next": {"reward": torch.tensor([[[0], [1], [1], [2]]])}}, batch_size=(1, 4))
+    assert GroupAdvantage()(batch)["advantage"].flatten().tolist() == pytest.approx([-(2**0.5), 0, 0, 2**0.5])

@@ -26,7 +26,12 @@ needs_compiler = pytest.mark.skipif(
     reason="torch.compile on a CPU needs a C++ compiler",
 )
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-LOSSES = {"fpo": (), "fpopp": ("loss=fpopp",), "ppo": ("actor=gaussian", "loss=ppo", "actor.squash=none")}
+LOSSES = {
+    "fpo": (),
+    "seeded": ("actor.noise_storage=seed",),
+    "fpopp": ("loss=fpopp",),
+    "ppo": ("actor=gaussian", "loss=ppo", "actor.squash=none"),
+}
 POLICIES = {"fpo": (), "fpopp": ("actor=flow_fpopp", "loss=fpopp"), "dppo": ("actor=denoising", "loss=dppo")}
 """By name. Without squashing PPO's entropy is in closed form; else random actions estimate it."""
 SIZES = tuple(o for o in tiny.CARTPOLE if not o.startswith("actor."))

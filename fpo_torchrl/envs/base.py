@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -14,6 +15,7 @@ from torchrl.envs import EnvBase
 
 from fpo_torchrl.checks import check_counts
 from fpo_torchrl.devices import with_index
+from fpo_torchrl.errors import NonFiniteError
 
 NUM_PHASES = 32
 
@@ -177,6 +179,16 @@ class BatchedEnv(EnvBase):
                 f"{type(self).__name__}: expected an action of shape {list(self._action_shape)} "
                 f"[num_envs, action_dim], got {list(action.shape)}"
             )
+
+    def refuse_non_finite(self, action: Tensor) -> None:
+        """Raise ``NonFiniteError`` for an action with NaN or infinity, for tasks whose physics does not look."""
+        if math.isfinite(action.sum().item()) or action.isfinite().all():
+            return
+        rows = (~action.isfinite()).any(-1).nonzero().flatten().tolist()
+        raise NonFiniteError(
+            f"{type(self).__name__}: the action of env {', '.join(map(str, rows))} is not finite. Look for a diverged "
+            "policy"
+        )
 
     def out_of_time(self) -> Tensor:
         """Which copies have reached the end of their episode, ``[num_envs]``."""

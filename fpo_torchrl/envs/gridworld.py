@@ -254,6 +254,7 @@ class GridWorld(BatchedEnv):
 
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Move every copy."""
+        self.refuse_non_finite(action)
         position, reward, terminated = gridworld_step(self.position, action, self.wall, self.reward_map)
         self.position.copy_(position)
         return reward, terminated

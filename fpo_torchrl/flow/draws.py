@@ -76,7 +76,9 @@ class SeededDraws(Draws):
 
 def splitmix64(seed: Tensor, index: Tensor) -> Tensor:
     """The ``index``-th output, counted from 1, of SplitMix64 started at ``seed``; int64 holds the 64 bits."""
-    bits = seed + index * -0x61C8864680B583EB
+    # A 0 of the seeds makes the index a number in memory: of a plain arange a compiler would bound the product, which
+    # passes 64 bits before it wraps.
+    bits = seed + (index ^ (seed.sum() & 0)) * -0x61C8864680B583EB
     bits = (bits ^ _shift(bits, 30)) * -0x40A7B892E31B1A47
     bits = (bits ^ _shift(bits, 27)) * -0x6B2FB644ECCEEE15
     return bits ^ _shift(bits, 31)

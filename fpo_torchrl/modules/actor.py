@@ -10,7 +10,7 @@ from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from fpo_torchrl.checks import check_choice, check_kinds, entries
+from fpo_torchrl.checks import check_choice, check_kinds, check_shape, entries, misfit
 from fpo_torchrl.flow import (
     Draws,
     GridTime,
@@ -85,7 +85,7 @@ class FlowActor(FlowSampler):
         check_kinds("AntitheticPairs()", PairSampler, pairs=pairs)
         if num_mc_samples < 0:
             raise ValueError(f"num_mc_samples must not be negative, got {num_mc_samples}")
-        if action_noise_std < 0:
+        if not action_noise_std >= 0:
             raise ValueError(f"action_noise_std must not be negative, got {action_noise_std}")
         check_choice("action_reduction", action_reduction, ACTION_REDUCTIONS)
         check_choice("noise_storage", noise_storage, ("stored", "seed"))
@@ -176,13 +176,20 @@ class FlowActor(FlowSampler):
         action_reduction: str | None = None,
     ) -> Tensor:
         """CFM loss ``[*batch, mc]`` of any ``flow_action`` at any pairs, given :meth:`observations`."""
-        action = flow_action.unsqueeze(-2)
+        action, target = flow_action.unsqueeze(-2), target or self.target
         x_t = self.path.interpolate(noise, action, time)
         velocity = self._checked_field([observation.unsqueeze(flow_action.ndim - 1) for observation in observations])(
             x_t, time
         )
-        weight, reduction = (target or self.target).weight(time), action_reduction or self.action_reduction
-        return cfm_error(velocity, self.path.velocity(noise, action), weight, reduction)
+        weight = target.weight(time)
+        check_shape("the times of the pairs", time, (*x_t.shape[:-1], 1), "[*batch, mc, 1]")
+        check_shape(f"the weights of {target}", weight, time.shape, "that of the times, [*batch, mc, 1]")
+        if velocity.shape != x_t.shape:
+            raise ValueError(
+                f"velocity_net should return a velocity for each of the points {tuple(x_t.shape)} [*batch, mc, act], "
+                f"got {tuple(velocity.shape)}. {misfit(flow_action.shape[:-1], observations[0])}"
+            )
+        return cfm_error(velocity, self.path.velocity(noise, action), weight, action_reduction or self.action_reduction)
 
     def prior_loss(self, tensordict: TensorDictBase) -> Tensor:
         """Velocity error ``[*batch]`` of a policy that drew standard normal actions, before squashing, everywhere.

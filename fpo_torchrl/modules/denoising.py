@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor, nn
 
-from fpo_torchrl.checks import check_kinds, entries
+from fpo_torchrl.checks import check_kinds, check_shape, entries
 from fpo_torchrl.flow import NoisyEuler
 from fpo_torchrl.functional import denoising_log_prob
 from fpo_torchrl.modules.likelihood import StoredActionLikelihood
@@ -55,7 +55,7 @@ class DenoisingActor(FlowSampler):
         **sampler_settings: Any,
     ) -> None:
         solver = solver if solver is not None else NoisyEuler()
-        if not isinstance(solver, NoisyEuler):
+        if getattr(type(solver), "step", None) is not NoisyEuler.step:  # a step of another kind has another likelihood
             raise TypeError(f"the steps of {solver} have no Gaussian likelihood: DenoisingActor needs NoisyEuler")
         super().__init__(velocity_net, solver, **sampler_settings)
         check_kinds("5", int, num_final_steps=num_final_steps)
@@ -100,5 +100,8 @@ class DenoisingActor(FlowSampler):
     def _score(self, observations: list[Tensor], path: Tensor) -> Tensor:
         field = self._field([observation.unsqueeze(path.ndim - 2) for observation in observations])
         times = self.solver.times(like=path)[-self.num_scored_steps :]
+        check_shape(
+            "the stored path", path, (*path.shape[:-2], len(times) + 1, self.action_dim), "[*batch, steps + 1, act]"
+        )
         x = path[..., :-1, :]
         return denoising_log_prob(path, x + field(x, times) / self.solver.num_steps, self.solver.noise_std)

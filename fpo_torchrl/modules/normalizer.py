@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +54,15 @@ class ObservationNormalizer(nn.Module):
         self.register_buffer("std", torch.ones(obs_dim))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(obs_dim, dtype=torch.float64))
+
+    def _apply(self, *args, **kwargs) -> Self:
+        """As for any module, but the sums stay in double precision, in which they do not overflow."""
+        sums = {name: getattr(self, name) for name in ("count", "squares")}
+        super()._apply(*args, **kwargs)
+        for name, before in sums.items():
+            if (now := getattr(self, name)).dtype != before.dtype:
+                setattr(self, name, before.to(now.device))
+        return self
 
     def forward(self, observation: Tensor) -> Tensor:
         """Normalise ``observation`` ``[*batch, obs_dim]``."""

@@ -13,7 +13,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from fpo_torchrl.checks import check_choice, check_kinds, entries
+from fpo_torchrl.checks import check_choice, check_kinds, check_observations, entries, misfit
 from fpo_torchrl.flow import Euler, RandomNoise, Solver, StartNoise, ZeroNoise
 from fpo_torchrl.flow.solver import VelocityField
 from fpo_torchrl.modules.hooks import is_hooked
@@ -145,7 +145,10 @@ class FlowSampler(TensorDictModuleBase):
         return self._flow(tensordict, self.observations(tensordict))
 
     def for_inference(self, *, solver: Solver | None = None, start_noise: StartNoise | None = None) -> Self:
-        """A view of this actor, on the same weights, that writes the action only; it may sample in another way."""
+        """A view of this actor, on the same weights, that writes the action only; it may sample in another way.
+
+        Move the actor to its device and precision before: the weights are shared, the bounds are not.
+        """
         actor = copy.copy(self)
         for name, table in self.__dict__.items():
             if isinstance(table, dict):  # a module, buffer or hook set on the view is not the actor's
@@ -182,16 +185,17 @@ class FlowSampler(TensorDictModuleBase):
         explores = is_exploring()
         start_noise = self.start_noise or (RandomNoise() if explores else ZeroNoise())
         batch = self._batch_shape(tensordict, observations)
+        check_observations(batch, observations)
         noise = start_noise.sample((*batch, self.action_dim), like=self.action_low)
         solver = self.solver if explores else self.solver.without_noise()
         try:
             points = solver.points(self._checked_field(observations), noise)
         except RuntimeError as error:
             if observations[0].ndim > noise.ndim:
-                error.add_note(f"Unless velocity_net has a fault of its own: {_misfit(batch, observations[0])}")
+                error.add_note(f"Unless velocity_net has a fault of its own: {misfit(batch, observations[0])}")
             raise
         if points[-1].shape != noise.shape:
-            raise ValueError(_misfit(batch, observations[0]))
+            raise ValueError(misfit(batch, observations[0]))
         return points
 
     def _batch_shape(self, tensordict: TensorDictBase, observations: list[Tensor]) -> torch.Size:
@@ -280,13 +284,6 @@ class FlowSampler(TensorDictModuleBase):
         return f"solver={self.solver}, start_noise={self.start_noise}, squash={self.squash!r}" + (
             f", squash_gain={self.squash_gain}" if self.squash_gain != 1 else ""
         )
-
-
-def _misfit(batch: Sequence[int], observation: Tensor) -> str:
-    return (
-        f"one action was expected per entry of the batch {tuple(batch)}, but the observation has shape "
-        f"{tuple(observation.shape)}: set the tensordict's batch_size to its leading dimensions"
-    )
 
 
 def is_exploring() -> bool:

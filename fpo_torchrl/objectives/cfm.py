@@ -113,6 +113,8 @@ class CFMLoss(LossModule):
                     f"{self.tensor_keys.action!r} should have shape [*batch, {actor.action_dim}], got "
                     f"{tuple(action.shape)}; a missing last dimension (action.unsqueeze(-1)) is the usual cause"
                 )
+            if not action.is_floating_point():
+                raise TypeError(f"{self.tensor_keys.action!r} should be floating-point numbers, got {action.dtype}")
             flow_action = actor.unsquash(action)
             shape = (*action.shape[:-1], self.num_mc_samples, action.shape[-1])
             noise, time = self.pairs.sample(shape, self.time_sampler, TorchDraws(action))

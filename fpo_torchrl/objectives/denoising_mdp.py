@@ -9,8 +9,8 @@ from tensordict.nn import TensorDictModule, TensorDictSequential
 
 from fpo_torchrl.modules.chain import acting_module
 from fpo_torchrl.modules.denoising import DenoisingActor
-from fpo_torchrl.objectives.entries import stored
-from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms, by_either_name
+from fpo_torchrl.objectives.entries import by_either_name, stored
+from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
 

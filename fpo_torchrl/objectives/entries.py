@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
@@ -35,3 +37,11 @@ def of_each_action(advantage: Tensor, batch: torch.Size) -> Tensor:
     """The advantage ``[*batch, 1]`` of each action, which may be its team's."""
     of_team = advantage.shape[:-1]
     return advantage.view(*of_team, *[1] * (len(batch) - len(of_team)), 1).expand(*batch, 1)
+
+
+def by_either_name(actor_network: Any, critic_network: Any, actor: Any, critic: Any) -> tuple[Any, Any]:
+    """Actor and critic, each of which may be given by the long or the short name that TorchRL's losses know."""
+    for name, (network, short) in {"actor": (actor_network, actor), "critic": (critic_network, critic)}.items():
+        if network is not None and short is not None:
+            raise ValueError(f"{name} and {name}_network are two names of one argument: give one of them")
+    return actor if actor is not None else actor_network, critic if critic is not None else critic_network

@@ -13,8 +13,8 @@ from fpo_torchrl.described import Described
 from fpo_torchrl.functional import fpo_log_ratio, straight_through_clamp
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.chain import acting_module
-from fpo_torchrl.objectives.entries import stored
-from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms, by_either_name
+from fpo_torchrl.objectives.entries import by_either_name, stored
+from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
 
 
@@ -30,7 +30,7 @@ class Clamp(Described):
     def __init__(self, low: float | None = None, high: float | None = None, *, straight_through: bool = False) -> None:
         if low is None and high is None:
             raise ValueError("Clamp needs a bound: give low, high or both")
-        if low is not None and high is not None and low >= high:
+        if low is not None and high is not None and not low < high:
             raise ValueError(f"Clamp needs low < high, got low={low}, high={high}")
         self.low, self.high = low, high
         self.straight_through = straight_through
@@ -43,7 +43,8 @@ class Clamp(Described):
 class FPOLoss(FlowPPOLoss):
     """PPO for flow policies: the likelihood ratio is ``exp(L_old - L_new)`` (FPO, arXiv 2507.21053, Eq. 5 to 8).
 
-    ``L`` is the CFM loss of the executed action at the (noise, time) pairs stored by :class:`FlowActor`.
+    ``L`` is the CFM loss of the executed action at the (noise, time) pairs stored by :class:`FlowActor`. It scores the
+    action that the actor wrote: noise for exploration is the actor's ``action_noise_std``, not a module behind it.
 
     Keys: as :class:`~fpo_torchrl.objectives.surrogate.FlowPPOLoss`; it also returns ``"cfm_loss_old"`` and
     ``"cfm_loss_new"``, the means before any clamp, and with their coefficients ``"loss_cfm"`` and ``"loss_prior"``.
@@ -108,7 +109,7 @@ class FPOLoss(FlowPPOLoss):
                 f"num_mc_samples={num_pairs}, got {ratio!r}"
             )
         for name, coefficient in {"cfm_coeff": cfm_coeff, "prior_coeff": prior_coeff}.items():
-            if coefficient < 0:
+            if not coefficient >= 0:
                 raise ValueError(f"{name} must not be negative, got {coefficient}")
         super().__init__(
             actor_network,

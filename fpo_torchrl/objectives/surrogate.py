@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +15,9 @@ from tensordict.nn import TensorDictModule, TensorDictSequential, dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives import PPOLoss, ValueEstimators
-from torchrl.objectives.value import VTrace
 
-from fpo_torchrl.checks import check_kinds
-from fpo_torchrl.functional import effective_sample_size
+from fpo_torchrl.checks import check_kinds, closest
+from fpo_torchrl.functional import effective_sample_size, explained_variance
 from fpo_torchrl.modules.chain import acting_module, check_encoders, encode
 from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.objectives.entries import check_advantage, of_each_action
@@ -102,6 +102,18 @@ class FlowPPOLoss(PPOLoss):
             )
         if entropy_bonus:
             raise ValueError(f"a flow policy has no entropy in closed form: {name} needs entropy_bonus=False")
+        known = {name for name, it in signature(PPOLoss.__init__).parameters.items() if it.kind is it.KEYWORD_ONLY}
+        for given in kwargs.keys() - known:  # TorchRL's loss takes any name and forgets it
+            hint = "".join(
+                f"; did you mean {it!r}?" for it in closest(given, {*known, *signature(type(self)).parameters})
+            )
+            raise TypeError(f"{name} has no argument {given!r}{hint}")
+        if critic_network is not None and not hasattr(critic_network, "in_keys"):
+            raise TypeError(
+                f"critic_network must be a TensorDict module that writes 'state_value', got a plain "
+                f"{type(critic_network).__name__}: wrap it in TensorDictModule(critic, in_keys=['observation'], "
+                "out_keys=['state_value'])"
+            )
         unsupported = {"delay_actor", "max_importance_ratio"} & {key for key, value in kwargs.items() if value}
         if unsupported:
             raise ValueError(
@@ -125,10 +137,11 @@ class FlowPPOLoss(PPOLoss):
 
     def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> Any:
         """As in TorchRL's ``PPOLoss``; ``ValueError`` for V-trace, which needs a likelihood of the actor's inputs."""
-        if value_type in (ValueEstimators.VTrace, VTrace):
+        chosen = value_type if isinstance(value_type, (str, type)) else getattr(value_type, "name", type(value_type))
+        if getattr(chosen, "__name__", chosen).lower() == ValueEstimators.VTrace.name.lower():
             raise ValueError(
-                f"{type(self).__name__} has no likelihood for V-trace's importance weights: choose GAE, TD0, TD1 or "
-                "TDLambda"
+                f"{type(self).__name__} has no likelihood for V-trace's importance weights: choose GAE, MAGAE, TD0, "
+                "TD1 or TDLambda"
             )
         return super().make_value_estimator(value_type, **hyperparams)
 
@@ -139,7 +152,10 @@ class FlowPPOLoss(PPOLoss):
 
     @property
     def clip_epsilon(self) -> float | tuple[float, float]:
-        """Radius of the trust region, or its ``(low, high)`` radii. Assigning it moves the clip, for a schedule."""
+        """Radius of the trust region, or its ``(low, high)`` radii. Assigning it moves the clip, for a schedule.
+
+        It is not in the loss's state: a schedule that goes on assigns it again.
+        """
         region = self.trust_region
         return region.low if region.low == region.high else (region.low, region.high)
 
@@ -222,15 +238,25 @@ class FlowPPOLoss(PPOLoss):
         losses = {"loss_objective": -objective.mean(-1, keepdim=True), **extra_losses}
         diagnostics = self._diagnose(log_ratio, advantage, extra_diagnostics, valid)
         if self._has_critic:
-            loss_critic, value_clip_fraction, explained_variance = self.loss_critic(tensordict)
+            loss_critic, value_clip_fraction, explained = self.loss_critic(tensordict)
             losses["loss_critic"] = loss_critic
             if value_clip_fraction is not None:
                 diagnostics["value_clip_fraction"] = value_clip_fraction
-            if explained_variance is not None:
-                diagnostics["explained_variance"] = explained_variance.mean()
+            if explained is not None:
+                if valid is not None and valid.any():
+                    explained = self._explained_variance(tensordict, valid)
+                diagnostics["explained_variance"] = explained.mean()
         losses = {key: self._reduce_loss(value, tensordict) for key, value in losses.items()}
         losses = {key: value.squeeze(-1) if value.ndim else value for key, value in losses.items()}  # vmap needs the if
         return TensorDict({**losses, **diagnostics})
+
+    @torch.no_grad()
+    def _explained_variance(self, tensordict: TensorDictBase, valid: Tensor) -> Tensor:
+        """As PPOLoss reports it, but over what is not padding."""
+        with self.critic_network_params.to_module(self.critic_network) if self.functional else contextlib.nullcontext():
+            value = self.critic_network(tensordict.copy()).get(self.tensor_keys.value)
+        counted = valid.expand_as(value)
+        return explained_variance(value[counted], tensordict.get(self.tensor_keys.value_target)[counted])
 
     def _valid(self, tensordict: TensorDictBase, like: Tensor) -> Tensor | None:
         """Which entries are not padding, of the shape of ``like``; None if nothing marks any."""
@@ -274,11 +300,3 @@ class FlowPPOLoss(PPOLoss):
             "clip_fraction_negative": share(1 - positive),
             **{name: value.mean() for name, value in extra.items()},
         }
-
-
-def by_either_name(actor_network: Any, critic_network: Any, actor: Any, critic: Any) -> tuple[Any, Any]:
-    """Actor and critic, each of which may be given by the long or the short name that TorchRL's losses know."""
-    for name, (network, short) in {"actor": (actor_network, actor), "critic": (critic_network, critic)}.items():
-        if network is not None and short is not None:
-            raise ValueError(f"{name} and {name}_network are two names of one argument: give one of them")
-    return actor if actor is not None else actor_network, critic if critic is not None else critic_network

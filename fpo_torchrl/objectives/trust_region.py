@@ -63,9 +63,12 @@ class Clip(TrustRegion):
 
 def clip_or(trust_region: TrustRegion | None, epsilon: float | tuple[float, float], default: float) -> TrustRegion:
     """``trust_region``, else the clip of ``epsilon``; ``ValueError`` if both are chosen."""
-    if trust_region is not None and epsilon != default:
+    clip, usual = Clip(epsilon), Clip(default)
+    if trust_region is None:
+        return clip
+    if (clip.low, clip.high) != (usual.low, usual.high):
         raise ValueError(f"give the radius to the trust region: clip_epsilon={epsilon} beside {trust_region}")
-    return trust_region if trust_region is not None else Clip(epsilon)
+    return trust_region
 
 
 class SPO(TrustRegion):

@@ -14,6 +14,7 @@ from torchrl.envs import check_env_specs, step_mdp
 from torchrl.objectives.value import GAE
 
 from fpo_torchrl.envs import BatchedEnv, BimodalBandit, GridWorld, ProbeEnv
+from fpo_torchrl.errors import NonFiniteError
 
 
 @pytest.mark.parametrize("name", ENVS)
@@ -110,6 +111,14 @@ def test_the_quicker_partial_reset_returns_what_that_of_torchrl_does(name, monke
     ours, theirs = outcomes
     assert [set(step.keys(True)) for step in ours] == [set(step.keys(True)) for step in theirs]
     assert same(ours, theirs)
+
+
+def test_an_action_that_is_not_finite_moves_nobody():
+    env = ENVS["gridworld"](seed=0)
+    td = env.reset().set("action", torch.zeros(env.action_spec.shape))
+    td["action"][4, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="the action of env 4 is not finite"):
+        env.step(td)
 
 
 def test_an_episode_that_was_over_when_the_state_was_saved_does_not_go_on():

@@ -294,3 +294,13 @@ def test_it_is_built_in_the_default_precision():
     finally:
         torch.set_default_dtype(before)
     assert written["action"].dtype == written["cfm_loss"].dtype == torch.float64
+
+
+def test_an_observation_that_would_be_given_to_other_agents_is_refused(make_actor):
+    """Three environments and three agents: without a check agent j of each would get environment j's observation."""
+    actor = make_actor(action_key=("agents", "action"))
+    td = TensorDict(observation=torch.randn(3, 3), agents=TensorDict(batch_size=(3, 3)), batch_size=3)
+    with pytest.raises(ValueError, match=r"per entry of the batch \(3, 3\), but the observation has shape \(3, 3\)"):
+        actor(td)
+    td["observation"] = td["observation"].unsqueeze(1)
+    assert actor(td)["agents", "action"].shape == (3, 3, 2)

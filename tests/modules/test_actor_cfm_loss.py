@@ -8,6 +8,7 @@ import pytest
 import torch
 from observing import ConstantVelocity, observations
 from tensordict import TensorDict
+from torch import nn
 
 from fpo_torchrl import (
     ActionTarget,
@@ -39,6 +40,35 @@ class TestCfmLoss:
     @pytest.mark.parametrize(("action_reduction", "expected"), [("mean", 1.0), ("sum", 2.0), ("sqrt", math.sqrt(2))])
     def test_by_hand_for_each_reduction(self, action_reduction, expected):
         assert self.loss(target=VelocityTarget(), action_reduction=action_reduction) == pytest.approx(expected)
+
+    @pytest.mark.parametrize("num_mc_samples", [1, 4])
+    def test_an_observation_with_a_dimension_too_many_is_no_outer_product(self, make_actor, num_mc_samples):
+        actor = make_actor(num_mc_samples=num_mc_samples)
+        td = actor(observations(4))
+        td["observation"] = td["observation"].unsqueeze(1)
+        with pytest.raises(ValueError, match=r"a velocity for each of the points \(4, \d, 2\).*observation has shape"):
+            actor.redraw_pairs(td)
+
+    @pytest.mark.parametrize("num_mc_samples", [1, 4])
+    def test_a_network_that_forgets_the_pairs(self, num_mc_samples):
+        class Forgetful(nn.Module):
+            action_dim = 2
+
+            def forward(self, observation, x_t, time):
+                return x_t.mean(1) if x_t.ndim > 2 else x_t
+
+        actor = FlowActor(Forgetful(), num_mc_samples=num_mc_samples)
+        with pytest.raises(ValueError, match=r"a velocity for each of the points .* got \(4, 2\)"):
+            actor(observations(4))
+
+    def test_a_weight_that_would_broadcast(self):
+        class Flat(VelocityTarget):
+            def weight(self, time):
+                return time.squeeze(-1)
+
+        actor = FlowActor(ConstantVelocity(2.0, 0.0), target=Flat(), num_mc_samples=2)
+        with pytest.raises(ValueError, match=r"the weights of Flat\(\) should have shape \(2, 2, 1\).*got \(2, 2\)"):
+            actor(observations(2))
 
     def test_what_is_stored_is_the_loss_at_the_stored_pairs(self):
         """For a constant velocity c the noise target's error is time * (c - action + noise)."""

@@ -37,6 +37,21 @@ def observations(*batch: int) -> TensorDict:
     return TensorDict(observation=torch.randn(*batch, 3), batch_size=batch)
 
 
+def test_a_step_of_ones_own_has_no_known_likelihood(make_denoiser):
+    class Shrinking(NoisyEuler):
+        def step(self, velocity, x, time, dt):
+            return 0.5 * super().step(velocity, x, time, dt)
+
+    with pytest.raises(TypeError, match="DenoisingActor needs NoisyEuler"):
+        make_denoiser(solver=Shrinking(4))
+
+
+def test_a_path_of_another_number_of_steps(make_denoiser):
+    batch, actor = make_denoiser()(observations(5)), make_denoiser(solver=NoisyEuler(3))
+    with pytest.raises(ValueError, match=r"stored path should have shape \(5, 4, 2\).*got \(5, 5, 2\)"):
+        actor.step_log_prob(batch)
+
+
 @pytest.mark.parametrize("batch", [(5,), (2, 3)])
 def test_every_step_is_scored_as_torchs_multivariate_normal_does(make_denoiser, batch):
     actor = make_denoiser(normalizer=ObservationNormalizer(3))

@@ -30,6 +30,16 @@ def test_statistics_are_those_of_the_union(batches):
     assert normalizer.count == 538
 
 
+def test_in_half_precision_the_sums_stay_double():
+    """A count above 65 504 is infinite in half precision."""
+    normalizer, batches = ObservationNormalizer(1).half(), [torch.randn(1024, 1) + 5 for _ in range(100)]
+    for batch in batches:
+        normalizer.update(batch)
+    assert normalizer.count == 102_400
+    assert normalizer.mean.dtype == torch.float16
+    assert normalizer.std.item() == pytest.approx(torch.cat(batches).std().item(), rel=5e-3)
+
+
 def test_the_order_of_batches_does_not_matter(batches):
     forward, backward = of(*batches), of(*reversed(batches))
     torch.testing.assert_close(forward.mean, backward.mean, rtol=1e-6, atol=1e-6)

@@ -47,6 +47,12 @@ class GaussianVelocity(nn.Module):
         return (time * self.std**2 - (1 - time)) / variance * x_t
 
 
+def test_whole_numbers_as_actions_are_refused():
+    data = TensorDict(observation=torch.zeros(4, 3), action=torch.zeros(4, 2, dtype=torch.int64), batch_size=4)
+    with pytest.raises(TypeError, match=r"'action' should be floating-point numbers, got torch\.int64"):
+        CFMLoss(FlowActor(VelocityMLP(3, 2)))(data)
+
+
 @pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
 def test_the_loss_of_the_optimal_velocity_is_the_variance_that_no_network_can_explain(std):
     """``Var(action - noise | x_t) = std^2 / ((1 - t)^2 + t^2 std^2)``, whose mean over uniform t is ``pi std / 2``."""

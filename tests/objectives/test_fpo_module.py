@@ -14,8 +14,11 @@ from torchrl.objectives.value import VTrace
 
 from fpo_torchrl import (
     ASPO,
+    DenoisingActor,
+    DenoisingMDPLoss,
     FPOLoss,
     ObservationNormalizer,
+    VelocityMLP,
 )
 
 
@@ -266,7 +269,17 @@ class TestBadInput:
         with pytest.raises(ValueError, match="critic and critic_network are two names"):
             FPOLoss(make_actor(), make_critic(), critic=make_critic())
 
-    @pytest.mark.parametrize("kind", [ValueEstimators.VTrace, VTrace])
+    def test_an_argument_that_torchrl_would_forget(self, make_actor, make_critic):
+        with pytest.raises(TypeError, match="FPOLoss has no argument 'prior_coef'; did you mean 'prior_coeff'"):
+            FPOLoss(make_actor(), make_critic(), prior_coef=1.0)
+        with pytest.raises(TypeError, match="DenoisingMDPLoss has no argument 'log_ratio_clamp'"):
+            DenoisingMDPLoss(DenoisingActor(VelocityMLP(3, 2)), make_critic(), log_ratio_clamp=1.0)
+
+    def test_a_plain_module_as_critic(self, make_actor):
+        with pytest.raises(TypeError, match=r"got a plain Linear: wrap it in TensorDictModule"):
+            FPOLoss(make_actor(), nn.Linear(3, 1))
+
+    @pytest.mark.parametrize("kind", [ValueEstimators.VTrace, VTrace, "vtrace", "VTrace"])
     def test_v_trace_which_weighs_by_likelihoods(self, make_actor, make_critic, kind):
         with pytest.raises(ValueError, match="FPOLoss has no likelihood for V-trace's importance weights: choose GAE"):
             FPOLoss(make_actor(), make_critic()).make_value_estimator(kind)

@@ -27,8 +27,8 @@ def test_losses_and_diagnostics_are_those_of_the_other_steps(padded, make_critic
     loss = FPOLoss(actor, make_critic(), normalize_advantage=False)
     move_weights(actor)
     expected, found = loss(whole), loss(batch)
-    names = {*loss.out_keys} - {"explained_variance"}  # TorchRL's, which knows no mask
-    assert {"loss_objective", "loss_critic", "max_ratio", "ESS", "clip_fraction", "cfm_loss_old"} <= names
+    names = {*loss.out_keys}
+    assert {"explained_variance", "loss_objective", "loss_critic", "max_ratio", "clip_fraction"} <= names
     for name in names:
         torch.testing.assert_close(found[name], expected[name])
 

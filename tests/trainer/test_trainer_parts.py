@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from small_trainer import BATCH, NUM_ENVS, trainer_on
@@ -78,6 +80,31 @@ def test_a_loss_that_is_not_reduced_is_refused():
     own["loss"].reduction = "none"
     with pytest.raises(ValueError, match='reduction="none" and would be summed'):
         Trainer(**own, total_frames=BATCH, frames_per_batch=BATCH)
+
+
+@pytest.mark.parametrize("copied", ["actor", "critic", "optimizer"])
+def test_parts_that_are_copies_of_each_other_are_refused(copied):
+    env = ProbeEnv("both", num_envs=NUM_ENVS)
+    actor = FlowActor(VelocityMLP(1, 1))
+    critic = TensorDictModule(ValueMLP(1), in_keys=["observation"], out_keys=["state_value"])
+    other = {"actor": actor, "critic": critic}
+    if copied != "optimizer":
+        other[copied] = copy.deepcopy(other[copied])
+    loss = FPOLoss(other["actor"], other["critic"])
+    trained = copy.deepcopy(critic) if copied == "optimizer" else other["critic"]
+    optimizer = AgentOptimizer(other["actor"].parameters(), trained.parameters())
+    words = {"actor": "actor that collects", "critic": "advantage's critic", "optimizer": "optimizer"}[copied]
+    with pytest.raises(ValueError, match=f"weights of the {words} are not the loss's: build the loss"):
+        Trainer(env, actor, loss, GAE(critic), optimizer, total_frames=64, frames_per_batch=32, minibatch_size=32)
+
+
+def test_parameters_in_the_wrong_order_are_refused():
+    env = ProbeEnv("both", num_envs=NUM_ENVS)
+    actor = FlowActor(VelocityMLP(1, 1))
+    critic = TensorDictModule(ValueMLP(1), in_keys=["observation"], out_keys=["state_value"])
+    optimizer = AgentOptimizer(critic.parameters(), actor.parameters())
+    with pytest.raises(ValueError, match="first parameters are not the actor's"):
+        Trainer(env, actor, FPOLoss(actor, critic), GAE(critic), optimizer, total_frames=64, frames_per_batch=32)
 
 
 def test_a_plain_optimizer_is_refused():

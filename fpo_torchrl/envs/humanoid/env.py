@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -176,11 +175,7 @@ class HumanoidEnv(BatchedEnv):
     def advance(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """One control step of every copy: reward and termination, each ``[num_envs]``."""
         action = action.to(self._range)
-        if not math.isfinite(action.sum().item()) and not action.isfinite().all():
-            rows = (~action.isfinite()).any(-1).nonzero().flatten().tolist()
-            raise NonFiniteError(
-                f"{self.task}: the action of env {', '.join(map(str, rows))} is not finite. Look for a diverged policy"
-            )
+        self.refuse_non_finite(action)
         targets = (self._action_unit * action).clamp(-1, 1) * self._range
         diverged = self._step_physics(targets)
         self.frame.add_(1)

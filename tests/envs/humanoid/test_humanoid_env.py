@@ -211,7 +211,7 @@ def test_an_action_that_is_not_finite_is_an_error(value):
     td = env.reset()
     action = torch.zeros(3, 12)
     action[1, 4] = value
-    with pytest.raises(NonFiniteError, match="humanoid/planar: the action of env 1 is not finite"):
+    with pytest.raises(NonFiniteError, match="HumanoidEnv: the action of env 1 is not finite"):
         env.step(td.set("action", action))
 
 
