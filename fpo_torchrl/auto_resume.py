@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def unfinished_run(cfg: DictConfig, run_dir: Path) -> Run | None:
         if not holds_run(run_dir):
             check_no_seeds(run_dir)
         cfg = saved_settings(cfg, run_dir)
-        if not is_finished(run_dir, cfg.total_frames):
+        if not is_finished(read_provenance(run_dir), cfg.total_frames):
             return Run(cfg, hold, resume=has_checkpoint(run_dir))
         hold.close()
     print(f"{run_dir} holds the finished run already")
@@ -92,7 +92,7 @@ def saved_settings(cfg: DictConfig, run_dir: Path) -> DictConfig:
             advice = f"Choose another directory; resume={of_all} with a changed value continues what is there with it"
         raise ConfigError(f"run_dir={run_dir} holds a run with other settings: {words}. {advice}")
     saved.collector = None  # lest the settings of another one stay
-    return OmegaConf.merge(saved, {key: cfg[key] for key in BOOKKEEPING})  # pyright: ignore[reportReturnType]
+    return OmegaConf.merge(saved, {key: cfg[key] for key in BOOKKEEPING})
 
 
 def of_all_seeds(run_dir: Path) -> Path:
@@ -103,7 +103,7 @@ def of_all_seeds(run_dir: Path) -> Path:
 
 def other_settings(saved: DictConfig, cfg: DictConfig) -> dict[str, tuple[Any, Any]]:
     """The settings of a saved run in which ``cfg`` is another one, with both values."""
-    there, here = (comparable(OmegaConf.to_container(tree, resolve=True)) for tree in (saved, cfg))  # pyright: ignore
+    there, here = (comparable(OmegaConf.to_container(tree, resolve=True)) for tree in (saved, cfg))
     return {key: (old, new) for key, old, new in differences(there, here)}
 
 
@@ -124,7 +124,6 @@ def final_evaluation(run_dir: Path, noise: str) -> dict[str, float]:
         return {"mean": row["mean"], **{name: row.get(name, math.nan) for name in ("policy_s", "action_spread")}}
 
 
-def is_finished(run_dir: Path, total_frames: int) -> bool:
-    """Whether the run in ``run_dir`` needs no more work to reach ``total_frames``."""
-    found = read_provenance(run_dir)
+def is_finished(found: Mapping[str, Any], total_frames: int) -> bool:
+    """Whether a run with this provenance needs no more work to reach ``total_frames``."""
     return found.get("status") == "finished" and found.get("frames", 0) >= total_frames

@@ -53,13 +53,9 @@ def follow(processes: Processes) -> None:
                     stopping = stop.agree(processes.largest)
                     if processes.tell(None):
                         states.gather(trainer)
-                    processes.check(nothing)  # while process 0 evaluates, logs and saves
+                    processes.check(lambda: None)  # while process 0 evaluates, logs and saves
                     if stopping:
                         break
-
-
-def nothing() -> None:
-    """What the others do while process 0 works alone."""
 
 
 def parts(agent: Agent) -> tuple[Any, ...]:

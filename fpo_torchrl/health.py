@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 Rows = Sequence[Mapping[str, float]]
@@ -19,10 +19,10 @@ class Finding:
     """What a check found: the numbers, what they mean and what to try."""
 
     check: str
-    frames: int
     seen: str
     meaning: str
     advice: str
+    frames: int = 0  # where it was found
 
     def __str__(self) -> str:
         return f"{self.check} at frame {self.frames}: {self.seen}. {self.meaning}. Try: {self.advice}."
@@ -33,6 +33,13 @@ def series(rows: Rows, name: str) -> list[float]:
     return [row[name] for row in rows if name in row and math.isfinite(row[name])]
 
 
+def start_and_end(values: Sequence[float]) -> tuple[float, float]:
+    """Means of the first and the last :data:`WINDOW` values; NaN, for which no comparison holds, if they overlap."""
+    if len(values) < 2 * WINDOW:
+        return math.nan, math.nan
+    return fmean(values[:WINDOW]), fmean(values[-WINDOW:])
+
+
 def non_finite(rows: Rows) -> Finding | None:
     """NaN or infinity in the newest row; a return is NaN until the first episode is over."""
     row = rows[-1]
@@ -41,7 +48,6 @@ def non_finite(rows: Rows) -> Finding | None:
         return None
     return Finding(
         "non-finite",
-        int(row["frames"]),
         f"{', '.join(names)} is NaN or infinite",
         "The update has left the numbers that arithmetic can hold",
         "resume from the last checkpoint with a smaller optim.lr, or bound it with optim.max_grad_norm",
@@ -55,7 +61,6 @@ def first_ratio(rows: Rows) -> Finding | None:
         return None
     return Finding(
         "first ratio",
-        int(rows[-1]["frames"]),
         f"the first ratio of the update is off 1 by {errors[0]:.2g}",
         "The update does not see the policy that collected: a network with dropout or batch statistics, a normaliser "
         "updated in between (as normalizer=as_released does), or a log-probability at the edge of its precision",
@@ -65,15 +70,11 @@ def first_ratio(rows: Rows) -> Finding | None:
 
 def cfm_growth(rows: Rows) -> Finding | None:
     """A CFM loss three times what it was at the start."""
-    losses = series(rows, "cfm_loss_new")
-    if len(losses) < 2 * WINDOW:
-        return None
-    before, now = fmean(losses[:WINDOW]), fmean(losses[-WINDOW:])
-    if now <= 3 * before:
+    before, now = start_and_end(series(rows, "cfm_loss_new"))
+    if not now > 3 * before:
         return None
     return Finding(
         "CFM loss",
-        int(rows[-1]["frames"]),
         f"the loss is {now:.3g}, {now / before:.1f} times that of the start",
         "Samples with negative advantages push the loss up without bound, and the flow loses the actions it had",
         "loss/trust_region=aspo; loss.cfm_loss_clamp; a small loss.cfm_coeff, which pulls the flow to its own actions",
@@ -91,7 +92,6 @@ def clipped_by_sign(rows: Rows) -> Finding | None:
         return None
     return Finding(
         "clip fraction",
-        int(rows[-1]["frames"]),
         " and ".join(f"{share:.0%} of the ratios under {sign} advantages" for sign, share in shares.items())
         + " are outside the trust region",
         "Most of the batch gives no gradient: the steps are larger than the region, or the ratio is mostly noise",
@@ -106,7 +106,6 @@ def advantage_spread(rows: Rows) -> Finding | None:
         return None
     return Finding(
         "advantage spread",
-        int(rows[-1]["frames"]),
         f"the advantages have a standard deviation of {fmean(spreads):.2g} before they are normalised",
         "All actions earn the same, so the update learns from rounding and the critic's errors",
         "a look at the reward; advantage.reward_scale; loss.normalize_advantage=false",
@@ -140,7 +139,6 @@ def noise_gap(rows: Rows) -> Finding | None:
     )
     return Finding(
         "noise gap",
-        int(rows[-1]["frames"]),
         f"the return is {zero:.3g} from zero start noise (of a Gaussian, its mode) and {random:.3g} from random one",
         meaning,
         advice,
@@ -181,20 +179,16 @@ def drop_from_peak(rows: Rows) -> Finding | None:
         seen += f", and actions in one state have a standard deviation of {spreads[-1]:.2g}, after {spreads[0]:.2g}"
         meaning = "The policy widens, and its own noise costs what it had learnt"
         advice = "actor/target=velocity loss/trust_region=spo loss.trust_region.epsilon=0.15; loss.prior_coeff"
-    return Finding("drop", int(rows[-1]["frames"]), seen, meaning, advice)
+    return Finding("drop", seen, meaning, advice)
 
 
 def saturation(rows: Rows) -> Finding | None:
     """More than half of the action's entries at their bounds, and no more reward than at the start."""
-    shares, rewards = series(rows, "action_saturation")[-WINDOW:], series(rows, "reward")
-    if len(shares) < WINDOW or fmean(shares) <= 0.5 or len(rewards) < 2 * WINDOW:
-        return None
-    first, last = fmean(rewards[:WINDOW]), fmean(rewards[-WINDOW:])
-    if last - first > 0.1 * max(abs(first), abs(last)):
+    shares, (first, last) = series(rows, "action_saturation")[-WINDOW:], start_and_end(series(rows, "reward"))
+    if len(shares) < WINDOW or fmean(shares) <= 0.5 or not last - first <= 0.1 * max(abs(first), abs(last)):
         return None
     return Finding(
         "saturation",
-        int(rows[-1]["frames"]),
         f"{fmean(shares):.0%} of the actions are at a bound, and the reward per step is {last:.2g}, after {first:.2g} "
         "at the start",
         "The policy points far outside of what the environment takes, where different actions are the same one",
@@ -205,15 +199,11 @@ def saturation(rows: Rows) -> Finding | None:
 
 def action_spread(rows: Rows) -> Finding | None:
     """Actions that differ a twentieth as much as at the start."""
-    spreads = series(rows, "action_std")
-    if len(spreads) < 2 * WINDOW:
-        return None
-    before, now = fmean(spreads[:WINDOW]), fmean(spreads[-WINDOW:])
-    if now >= 0.05 * before:
+    before, now = start_and_end(series(rows, "action_std"))
+    if not now < 0.05 * before:
         return None
     return Finding(
         "action spread",
-        int(rows[-1]["frames"]),
         f"the actions have a standard deviation of {now:.2g}, after {before:.2g} at the start",
         "The policy does the same everywhere and explores no more",
         "loss.prior_coeff; a smaller optim.lr",
@@ -233,7 +223,6 @@ def gradient_norm(rows: Rows) -> Finding | None:
         if now > 10 * usual * max(1.0, growth(series(rows, excuse)) if excuse is not None else 1.0):
             return Finding(
                 "gradient norm",
-                int(rows[-1]["frames"]),
                 f"the {name}'s gradient has norm {now:.3g}, where {usual:.3g} was usual",
                 "The loss has become steep, often the last sign before a collapse",
                 f"optim.{'' if name == 'actor' else 'critic_'}max_grad_norm, or a smaller step size",
@@ -256,7 +245,8 @@ CHECKS: tuple[Callable[[Rows], Finding | None], ...] = (
 
 def examine(rows: Rows) -> list[Finding]:
     """What the checks find at the last of ``rows``; nothing before the first."""
-    return [finding for check in CHECKS if (finding := check(rows)) is not None] if rows else []
+    found = [check(rows) for check in CHECKS] if rows else []
+    return [replace(finding, frames=int(rows[-1]["frames"])) for finding in found if finding is not None]
 
 
 class Watch:

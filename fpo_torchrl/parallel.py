@@ -103,7 +103,7 @@ class Processes:
             raise error
         if told := [message for message in messages if message is not None]:
             raise NonFiniteError(f"in another process: {told[0]}")
-        return result  # pyright: ignore[reportReturnType]
+        return result
 
     def tell(self, message: Any) -> Any:
         """What process 0 gives, in every process."""

@@ -48,7 +48,7 @@ class Run:
     """
 
     def __init__(self, cfg: DictConfig, hold: Hold, *, resume: bool = False) -> None:
-        check_run(cfg)  # pyright: ignore[reportArgumentType]
+        check_run(cfg)
         check_components(cfg)
         check_logger(cfg.logger.kind)
         prepare_machine(cfg.num_threads)

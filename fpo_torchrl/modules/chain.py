@@ -6,11 +6,10 @@ velocity network it would run once for every step of the solver. It runs again i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tensordict import TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictModule, TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import ProbabilisticTensorDictModule, TensorDictSequential
 from torch import nn
 from torchrl.modules import GRUModule, LSTMModule
 
@@ -19,9 +18,18 @@ from fpo_torchrl.modules.sampler import FlowSampler
 
 def acting_module(policy: Any) -> Any:
     """The last module of ``policy``, where its flow is; ``policy`` itself if it is no ``TensorDictSequential``."""
-    while isinstance(policy, TensorDictSequential):
-        policy = links(policy)[-1]
-    return policy
+    return links(policy)[-1]
+
+
+def require(kind: type[FlowSampler], policy: Any, *, loss: str, advice: str = "") -> Any:
+    """The flow of ``policy``; ``TypeError`` if it is of another ``kind`` than a loss trains."""
+    flow = acting_module(policy)
+    if not isinstance(flow, kind):
+        raise TypeError(
+            f"{loss} needs a {kind.__name__} as actor_network, alone or at the end of a TensorDictSequential, got "
+            f"{type(policy).__name__}{advice}"
+        )
+    return flow
 
 
 def is_flow(policy: Any) -> bool:
@@ -34,16 +42,12 @@ def check_encoders(policy: Any) -> None:
 
     What comes before the flow runs again in every update, and must write what it wrote at collection.
     """
-    if not isinstance(policy, TensorDictSequential):
-        return
-    *encoders, last = links(policy)
-    for module in (module for encoder in encoders for module in encoder.modules()):
+    for module in (module for encoder in links(policy)[:-1] for module in encoder.modules()):
         if isinstance(module, FlowSampler | ProbabilisticTensorDictModule):
             raise ValueError(
                 f"before the flow of a policy only encoders can be trained, and there is a {type(module).__name__}, "
                 "which draws something itself: give each actor a loss of its own, and add the losses"
             )
-    check_encoders(last)
 
 
 def recurrent_modules(net: nn.Module) -> list[nn.Module]:
@@ -53,24 +57,22 @@ def recurrent_modules(net: nn.Module) -> list[nn.Module]:
 
 def encode(policy: Any, tensordict: TensorDictBase) -> TensorDictBase:
     """Run every module of ``policy`` before its flow on ``tensordict``, in place, and return it."""
-    if isinstance(policy, TensorDictSequential):
-        *encoders, last = links(policy)
-        for encoder in encoders:
-            if (written := encoder(tensordict)) is not tensordict:
-                tensordict.update(written)
-        return encode(last, tensordict)
+    for encoder in links(policy)[:-1]:
+        if (written := encoder(tensordict)) is not tensordict:
+            tensordict.update(written)
     return tensordict
 
 
 def for_inference(policy: Any, **sampling: Any) -> Any:
     """``policy`` with the view :meth:`FlowSampler.for_inference` of its flow, on the same weights."""
-    if isinstance(policy, TensorDictSequential):
-        *encoders, last = links(policy)
-        return TensorDictSequential(*encoders, for_inference(last, **sampling))
-    return policy.for_inference(**sampling)
+    *encoders, flow = links(policy)
+    flow = flow.for_inference(**sampling)
+    return TensorDictSequential(*encoders, flow) if encoders else flow
 
 
-def links(policy: TensorDictSequential) -> Sequence[TensorDictModuleBase]:
-    """The modules of ``policy`` in order."""
-    modules = policy.module
-    return [*modules.values()] if isinstance(modules, nn.ModuleDict) else [*modules]
+def links(policy: Any) -> list[Any]:
+    """The modules of ``policy`` in order; a sequence at its end counts as the modules in it."""
+    if not isinstance(policy, TensorDictSequential):
+        return [policy]
+    *encoders, last = policy.module.values() if isinstance(policy.module, nn.ModuleDict) else policy.module
+    return [*encoders, *links(last)]

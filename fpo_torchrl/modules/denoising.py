@@ -44,7 +44,7 @@ class DenoisingActor(FlowSampler):
     torch.Size([4, 10])
     """
 
-    solver: NoisyEuler  # pyright: ignore[reportIncompatibleVariableOverride]
+    solver: NoisyEuler
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ def to_flow_matching_policy(actor: FlowActor) -> TensorDictModuleBase:
             solver than Euler's, or another squashing or bounds than TorchRL's policy has.
     """
     try:
-        from torchrl.modules import FlowMatchingPolicy  # pyright: ignore[reportAttributeAccessIssue]
+        from torchrl.modules import FlowMatchingPolicy
     except ImportError as error:
         raise ImportError("FlowMatchingPolicy needs a TorchRL newer than 0.14") from error
     if len(actor.in_keys) != 1 or type(actor.solver) is not Euler:

@@ -42,7 +42,7 @@ def dense_layers(sizes: Sequence[int], init: str = "lecun_uniform") -> nn.Module
     layers = nn.ModuleList()
     for num_in, num_out in pairwise(sizes):
         layers.append(nn.Linear(num_in, num_out))
-        INITS[init](layers[-1])  # pyright: ignore[reportArgumentType]
+        INITS[init](layers[-1])
     return layers
 
 

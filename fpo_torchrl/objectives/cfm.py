@@ -21,7 +21,7 @@ from fpo_torchrl.flow import (
 )
 from fpo_torchrl.functional import ACTION_REDUCTIONS
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import acting_module, check_encoders, encode
+from fpo_torchrl.modules.chain import acting_module, check_encoders, encode, require
 
 
 class CFMLoss(LossModule):
@@ -77,11 +77,7 @@ class CFMLoss(LossModule):
         check_kinds("UniformTime()", TimeSampler, time_sampler=time_sampler)
         check_kinds("AntitheticPairs()", PairSampler, pairs=pairs)
         check_choice("action_reduction", action_reduction, ACTION_REDUCTIONS)
-        if not hasattr(acting_module(actor_network), "cfm_loss_key"):
-            raise TypeError(
-                "CFMLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "
-                f"{type(actor_network).__name__}"
-            )
+        require(FlowActor, actor_network, loss="CFMLoss")
         check_encoders(actor_network)
         super().__init__()
         self.convert_to_functional(actor_network, "actor_network")

@@ -7,7 +7,7 @@ from typing import Any
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 
-from fpo_torchrl.modules.chain import acting_module
+from fpo_torchrl.modules.chain import require
 from fpo_torchrl.modules.denoising import DenoisingActor
 from fpo_torchrl.objectives.entries import by_either_name, stored
 from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms
@@ -53,11 +53,7 @@ class DenoisingMDPLoss(FlowPPOLoss):
         **ppo_settings: Any,
     ) -> None:
         actor_network, critic_network = by_either_name(actor_network, critic_network, actor, critic)
-        if actor_network is None or not hasattr(acting_module(actor_network), "denoising_log_prob_key"):
-            raise TypeError(
-                "DenoisingMDPLoss needs a DenoisingActor as actor_network, alone or at the end of a "
-                f"TensorDictSequential, got {type(actor_network).__name__}; for a FlowActor use FPOLoss"
-            )
+        require(DenoisingActor, actor_network, loss="DenoisingMDPLoss", advice="; for a FlowActor use FPOLoss")
         super().__init__(
             actor_network,
             critic_network,

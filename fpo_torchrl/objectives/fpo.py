@@ -12,7 +12,7 @@ from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.described import Described
 from fpo_torchrl.functional import fpo_log_ratio, straight_through_clamp
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import acting_module
+from fpo_torchrl.modules.chain import require
 from fpo_torchrl.objectives.entries import by_either_name, stored
 from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
@@ -94,15 +94,12 @@ class FPOLoss(FlowPPOLoss):
     ) -> None:
         actor_network, critic_network = by_either_name(actor_network, critic_network, actor, critic)
         check_kinds("Clamp(high=3)", Clamp, cfm_loss_clamp=cfm_loss_clamp, log_ratio_clamp=log_ratio_clamp)
-        flow_actor = acting_module(actor_network)
-        if actor_network is None or not hasattr(flow_actor, "cfm_loss_key"):
-            raise TypeError(
-                "FPOLoss needs a FlowActor as actor_network, alone or at the end of a TensorDictSequential, got "
-                f"{type(actor_network).__name__}; for a Gaussian actor use torchrl.objectives.ClipPPOLoss "
-                "(fpo-train: loss=ppo), for a DenoisingActor DenoisingMDPLoss (loss=dppo)"
-            )
-        num_pairs = flow_actor.num_mc_samples
-        groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio) if isinstance(ratio, str) else ratio
+        advice = (
+            "; for a Gaussian actor use torchrl.objectives.ClipPPOLoss (fpo-train: loss=ppo), for a DenoisingActor "
+            "DenoisingMDPLoss (loss=dppo)"
+        )
+        num_pairs = require(FlowActor, actor_network, loss="FPOLoss", advice=advice).num_mc_samples
+        groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio)
         if num_pairs and (not isinstance(groups, int) or groups < 1 or num_pairs % groups):  # the base class refuses 0
             raise ValueError(
                 'ratio must be "per_action", "per_sample" or a number of groups that divides the actor\'s '

@@ -62,7 +62,7 @@ class FlowPPOLoss(PPOLoss):
             KeyError: for a batch without the actor's flow keys.
     """
 
-    actor_network: FlowSampler | TensorDictSequential  # pyright: ignore[reportIncompatibleVariableOverride]
+    actor_network: FlowSampler | TensorDictSequential
     extra_losses: tuple[str, ...] = ()
     """Names of the further losses in :meth:`ratio_terms`."""
     extra_diagnostics: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ class FlowPPOLoss(PPOLoss):
                 f"{name} does not support {', '.join(sorted(unsupported))}, which act on log-probabilities"
             )
         super().__init__(
-            actor_network,  # pyright: ignore[reportArgumentType]
+            actor_network,
             critic_network,
             entropy_bonus=False,
             critic_coeff=critic_coeff if critic_network is not None else None,

@@ -106,9 +106,11 @@ def _learn(stacks: Stacks, batches: dict[Member, TensorDictBase | NonFiniteError
     updates = {m: m.trainer.minibatches(batch) for m, batch in batches.items() if not isinstance(batch, Exception)}
     while updates:
         minibatches = {member: _guarded(member, partial(next, update, None)) for member, update in updates.items()}
-        for member in [member for member, minibatch in minibatches.items() if minibatch is None]:
-            results[member] = _guarded(member, partial(member.trainer.end_update, batches[member]))
-        results |= {member: minibatch for member, minibatch in minibatches.items() if isinstance(minibatch, Exception)}
+        for member, minibatch in minibatches.items():
+            if minibatch is None:  # the update is over
+                results[member] = _guarded(member, partial(member.trainer.end_update, batches[member]))
+            elif isinstance(minibatch, NonFiniteError):
+                results[member] = minibatch
         updates = {member: update for member, update in updates.items() if member not in results}
         if not updates:
             break

@@ -134,7 +134,7 @@ def composer() -> Iterator[Callable[[Sequence[str]], DictConfig]]:
 
         def composed(overrides: Sequence[str]) -> DictConfig:
             cfg = compose("config", [*overrides])
-            check_run(cfg)  # pyright: ignore[reportArgumentType]
+            check_run(cfg)
             check_components(cfg)
             if cfg.env._target_ == f"{make_env.__module__}.{make_env.__qualname__}":
                 try:
@@ -163,7 +163,7 @@ def member_configs(points: Sequence[Sequence[str]]) -> list[DictConfig]:
 
 def path_of(cfg: DictConfig) -> str:
     """The directory of a run in its sweep's, after the hash of all that decides its results, and its seed."""
-    settings = dict(flatten(comparable(OmegaConf.to_container(cfg, resolve=True))))  # pyright: ignore
+    settings = dict(flatten(comparable(OmegaConf.to_container(cfg, resolve=True))))
     del settings["seed"]
     return f"{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]}/seed{cfg.seed}"
 

@@ -168,7 +168,7 @@ def state_of(run_dir: Path, total_frames: int) -> str:
     """
     held = is_held(run_dir / LOCK) or is_held(claim_of(run_dir))  # first: a run says how it ended, then lets go
     found = account_of(run_dir)
-    if found.get("status") == "finished" and is_finished(run_dir, total_frames):
+    if is_finished(found, total_frames):
         return "done"
     if held:
         return "running"

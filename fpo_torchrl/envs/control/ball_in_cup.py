@@ -1,17 +1,15 @@
 """BallInCup: swing a ball on a string into the cup it hangs from."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from itertools import pairwise
 
 import mujoco
 import torch
-from mujoco import mjtGeom, mjtJoint, mjtObj, mjtSensor, mjtTrn
+from mujoco import mjtGeom, mjtJoint, mjtObj, mjtSensor
 from torch import Tensor
 
-from fpo_torchrl.envs.control.scene import add_lamp, new_spec
+from fpo_torchrl.envs.control.scene import add_lamp, add_motor, new_spec
 from fpo_torchrl.envs.control.task import ControlTask, Start, zeros
 from fpo_torchrl.envs.physics import PhysicsState
 
@@ -59,9 +57,7 @@ def build_spec() -> mujoco.MjSpec:
     string.wrap_site("ball")
     string.wrap_site("cup")
     for name in ("x", "z"):
-        spec.add_actuator(
-            name=name, trntype=mjtTrn.mjTRN_JOINT, target=f"cup_{name}", gear=[5, 0, 0, 0, 0, 0], ctrlrange=[-1, 1]
-        )
+        add_motor(spec, name, joint=f"cup_{name}", gear=5)
     spec.add_sensor(
         name="ball_from_target",
         type=mjtSensor.mjSENS_FRAMEPOS,

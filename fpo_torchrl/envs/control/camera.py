@@ -1,7 +1,5 @@
 """Pictures of a simulated scene, drawn off screen."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import atexit

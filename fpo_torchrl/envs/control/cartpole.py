@@ -1,16 +1,14 @@
 """CartpoleBalance: keep a pole upright on a cart by pushing the cart along a rail."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import mujoco
 import torch
-from mujoco import mjtGeom, mjtJoint, mjtObj, mjtSensor, mjtTrn
+from mujoco import mjtGeom, mjtJoint, mjtObj, mjtSensor
 from torch import Tensor
 
 from fpo_torchrl.envs.control.rewards import quadratic, tolerance
-from fpo_torchrl.envs.control.scene import add_lamp, new_spec
+from fpo_torchrl.envs.control.scene import add_lamp, add_motor, new_spec
 from fpo_torchrl.envs.control.task import ControlTask, Start, uniform, zeros
 from fpo_torchrl.envs.physics import PhysicsState
 
@@ -53,9 +51,7 @@ def build_spec() -> mujoco.MjSpec:
         mass=0.1,
         material="body",
     )
-    spec.add_actuator(
-        name="slide", trntype=mjtTrn.mjTRN_JOINT, target="slider", gear=[10, 0, 0, 0, 0, 0], ctrlrange=[-1, 1]
-    )
+    add_motor(spec, "slide", joint="slider", gear=10)
     spec.add_sensor(name="pole_axis", type=mjtSensor.mjSENS_FRAMEZAXIS, objtype=mjtObj.mjOBJ_XBODY, objname="pole_1")
     return spec
 

@@ -1,18 +1,16 @@
 """CheetahRun: a planar two-legged runner is to reach 10 m/s."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import math
 
 import mujoco
 import torch
-from mujoco import mjtCamLight, mjtGeom, mjtJoint, mjtObj, mjtSensor, mjtTrn
+from mujoco import mjtCamLight, mjtGeom, mjtJoint, mjtObj, mjtSensor
 from torch import Tensor
 
 from fpo_torchrl.envs.control.rewards import linear, tolerance
-from fpo_torchrl.envs.control.scene import add_lamp, new_spec
+from fpo_torchrl.envs.control.scene import add_lamp, add_motor, new_spec
 from fpo_torchrl.envs.control.task import ControlTask, Start, uniform, zeros
 from fpo_torchrl.envs.physics import PhysicsState
 
@@ -85,9 +83,7 @@ def build_spec() -> mujoco.MjSpec:
             )
 
     for name, *_, gear in _JOINTS:
-        spec.add_actuator(
-            name=name, trntype=mjtTrn.mjTRN_JOINT, target=name, gear=[gear, 0, 0, 0, 0, 0], ctrlrange=[-1, 1]
-        )
+        add_motor(spec, name, joint=name, gear=gear)
     spec.add_sensor(
         name="torso_subtreelinvel", type=mjtSensor.mjSENS_SUBTREELINVEL, objtype=mjtObj.mjOBJ_BODY, objname="torso"
     )

@@ -1,7 +1,5 @@
 """FingerSpin and FingerTurn: push a body on a hinge with a two-link finger, to spin it or to turn it to a target."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import math
@@ -10,10 +8,10 @@ from functools import partial
 
 import mujoco
 import torch
-from mujoco import mjtDisableBit, mjtGeom, mjtJoint, mjtObj, mjtSensor, mjtTrn
+from mujoco import mjtDisableBit, mjtGeom, mjtJoint, mjtObj, mjtSensor
 from torch import Tensor
 
-from fpo_torchrl.envs.control.scene import add_lamp, new_spec
+from fpo_torchrl.envs.control.scene import add_lamp, add_motor, new_spec
 from fpo_torchrl.envs.control.task import ControlTask, Start, uniform, zeros
 from fpo_torchrl.envs.physics import PhysicsState
 
@@ -99,9 +97,7 @@ def build_spec(*, spinner_damping: float, target_radius: float) -> mujoco.MjSpec
     target.add_site(name="target", type=mjtGeom.mjGEOM_SPHERE, size=[target_radius, 0.005, 0.005], material="target")
 
     for name, gear in (("proximal", 30), ("distal", 15)):
-        spec.add_actuator(
-            name=name, trntype=mjtTrn.mjTRN_JOINT, target=name, gear=[gear, 0, 0, 0, 0, 0], ctrlrange=[-1, 1]
-        )
+        add_motor(spec, name, joint=name, gear=gear)
     for name, kind, objtype, objname in _SENSORS:
         spec.add_sensor(name=name, type=kind, objtype=objtype, objname=objname)
     return spec

@@ -1,7 +1,5 @@
 """FishSwim: swim to a target, mouth first and upright."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import mujoco

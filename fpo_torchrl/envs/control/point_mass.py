@@ -1,7 +1,5 @@
 """PointMass: bring a ball on a table to rest at the middle by pushing it along two axes."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import math

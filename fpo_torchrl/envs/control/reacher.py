@@ -1,7 +1,5 @@
 """ReacherEasy and ReacherHard: touch a target on a table with the fingertip of a two-link arm."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import math
@@ -9,11 +7,11 @@ from functools import partial
 
 import mujoco
 import torch
-from mujoco import mjtGeom, mjtJoint, mjtObj, mjtSensor, mjtTrn
+from mujoco import mjtGeom, mjtJoint, mjtObj, mjtSensor
 from torch import Tensor
 
 from fpo_torchrl.envs.control.rewards import tolerance
-from fpo_torchrl.envs.control.scene import add_walls, new_spec
+from fpo_torchrl.envs.control.scene import add_motor, add_walls, new_spec
 from fpo_torchrl.envs.control.task import ControlTask, Start, uniform, zeros
 from fpo_torchrl.envs.physics import PhysicsState
 
@@ -54,9 +52,7 @@ def build_spec(target_radius: float) -> mujoco.MjSpec:
     target.add_geom(name="target", type=mjtGeom.mjGEOM_SPHERE, size=[target_radius, 0, 0], material="target")
 
     for joint in ("shoulder", "wrist"):
-        spec.add_actuator(
-            name=joint, trntype=mjtTrn.mjTRN_JOINT, target=joint, gear=[0.05, 0, 0, 0, 0, 0], ctrlrange=[-1, 1]
-        )
+        add_motor(spec, joint, joint=joint, gear=0.05)
     # The target never turns, so its frame is the world's, moved.
     spec.add_sensor(
         name="finger_from_target",

@@ -1,11 +1,9 @@
 """How every task looks: sky, floor, colours and light. Nothing here has mass or touches anything."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import mujoco
-from mujoco import mjtGeom, mjtTexture
+from mujoco import mjtGeom, mjtTexture, mjtTrn
 
 SKY = ((0.96, 0.97, 0.99), (0.62, 0.72, 0.85))
 """Colours of the sky, above and below."""
@@ -85,6 +83,13 @@ def _paint(spec: mujoco.MjSpec) -> None:
     spec.visual.headlight.specular = [0.0, 0.0, 0.0]
     spec.visual.map.znear = 0.01
     spec.visual.quality.shadowsize = 1024
+
+
+def add_motor(spec: mujoco.MjSpec, name: str, *, joint: str, gear: float) -> None:
+    """A motor on a joint, with actions between -1 and 1."""
+    spec.add_actuator(
+        name=name, trntype=mjtTrn.mjTRN_JOINT, target=joint, gear=[gear, 0, 0, 0, 0, 0], ctrlrange=[-1, 1]
+    )
 
 
 def add_lamp(body: mujoco.MjsBody, height: float, **options) -> None:

@@ -1,7 +1,5 @@
 """Pictures of a simulated scene without OpenGL: every shape becomes a few filled polygons."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import itertools

@@ -1,7 +1,5 @@
 """What a control task is: a model, and pure functions of its state."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from collections.abc import Callable

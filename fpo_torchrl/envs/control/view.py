@@ -1,7 +1,5 @@
 """What a picture shows: the shapes of one copy and the camera that looks at them, without OpenGL."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import mujoco

@@ -1,7 +1,5 @@
 """The simulator's model of a skeleton."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import math

@@ -1,7 +1,5 @@
 """Joint accelerations, as sensors tell them."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import mujoco

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-# MuJoCo ships no type stubs.
-import mujoco  # pyright: ignore[reportMissingTypeStubs]
+import mujoco
 import torch
 
 from fpo_torchrl.checks import check_choice

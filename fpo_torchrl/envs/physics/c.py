@@ -1,7 +1,5 @@
 """Native MuJoCo, stepped in a batch on all cores by ``mujoco.rollout``."""
 
-# MuJoCo ships no type stubs.
-# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import math
@@ -110,11 +108,7 @@ class CPhysics:
         """Put every copy at time 0 into the given state, with sensors and warm start that fit it."""
         for array in (self._now, self._warm_start, self._control, self._mocap):
             array.fill(0)
-        state = self.state
-        state.mocap_quat[..., 0] = 1
-        state.qpos.copy_(qpos)
-        state.qvel.copy_(qvel)
-        state.mocap_pos.copy_(mocap_pos)
+        self.state.place(qpos, qvel, mocap_pos)
         # The first substep evaluates sensors and acceleration at the given state; where it leads is dropped.
         self._roll_and_measure(substep=0)
         self._keep_measurements(substep=0)

@@ -1,7 +1,7 @@
 """MuJoCo in JAX (MJX), stepped in a batch on a GPU, or for tests on the CPU."""
 
-# MuJoCo ships no type stubs, and JAX is optional.
-# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+# JAX is optional.
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import functools
@@ -75,12 +75,8 @@ class MJXPhysics:
 
     def restart(self, qpos: Tensor, qvel: Tensor, mocap_pos: Tensor, settle_steps: int = 0) -> None:
         """Put every copy at time 0 into the given state, with sensors and warm start that fit it."""
-        state = self.state
         self._rows.zero_()
-        state.mocap_quat[..., 0] = 1
-        state.qpos.copy_(qpos)
-        state.qvel.copy_(qvel)
-        state.mocap_pos.copy_(mocap_pos)
+        self.state.place(qpos, qvel, mocap_pos)
         # A substep evaluates sensors and acceleration at the state it starts from; where it leads is dropped.
         after = self._advance(num_substeps=1)
         for name in ("warm_start", "sensordata"):
@@ -88,7 +84,7 @@ class MJXPhysics:
             self._rows[:, columns] = after[:, columns]
         for _ in range(settle_steps):
             self._rows.copy_(self._advance(self.num_substeps))
-        state.time.zero_()
+        self.state.time.zero_()
 
     def step(self, control: Tensor) -> None:
         """Advance every copy by one control step under ``control`` ``[num_envs, control_dim]``."""

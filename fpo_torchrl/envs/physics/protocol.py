@@ -84,6 +84,13 @@ class PhysicsState:
         """Every tensor by its field's name, as a checkpoint wants them."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sensors"}
 
+    def place(self, qpos: Tensor, qvel: Tensor, mocap_pos: Tensor) -> None:
+        """Put every copy into the given state; mocap bodies are not turned."""
+        self.qpos.copy_(qpos)
+        self.qvel.copy_(qvel)
+        self.mocap_pos.copy_(mocap_pos)
+        self.mocap_quat.zero_()[..., 0] = 1
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite every copy with what :meth:`tensors` once returned; ``ValueError`` if it is of another model."""
         for name, target in self.tensors().items():

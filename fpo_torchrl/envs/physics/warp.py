@@ -1,7 +1,7 @@
 """MuJoCo Warp, stepped in a batch on a GPU, or for tests on the CPU; torch reads and writes its arrays in place."""
 
-# MuJoCo ships no type stubs, and Warp is optional.
-# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+# Warp is optional.
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import contextlib
@@ -92,12 +92,9 @@ class WarpPhysics:
     def restart(self, qpos: Tensor, qvel: Tensor, mocap_pos: Tensor, settle_steps: int = 0) -> None:
         """Put every copy at time 0 into the given state, with sensors and warm start that fit it."""
         state = self.state
-        for tensor in (self._control, state.act, state.time, state.warm_start, state.mocap_quat):
+        for tensor in (self._control, state.act, state.time, state.warm_start):
             tensor.zero_()
-        state.mocap_quat[..., 0] = 1
-        state.qpos.copy_(qpos)
-        state.qvel.copy_(qvel)
-        state.mocap_pos.copy_(mocap_pos)
+        state.place(qpos, qvel, mocap_pos)
         # A substep evaluates sensors and acceleration at the state it starts from; where it leads is dropped.
         self._advance(measure=True)
         for _ in range(settle_steps):
