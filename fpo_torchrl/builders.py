@@ -26,12 +26,13 @@ from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.modules.chain import is_flow
 from fpo_torchrl.modules.masking import MaskedObservation
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
+from fpo_torchrl.modules.velocity import ValueMLP
 from fpo_torchrl.optim import AgentOptimizer
 
 _SIZES = ("obs_dim", "action_dim")
 
 
-def build(node: Any, path: str = "", **context: Any) -> Any:
+def build(node: Any, path: str = "", *, spare: Collection[str] = (), **context: Any) -> Any:
     """Build the object that a config node describes.
 
     A mapping with ``_target_`` becomes a call of that target: its own entries are built first, then every
@@ -41,6 +42,7 @@ def build(node: Any, path: str = "", **context: Any) -> Any:
     Args:
         node: mapping, sequence or plain value.
         path: the node's place in the config, for error messages.
+        spare: entries that a target which does not know them is built without.
         context: values offered by parameter name; of them the entries are offered ``obs_dim`` and ``action_dim`` alone.
 
     Raises:
@@ -58,10 +60,15 @@ def build(node: Any, path: str = "", **context: Any) -> Any:
     try:
         target = get_object(node["_target_"])
     except Exception as error:
-        raise ConfigError(f"{path}._target_={node['_target_']!r} is not an importable Python name: {error}") from error
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(
+            f"{path}._target_={node['_target_']!r} is not an importable Python name ({reason}): its package must be "
+            "installed, or a module on PYTHONPATH or in the directory of the command"
+        ) from error
     sizes = {name: context[name] for name in _SIZES if name in context}  # a normaliser or bounds are for this one alone
     own = {str(k): build(v, f"{path}.{k}", **sizes) for k, v in node.items() if k != "_target_"}
     parameters = signature(target)
+    own = {name: value for name, value in own.items() if name in parameters or name not in spare}
     offered = {name: value for name, value in context.items() if name in parameters and own.get(name) is None}
     unknown = set(own) - set(parameters)
     if unknown and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
@@ -80,7 +87,7 @@ def env_maker(cfg: DictConfig, **overrides: Any) -> Callable[..., EnvBase]:
         cfg: of the run. overrides: values that settings of ``cfg.env`` have here instead.
     """
     node: Any = OmegaConf.to_container(cfg.env, resolve=True, throw_on_missing=True)
-    return partial(build, node | overrides, "env", task=cfg.task)
+    return partial(build, node | overrides, "env", spare=[*overrides], task=cfg.task)
 
 
 def _place(error: Exception) -> str:
@@ -138,10 +145,12 @@ def env_sizes(env: EnvBase) -> dict[str, Any]:
     Raises:
         ConfigError: if the environment has no flat ``"observation"`` or no bounded ``"action"``.
     """
+    shapes = ", ".join(f"{key!r} {[*spec.shape]}" for key, spec in env.observation_spec.items(True, True))
     if "observation" not in env.observation_spec or env.observation_spec["observation"].ndim != 2:
         raise ConfigError(
-            f"the trainer needs a flat entry 'observation' of shape [num_envs, size], the environment has "
-            f"{dict(env.observation_spec.items())}; build FlowActor with in_keys and a network of your own instead"
+            f"the trainer needs a flat entry 'observation' of shape [num_envs, size], the environment has {shapes}. "
+            "Join them in the environment, TransformedEnv(env, CatTensors([...], 'observation')), or in Python build a "
+            "FlowActor with in_keys and a network of your own"
         )
     space = env.action_spec.space
     if space is None or not hasattr(space, "low"):
@@ -196,7 +205,10 @@ def build_agent(cfg: Mapping[str, Any], env: EnvBase) -> Agent:
     if normalizer is not None:
         normalizer = normalizer.to(device)
     actor = build(cfg["actor"], "actor", normalizer=view(normalizer, env, "actor"), **sizes).to(device)
-    value_net = build(cfg["critic"], "critic", normalizer=view(normalizer, env, "critic"), **sizes).to(device)
+    of_presets = settings_of(ValueMLP)  # a critic of one's own need not have them
+    value_net = build(
+        cfg["critic"], "critic", spare=of_presets, normalizer=view(normalizer, env, "critic"), **sizes
+    ).to(device)
     critic = TensorDictModule(value_net, in_keys=["observation"], out_keys=["state_value"])
     loss = build(fixed_settings(actor) | dict(cfg["loss"]), "loss", actor_network=actor, critic_network=critic)
     check_critic_settings(loss)

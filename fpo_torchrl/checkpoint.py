@@ -86,30 +86,35 @@ class Checkpointer:
 
     def newest_whole(self) -> Path | None:
         """The newest checkpoint that is not damaged; says so if that is not the newest. None if none is left."""
+        damaged = []
         for path in reversed(self._rotation.checkpoints()):
-            self._tell_of_unreadable(newer_than=path)
             try:
                 verify(path)
             except DamagedCheckpointError as error:
-                print(f"{error}: going on from the one before")
+                damaged.append(error)
             else:
+                self._tell_of_unreadable(newer_than=path)
+                for error in damaged:
+                    print(f"{error}: going on from {path.name}")
                 return path
         return None
 
     def load(self, path: str | Path | None = None, components: Collection[str] | None = None) -> Path:
-        """Restore ``components`` (default: all) from ``path`` (default: the newest); return the path.
+        """Restore ``components`` (default: all) from ``path`` (default: the newest that is whole); return the path.
 
         A component that does not fit leaves all of them as they were.
         """
-        source = Path(path) if path is not None else self.latest()
-        if path is None and source is not None:
-            self._tell_of_unreadable(newer_than=source)
+        source = Path(path) if path is not None else self.newest_whole()
         if source is None:
             damaged = ", ".join(sorted(found.name for found in self.directory.glob("checkpoint-*")))
+            start_again = "its own command with resume=auto starts the run again"
             raise CheckpointError(
                 f"no whole checkpoint in {self.directory}"
-                + (f" (damaged: {damaged})" if damaged else "")
-                + ": there is nothing to load. A run without one starts again by its own command with resume=auto"
+                + (
+                    f", all are damaged: {damaged}. Remove that folder, and {start_again}"
+                    if damaged
+                    else f": there is nothing to load. Where training has begun, {start_again}"
+                )
             )
         if not source.is_file():
             what = "is a directory" if source.is_dir() else "does not exist"
@@ -117,9 +122,7 @@ class Checkpointer:
         try:
             verify(source)
         except DamagedCheckpointError as error:
-            ours = source.parent == self.directory and source.name.startswith("checkpoint-")
-            advice = "Delete it to resume from the one before" if ours else "Give a file below a run's checkpoints/"
-            raise DamagedCheckpointError(f"{error}. {advice}") from error
+            raise DamagedCheckpointError(f"{error}. Give another file below a run's checkpoints/") from error
         targets = {name: target for name, target in self.components.items() if components is None or name in components}
         before = {name: copy.deepcopy(target.state_dict()) for name, target in targets.items()}
         try:
@@ -135,7 +138,7 @@ class Checkpointer:
         return source
 
     def _tell_of_unreadable(self, *, newer_than: Path) -> None:
-        """Say which files are so damaged that :meth:`latest` does not see them."""
+        """Say which files are so damaged that they do not count as checkpoints."""
         readable = self._rotation.checkpoints()
         for path in sorted(self.directory.glob("checkpoint-*.torchrl")):
             if path.name > newer_than.name and path not in readable:

@@ -188,6 +188,7 @@ def check_parts(env: Any, actor: Any, loss: Any, advantage: Any, optimizer: Any,
             f"which limits the norms of the two gradients apart; got {type(optimizer).__name__}"
         )
     _check_weights(actor, loss, advantage, optimizer)
+    _check_action(env, actor)
 
 
 def _check_weights(actor: Any, loss: Any, advantage: Any, optimizer: Any) -> None:
@@ -209,4 +210,24 @@ def _check_weights(actor: Any, loss: Any, advantage: Any, optimizer: Any) -> Non
         raise ValueError(
             "the optimizer's first parameters are not the actor's: "
             "AgentOptimizer(actor.parameters(), critic.parameters())"
+        )
+
+
+def _check_action(env: Any, actor: Any) -> None:
+    """Refuse a flow whose actions are of another size than the environment takes, or go beyond its bounds."""
+    flow = links[-1] if (links := [part for part in actor.modules() if hasattr(part, "half_range")]) else None
+    if flow is None:
+        return
+    spec = env.full_action_spec[env.action_key]
+    space, size = getattr(spec, "space", None), spec.shape[-1]
+    if flow.action_dim != size:
+        raise ValueError(f"the actor's actions have {flow.action_dim} entries, the environment takes {size}")
+    if flow.squash == "none" or not hasattr(space, "low"):
+        return
+    low, high = space.low.flatten(0, -2)[0], space.high.flatten(0, -2)[0]
+    rounding = 1e-4 * (high - low)
+    if (flow.action_low.to(low) < low - rounding).any() or (flow.action_high.to(high) > high + rounding).any():
+        raise ValueError(
+            f"the actor's actions reach from {flow.action_low.tolist()} to {flow.action_high.tolist()}, and the "
+            f"environment takes {low.tolist()} to {high.tolist()}: build the actor with action_low= and action_high="
         )

@@ -25,6 +25,7 @@ from fpo_torchrl.files import make_directory
 from fpo_torchrl.preemption import Preempted, ending_process
 from fpo_torchrl.run_directory import has_checkpoint
 from fpo_torchrl.settings import flatten
+from fpo_torchrl.text import drop_output
 from fpo_torchrl.video import VIDEO_WRITERS, load_encoder
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -34,8 +35,8 @@ RUN_FILES = (
     "measures.json",
 )
 """What other commands read or show of a run, which no other file may replace."""
-EXIT_PREEMPTED, EXIT_INTERRUPTED = 75, 130
-"""Exit codes of what is no error; 75 is EX_TEMPFAIL of sysexits.h, try again."""
+EXIT_PREEMPTED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 75, 130, 141
+"""Exit codes of what is no error; 75 is EX_TEMPFAIL of sysexits.h, try again, and 141 a shell's for SIGPIPE."""
 
 
 @contextlib.contextmanager
@@ -59,6 +60,9 @@ def friendly_errors() -> Iterator[None]:
         if "Config group override" not in str(error):  # what Hydra says to normalizer=null
             raise
         fail(f"{error}; give the name of an option: fpo-train --help lists them", ConfigError.exit_code)
+    except BrokenPipeError:  # whoever read the output has gone
+        drop_output()
+        sys.exit(EXIT_BROKEN_PIPE)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from fpo_torchrl.checkpoint import verify
 from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.health import examine
 from fpo_torchrl.report.runs import RunRecord, read_run, run_directories
 
@@ -24,9 +25,20 @@ def diagnose(run: RunRecord) -> tuple[str, list[str]]:
     findings = [str(finding) for finding in examine(rows)]
     if not rows and run.status == "finished":
         findings.insert(0, "metrics.csv is missing or empty. Try: a copy of it from before.")
+    findings += damaged_checkpoints(run.directory)
     if run.status in ("diverged", "interrupted"):
         findings.insert(0, f"{run.status}: {run.provenance.get('error')}")
     return state, findings
+
+
+def damaged_checkpoints(run_dir: Path) -> list[str]:
+    """What is wrong with the newest checkpoint of a run, if anything."""
+    for path in sorted((run_dir / "checkpoints").glob("checkpoint-*"))[-1:]:
+        try:
+            verify(path)
+        except CheckpointError as error:
+            return [f"checkpoint: {error}. A run that is resumed goes on from the one before, if there is one."]
+    return []
 
 
 def diagnose_in(directory: Path) -> tuple[str, list[str]]:

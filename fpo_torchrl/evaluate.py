@@ -16,6 +16,7 @@ from fpo_torchrl.cli import friendly_errors, output_file, video_file
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluation import EVALUATION_SEED, START_NOISES, evaluate, show_return, try_to_record
 from fpo_torchrl.flow import SOLVERS, Solver
+from fpo_torchrl.machine import prepare_machine
 from fpo_torchrl.modules.chain import acting_module, is_flow
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.report.samplers import TABLE_WRITERS, draw_samplers
@@ -123,6 +124,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     plot = output_file("plot", cfg.plot, [".png"]) if cfg.plot is not None else None
     render = video_file("render", cfg.render) if cfg.render is not None else None
     policy = load_policy(run_dir, num_envs=cfg.episodes, device=cfg.device, checkpoint=cfg.checkpoint)
+    prepare_machine(policy.cfg.num_threads)
     actor, env, task = policy.actor, policy.env, policy.cfg.task
     if plot is not None and not is_flow(actor):
         raise ConfigError("plot draws the samplers of a flow policy; this run trained a Gaussian")

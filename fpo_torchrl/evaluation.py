@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Evaluation:
     """Returns of the episodes of one evaluation, one per environment copy.
 
     ``interval`` is a 95 % bootstrap interval of the mean over episodes of this one policy; it says
-    nothing about other training seeds. ``policy_s`` is the mean time of one policy call, for all copies at once.
+    nothing about other training seeds. ``policy_s`` is the median time of one policy call, for all copies at once.
     ``action_spread`` is how much actions differ in one state, whatever start noise was evaluated: their standard
     deviation over random start noise, or a Gaussian's, in the states that were met, as a mean over the entries.
     """
@@ -182,7 +183,7 @@ def evaluate(
     num_envs = env.batch_size.numel()
     returns = torch.zeros(num_envs, dtype=torch.float64)
     running = torch.ones(num_envs, dtype=torch.bool)
-    acting, step, spread = 0.0, 0, ActionSpread(actor, solver, env.action_key)
+    acting_s, step, spread = [], 0, ActionSpread(actor, solver, env.action_key)
     with isolated_rng(seed), set_exploration_type(exploration):
         env.set_seed(seed)
         tensordict = env.reset()
@@ -195,7 +196,7 @@ def evaluate(
             tensordict = policy(tensordict)
             if (action := tensordict[env.action_key]).is_cuda:
                 torch.cuda.synchronize(action.device)
-            acting += time.perf_counter() - started
+            acting_s.append(time.perf_counter() - started)
             tensordict, step = env.step(tensordict), step + 1
             reward, done = tensordict["next", "reward"], tensordict["next", "done"]
             returns += torch.where(running, reward.flatten().double().cpu(), 0.0)
@@ -203,7 +204,7 @@ def evaluate(
             if on_step is not None:
                 on_step(step)
             tensordict = env.maybe_reset(step_mdp(tensordict))
-    return Evaluation(returns.tolist(), acting / step if step else math.nan, spread.mean())
+    return Evaluation(returns.tolist(), median(acting_s) if acting_s else math.nan, spread.mean())
 
 
 def record(

@@ -125,12 +125,16 @@ def noise_gap(rows: Rows) -> Finding | None:
     zero, random = pairs[-1]
     scale = max(abs(value) for pair in pairs for value in pair)
     if (
-        any(abs(of_zero - of_random) <= 0.5 * scale for of_zero, of_random in pairs)
+        scale < 1e-6  # nothing was earned
+        or any(abs(of_zero - of_random) <= 0.5 * scale for of_zero, of_random in pairs)
         or abs(random - pairs[0][1]) > 0.1 * scale
     ):
         return None
     meaning, advice = (
-        ("The spread of the actions costs much of the return", "a longer run, or a smaller loss.prior_coeff")
+        (
+            "The spread of the actions costs much of the return",
+            "a longer run" + (", or a smaller loss.prior_coeff" if "loss_prior" in rows[-1] else ""),
+        )
         if zero > random
         else (
             "The noise earns what no single action does: the policy has several modes, or has not learnt much yet",

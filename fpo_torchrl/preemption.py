@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-"""What schedulers send before they kill, and Ctrl-C."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+"""What schedulers send before they kill, Ctrl-C, and what a closed terminal sends."""
 
 
 class Preempted(BaseException):
@@ -65,7 +65,8 @@ class StopOnSignal:
 
     def __enter__(self) -> StopOnSignal:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heard = [number for number in SIGNALS if number != signal.SIGHUP or not _ignores_hangup()]
+            self._previous = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(
@@ -111,6 +112,11 @@ class StopOnSignal:
         """
         if self.received is not None:
             raise Preempted(self.received, self.directory)
+
+
+def _ignores_hangup() -> bool:
+    """Whether this process was told to outlive its terminal, as by nohup."""
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def _is_submitit_in_slurm(handler: Any) -> bool:

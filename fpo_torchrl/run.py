@@ -14,6 +14,7 @@ from fpo_torchrl.builders import env_maker
 from fpo_torchrl.checkpoint import Checkpointer, RandomNumbers
 from fpo_torchrl.collecting import is_restorable
 from fpo_torchrl.config import check_components, check_run
+from fpo_torchrl.devices import check_device
 from fpo_torchrl.errors import CheckpointError, ConfigError, NonFiniteError, WorkersError
 from fpo_torchrl.evaluation import EVALUATION_SEED, Evaluation, evaluate, evaluation_table, isolated_rng, try_to_record
 from fpo_torchrl.files import write_json, write_whole
@@ -22,6 +23,7 @@ from fpo_torchrl.health import Finding, Watch
 from fpo_torchrl.hold import Hold
 from fpo_torchrl.loggers import LoggedOnce, MetricsCSV, build_logger, check_logger, newest_frames
 from fpo_torchrl.machine import prepare_machine
+from fpo_torchrl.modules.chain import acting_module
 from fpo_torchrl.parallel import Processes
 from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
@@ -29,6 +31,7 @@ from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
 from fpo_torchrl.run_directory import begun_seeds, check_is_run
 from fpo_torchrl.states import States
+from fpo_torchrl.text import say
 
 
 class Run:
@@ -51,6 +54,7 @@ class Run:
         check_run(cfg)
         check_components(cfg)
         check_logger(cfg.logger.kind)
+        check_device(cfg.device, ConfigError)
         prepare_machine(cfg.num_threads)
         self.cfg, self.run_dir, self.hold = cfg, hold.run_dir, hold
         self.stop = StopOnSignal(self.run_dir)
@@ -189,7 +193,8 @@ class Run:
         lead(cfg, self.agent, trainer, self.states)
         batch, whole = trainer.frames_per_batch, trainer.whole_frames
         of = "" if whole == cfg.total_frames else f", which are {whole} in whole batches of {batch}"
-        print(f"{cfg.task}, seed {cfg.seed}: {cfg.total_frames} frames{of}; run directory {self.run_dir}")
+        parts = f"{type(acting_module(self.agent.actor)).__name__} with {type(self.agent.loss).__name__}"
+        print(f"{cfg.task}, {parts}, seed {cfg.seed}: {cfg.total_frames} frames{of}; run directory {self.run_dir}")
         with closing(trainer), progress_bar([trainer], shown=cfg.progress) as bar:
             for metrics in trainer:
                 stopping = self.stop.agree(self.processes.largest)
@@ -265,12 +270,10 @@ class Run:
         files = ["config.yaml", "provenance.json", "metrics.csv", "learning_curve.png", "evaluation.json"]
         if self.cfg.render:
             files += self._filmed("rollout.gif")
-        print(evaluation_table(evaluations, self.cfg.task))
         latest = self.checkpointer.latest()
         if latest is not None:
             files.append(f"checkpoints/{latest.name}")
-        for name in files:
-            print(f"  {self.run_dir / name}")
+        say(evaluation_table(evaluations, self.cfg.task), *(f"  {self.run_dir / name}" for name in files))
         return evaluations
 
     def _filmed(self, name: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -132,7 +133,7 @@ def new_run_dir(cfg: DictConfig) -> Iterator[Path]:
         yield Path(cfg.run_dir)
         return
     seeds = f"seed{cfg.seed}" if cfg.num_seeds == 1 else f"seeds{cfg.seed}-{cfg.seed + cfg.num_seeds - 1}"
-    stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{cfg.task.replace('/', '-')}_{seeds}"
+    stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{re.sub('[/:]', '-', cfg.task)}_{seeds}"
     for number in itertools.count(1):
         path = Path("runs") / (stem if number == 1 else f"{stem}_{number}")
         with contextlib.suppress(FileExistsError):  # another process may have just taken it

@@ -17,7 +17,7 @@ from fpo_torchrl.run import Run
 from fpo_torchrl.run_directory import check_no_seeds, check_unused, new_run_dir
 from fpo_torchrl.settings import change, load_run_config
 
-FIXED_ON_RESUME = ("task", "seed", "num_seeds", "experiment", "run_dir", "init_from")
+FIXED_ON_RESUME = ("task", "seed", "num_envs", "num_seeds", "experiment", "run_dir", "init_from")
 """What makes a run another one."""
 
 

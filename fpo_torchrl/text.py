@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,3 +81,17 @@ def duration(seconds: float) -> str:
             return f"{seconds / size:.3g} {unit}"
     hours = seconds / 3600
     return f"{hours:.3g} h" if hours < 100 else f"{hours:.0f} h"
+
+
+def say(*lines: str) -> None:
+    """Print ``lines``, unless whoever read the output has gone."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        drop_output()
+
+
+def drop_output() -> None:
+    """Let go of standard output, lest Python complain when it is flushed to a pipe that was closed."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -12,6 +12,8 @@ from torchrl.envs import EnvBase
 
 from fpo_torchrl.builders import build_agent, env_maker
 from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.devices import check_device
+from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.settings import load_run_config
 
 
@@ -57,7 +59,7 @@ def task_env(cfg: DictConfig, num_envs: int, device: str | None = None) -> EnvBa
 
     On a CPU native MuJoCo steps this package's physics, whatever the run was trained on, which may not be installed.
     """
-    device = device or cfg.device
+    check_device(device := device or cfg.device, ConfigError)
     make_env = env_maker(cfg, spread_episodes=False, **(native_physics(cfg) if device == "cpu" else {}))
     return make_env(num_envs=num_envs, device=device, seed=0)
 

@@ -158,6 +158,35 @@ class TestAgent:
         td = actor(TensorDict(observation=torch.zeros(2, 1), batch_size=2))
         assert td["action"].shape == (2, 3)
 
+    def test_a_critic_of_the_users_own_need_not_have_what_a_preset_says_of_another(self):
+        choice = ("critic=custom", f"critic._target_={__name__}.OwnCritic", "critic.hidden_sizes=[7]")
+        cfg = tiny.compose("task=probe/both", *choice, "+critic.width=9")
+        critic = build_agent(OmegaConf.to_container(cfg, resolve=True), ProbeEnv("both", num_envs=2)).critic
+        assert critic(TensorDict(observation=torch.zeros(2, 1), batch_size=2))["state_value"].shape == (2, 1)
+        cfg = tiny.compose("task=probe/both", *choice, "+critic.breadth=9")
+        with pytest.raises(ConfigError, match=r"critic\.breadth is not a setting of .*OwnCritic; allowed are width"):
+            build_agent(OmegaConf.to_container(cfg, resolve=True), ProbeEnv("both", num_envs=2))
+
+    def test_an_environment_of_the_users_own(self):
+        """It has no argument for what an evaluation asks of the package's own."""
+        cfg = tiny.compose("task=mine", "env=custom", f"env._target_={__name__}.own_env", "+env.limit=3")
+        env = env_maker(cfg, spread_episodes=False)(num_envs=4, device="cpu", seed=0)
+        assert env.batch_size == (4,)
+        assert env.max_episode_steps == 3
+
+
+class OwnCritic(nn.Module):
+    def __init__(self, obs_dim: int, width: int = 5) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(obs_dim, width), nn.Linear(width, 1))
+
+    def forward(self, observation):
+        return self.layers(observation)
+
+
+def own_env(num_envs: int, limit: int) -> ProbeEnv:
+    return ProbeEnv("both", num_envs=num_envs, max_episode_steps=limit, spread_episodes=False)
+
 
 class TestEnvironmentsThatDoNotFit:
     @pytest.fixture

@@ -167,13 +167,12 @@ class TestRefused:
     @pytest.mark.parametrize("how", ["truncated", "empty", "flipped byte"])
     def test_a_damaged_file(self, saved, tmp_path, how):
         corrupt(saved.path, how)
-        self.refused(Parts(tmp_path, seed=1), "damaged.*Delete it to resume from the one before", saved.path)
+        self.refused(Parts(tmp_path, seed=1), "damaged.*Give another file below a run's checkpoints/", saved.path)
 
     def test_a_path_that_is_no_checkpoint(self, saved, tmp_path):
-        """Without the advice to delete it, which is for a checkpoint of the run."""
         self.refused(Parts(tmp_path, seed=1), "checkpoints is a directory. Give the path of a file", saved.path.parent)
         (tmp_path / "config.yaml").write_text("seed: 0")
-        self.refused(Parts(tmp_path, seed=1), r"damaged.*\)\. Give a file below", tmp_path / "config.yaml")
+        self.refused(Parts(tmp_path, seed=1), r"damaged.*\)\. Give another file below", tmp_path / "config.yaml")
 
     def test_another_format(self, saved, tmp_path):
         edit_manifest(saved.path, lambda manifest: manifest["metadata"].update(format=99, fpo_torchrl="7.0"))
@@ -205,11 +204,21 @@ class TestRefused:
     def test_a_file_that_is_not_there(self, tmp_path):
         parts = Parts(tmp_path)
         self.refused(parts, "nowhere.torchrl does not exist. Give the path", tmp_path / "nowhere.torchrl")
-        self.refused(parts, "no whole checkpoint in .*checkpoints: there is nothing to load. A run without one")
+        self.refused(
+            parts, "no whole checkpoint in .*checkpoints: there is nothing to load. Where training has begun, its own"
+        )
 
     def test_a_directory_that_holds_a_damaged_one_only(self, saved, tmp_path):
         corrupt(saved.path, "truncated")
-        self.refused(Parts(tmp_path, seed=1), r"\(damaged: checkpoint-000000000064.torchrl\)")
+        self.refused(
+            Parts(tmp_path, seed=1),
+            r"all are damaged: checkpoint-000000000064.torchrl. Remove that folder, and its own command",
+        )
+
+    def test_the_only_one_is_not_said_to_have_one_before_it(self, saved, tmp_path, capsys):
+        corrupt(saved.path, "flipped byte")
+        self.refused(Parts(tmp_path, seed=1), "all are damaged: checkpoint-000000000064.torchrl. Remove that folder")
+        assert capsys.readouterr().out == ""
 
     @staticmethod
     def refused(parts: Parts, message: str, path: Path | None = None) -> None:

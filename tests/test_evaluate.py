@@ -107,7 +107,7 @@ def test_returns_have_three_digits_and_a_decimal(monkeypatch, tmp_path, capsys, 
 def evaluates(monkeypatch, returns: list[float]) -> None:
     """Let ``fpo-eval`` find a policy that earns ``returns``."""
     policy: Any = SimpleNamespace(
-        actor=None, env=SimpleNamespace(device="cpu"), cfg=SimpleNamespace(task="X", device="cpu")
+        actor=None, env=SimpleNamespace(device="cpu"), cfg=SimpleNamespace(task="X", device="cpu", num_threads=None)
     )
     policy.checkpoint = "newest.torchrl"
     monkeypatch.setattr(evaluate, "load_policy", lambda *args, **kwargs: policy)

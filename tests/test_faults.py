@@ -92,7 +92,7 @@ def test_a_run_goes_on_from_the_one_before(run_dir, checkpoints, capsys):
     assert run.trainer.frames == 192
     assert [row["frames"] for row in run.metrics.rows] == [64, 128, 192]
     assert f"{checkpoints[-1]} is damaged: the checksum of " in (out := capsys.readouterr().out)
-    assert "is wrong: going on from the one before" in out
+    assert "is wrong: going on from checkpoint-000000000192.torchrl" in out
 
 
 @pytest.mark.parametrize("command", [lambda run: resume([f"resume={run}"]), lambda run: load_policy(run)])

@@ -107,6 +107,16 @@ class TestChecks:
         assert checks(**{column: late(before, within)}) == []
         assert checks(**{column: late(before, beyond)}) == [check]
 
+    def test_returns_of_nothing_have_no_gap(self):
+        assert checks(**{"eval_zero": lambda i: 1.8e-39, "return": lambda i: 1.4e-11}) == []
+
+    def test_a_smaller_pull_is_advice_for_a_run_that_has_one(self):
+        (without,), (with_pull,) = (
+            examine(run_of(**{"eval_zero": lambda i: 150.0, **more})) for more in ({}, {"loss_prior": lambda i: 0.1})
+        )
+        assert "prior_coeff" not in without.advice
+        assert "a smaller loss.prior_coeff" in with_pull.advice
+
     def test_a_critics_gradient_may_grow_as_the_advantages_do(self):
         """When the first rewards come."""
         assert checks(grad_norm_critic=late(1, 20), advantage_std=late(0.1, 1)) == []

@@ -32,6 +32,7 @@ STOPS = {
     "many": ([signal.SIGUSR2, signal.SIGTERM] * 200, 75),
     "Ctrl-C": ([signal.SIGINT], 130),
     "Ctrl-C twice": ([signal.SIGINT] * 2, 130),
+    "SIGHUP": ([signal.SIGHUP], 75),
 }
 TIMES = ("collect_s", "update_s", "frames_per_s")
 
@@ -164,6 +165,16 @@ class TestStopOnSignal:
         with StopOnSignal():
             pass
         assert [signal.getsignal(number) for number in SIGNALS] == [signal.SIG_DFL] * len(SIGNALS)
+
+    def test_a_process_that_is_to_outlive_its_terminal_does(self):
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+        try:
+            with StopOnSignal() as stop:
+                os.kill(os.getpid(), signal.SIGHUP)
+                stop.check()
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     def test_handlers_are_restored(self):
         before = [signal.getsignal(number) for number in SIGNALS]

@@ -16,6 +16,7 @@ from torchrl.envs import GymWrapper
 
 from fpo_torchrl.checks import check_index, closest
 from fpo_torchrl.envs.base import spread_phases
+from fpo_torchrl.errors import NonFiniteError
 
 
 def make_gym_env(
@@ -143,6 +144,16 @@ class GymnasiumEnv(GymWrapper):
         return result
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        action, observation = tensordict.get("action"), tensordict.get("observation", None)
+        if not action.isfinite().all():  # the simulator might raise anything, or take it as a number
+            name, wild = "action", ~action.isfinite()
+            if observation is not None and not observation.isfinite().all():
+                name, wild = "observation", ~observation.isfinite()
+            rows = wild.flatten(1).any(-1).nonzero().flatten().tolist()
+            raise NonFiniteError(
+                f"the {name} of env {', '.join(map(str, rows))} is not finite. Look for "
+                + ("a fault of the simulator" if name == "observation" else "a diverged policy")
+            )
         result = super()._step(tensordict)
         self.step_count += 1
         if self.max_episode_steps is not None:

@@ -12,6 +12,7 @@ import torch
 from torchrl.envs import EnvBase
 
 from fpo_torchrl.checks import closest
+from fpo_torchrl.devices import check_device
 
 from .gridworld import LAYOUTS, GridWorld
 from .probe import PROBES, BimodalBandit, ProbeEnv
@@ -85,9 +86,7 @@ def make_env(
         kwargs["backend"] = backend
     build = _builder(task)
     _check_settings(task, build, kwargs)
-    return build(
-        num_envs=num_envs, device=_checked_device(device), seed=seed, spread_episodes=spread_episodes, **kwargs
-    )
+    return build(num_envs=num_envs, device=check_device(device), seed=seed, spread_episodes=spread_episodes, **kwargs)
 
 
 def check_task(task: str) -> None:
@@ -141,13 +140,3 @@ def _check_int(name: str, value: object, minimum: int) -> None:
         raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
-
-
-def _checked_device(device: torch.device | str) -> torch.device:
-    try:
-        device = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be a torch device such as 'cpu' or 'cuda:0', got {device!r}") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {str(device)!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device

@@ -79,7 +79,9 @@ def slurm(command: Sequence[str]) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except FileNotFoundError as error:
-        raise ConfigError(f"{command[0]} is not there: run this on a machine that submits to SLURM") from error
+        raise ConfigError(
+            f"{command[0]} is not there: run this on a machine that submits to SLURM, or with --dry-run"
+        ) from error
     except subprocess.CalledProcessError as error:
         raise ConfigError(f"{shlex.join(command)} failed: {error.stderr.strip()}") from error
 
@@ -99,7 +101,9 @@ def submit(arguments: list[str]) -> None:
         "--signal-s", type=int, default=120, metavar="S", help="when to stop before the limit; default: %(default)s"
     )
     options.add_argument("--sbatch", default="", metavar="OPTIONS", help="more of sbatch's own, in quotes")
-    options.add_argument("--dry-run", action="store_true", help="write the script, do not submit it")
+    options.add_argument(
+        "--dry-run", action="store_true", help="add the runs to the sweep and write the script, but do not submit it"
+    )
     given = options.parse_intermixed_args(arguments)
     if given.signal_s < 1:
         raise ConfigError(f"--signal-s {given.signal_s} is out of range: it must be at least 1")

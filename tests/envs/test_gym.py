@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torchrl.envs import check_env_specs
 
 from fpo_torchrl.envs.gym import GymnasiumEnv, make_gym_env
+from fpo_torchrl.errors import NonFiniteError
 
 
 class Stub(gymnasium.Env):
@@ -34,6 +35,17 @@ class Stub(gymnasium.Env):
         assert self.action_space.contains(action)
         self.count += 1
         return {"action": action, "count": np.array([self.count])}, 1.0, self.count >= self.stop, False, {}
+
+
+def test_what_is_not_finite_does_not_reach_the_simulator():
+    env = make_gym_env("FpoStub-v0", num_envs=3)
+    td = env.reset().set("action", torch.zeros(3, 2))
+    td["action"][1] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"the action of env 1 is not finite\. Look for a diverged policy"):
+        env.step(td)
+    td["observation"][2, 0] = torch.inf  # which is where such an action comes from
+    with pytest.raises(NonFiniteError, match=r"the observation of env 2 is not finite\. Look for a fault of the simul"):
+        env.step(td)
 
 
 @pytest.fixture(autouse=True)
