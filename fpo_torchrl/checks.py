@@ -175,6 +175,12 @@ def check_parts(env: Any, actor: Any, loss: Any, advantage: Any, optimizer: Any,
                 f"the loss looks for the {name} under {wanted!r}, and {type(advantage).__name__} writes it under "
                 f"{written!r}: call its set_keys({name}={wanted!r})"
             )
+    critic = getattr(advantage, "critic", None)
+    if critic is not None and loss.tensor_keys.value not in critic.out_keys:
+        raise ValueError(
+            f"the loss looks for the value under {loss.tensor_keys.value!r}, and the critic writes {critic.out_keys}: "
+            f"give it out_keys=[{loss.tensor_keys.value!r}]"
+        )
     if len(env.batch_size) != 1:
         raise ValueError(
             f"the environment must have the batch size [num_envs], got {list(env.batch_size)}: wrap a single one in "
@@ -219,7 +225,8 @@ def _check_action(env: Any, actor: Any) -> None:
     if flow is None:
         return
     spec = env.full_action_spec[env.action_key]
-    space, size = getattr(spec, "space", None), spec.shape[-1]
+    space: Any = getattr(spec, "space", None)
+    size = spec.shape[-1]
     if flow.action_dim != size:
         raise ValueError(f"the actor's actions have {flow.action_dim} entries, the environment takes {size}")
     if flow.squash == "none" or not hasattr(space, "low"):

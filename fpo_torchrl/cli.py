@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from fpo_torchrl.checks import closest
 from fpo_torchrl.errors import GOES_ON, CheckpointError, ConfigError, UserError
@@ -160,6 +160,8 @@ def describe(error: Exception) -> str:
             f"{error.override} cannot be read as setting=value. Text with commas, '=', brackets or "
             "letters beyond ASCII needs quotes of its own inside the shell's: \"run_dir='/my=runs/a'\""
         )
+    if isinstance(error, MissingMandatoryValue) and error.full_key:
+        return f"{error.full_key} has no value: give {error.full_key}=VALUE"
     causes = []
     current: BaseException | None = error
     while current is not None:

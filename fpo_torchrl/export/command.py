@@ -95,6 +95,8 @@ def export_run(
         "checkpoint": trained.checkpoint.name,
         "solver": repr(policy.flow.solver),
         "noise": noise,
+        "action_low": policy.flow.action_low.tolist(),
+        "action_high": policy.flow.action_high.tolist(),
         "inputs": {name: list(value.shape[1:]) for name, value in inputs.items()},
         "fpo_torchrl": fpo_torchrl.__version__,
     }

@@ -90,7 +90,8 @@ class Onnx(Format):
                 verbose=False,
             )
         assert program is not None  # as the exporter built on torch.export returns it
-        program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
+        texts = {name: it if isinstance(it, str) else json.dumps(it) for name, it in metadata.items()}
+        program.model.metadata_props.update(texts)
         program.save(path, external_data=False)
 
     def read(self, path: Path) -> Callable[..., Tensor]:
@@ -112,7 +113,8 @@ FORMATS: dict[str, Format] = {"onnx": Onnx(), "torch.export": TorchExport(), "to
 
 def _free_batch(inputs: Mapping[str, Tensor]) -> tuple[tuple[dict[int, Any], ...]]:
     """Leave the size of the first dimension open; one entry, as the policy takes its inputs as ``*inputs``."""
-    return (tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),)
+    batch = torch.export.Dim("batch")
+    return (tuple({0: batch} for _ in inputs),)
 
 
 @contextlib.contextmanager

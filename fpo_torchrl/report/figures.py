@@ -53,6 +53,8 @@ def draw_curves(results: Results, path: Path) -> None:
         for label in results.labels:
             draw_group(axes, results, task, label, column, look[label])
         axes.set_title(task, fontsize=11)
+        if not axes.lines:
+            axes.text(0.5, 0.5, "no episode has ended", transform=axes.transAxes, ha="center", color="gray")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         low, high = axes.get_ylim()
         margin = 0.1 * (results.best - results.worst)

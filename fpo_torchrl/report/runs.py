@@ -134,8 +134,8 @@ def read_results(
         directories: run directories, or directories with runs anywhere below them.
         metric: "random" or "zero".
         worst, best: the worst and the best possible return.
-        labels: the algorithms to keep, in this order; default all, in alphabetical order. One whose settings are told
-            apart (:func:`told_apart`) stands for all of them.
+        labels: the algorithms to keep, in this order; default all, FPO first and then by alphabet. One whose settings
+            are told apart (:func:`told_apart`) stands for all of them.
 
     Raises:
         ConfigError: if there is no run, a label is not there, a seed is there twice, a file is damaged, or a diverged
@@ -148,7 +148,7 @@ def read_results(
         raise ConfigError(f"no runs found in {places}: expected directories that fpo-train wrote, with config.yaml")
     runs = told_apart(found)
     given = {run.label: before.label for run, before in zip(runs, found, strict=True)}
-    present = sorted(given)
+    present = sorted(given, key=lambda label: (label.lower() != "fpo", label))
     if missing := [label for label in labels or () if label not in (*present, *given.values())]:
         raise ConfigError(f"no runs of {', '.join(missing)}: the runs found are of {', '.join(present)}")
     kept = (name for label in labels or present for name in present if label in (name, given[name]))

@@ -26,7 +26,7 @@ from .tables import (
 )
 
 METRICS = {
-    "random": "the policy as it is trained: random start noise, or samples of the Gaussian",
+    "random": "the policy as it is trained, from random start noise or by samples of the Gaussian",
     "zero": "zero start noise, or the mode of the Gaussian",
 }
 CURVE_COLUMNS = ("return", "eval_zero", "eval_zero_low", "eval_zero_high")
@@ -148,7 +148,7 @@ def table_note(results: Results) -> str:
     episodes = " or ".join(map(str, sorted(evaluated)))
     lines = [
         f"Return after training: {METRICS[results.metric]}.",
-        f"Mean over seeds of the mean over {episodes or 'no'} evaluation episodes. In brackets its 95 % stratified "
+        f"Mean over seeds of the mean over {episodes or 'the'} evaluation episodes. In brackets its 95 % stratified "
         "bootstrap interval over seeds, which is too narrow when there are few; in parentheses the number of seeds.",
         f"A diverged run counts as {results.worst:g}; one that was interrupted or is unfinished is shown, not counted.",
     ]

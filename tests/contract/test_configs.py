@@ -133,10 +133,14 @@ def test_the_help_names_every_task_and_exit_code():
     text = " ".join((CONF / "hydra" / "help" / "fpo.yaml").read_text().split())
     families = {name.partition("/")[0] for name in list_tasks()}
     assert not [family for family in families if family not in text]
-    of_errors = {"wrong setting": errors.ConfigError, "checkpoint": errors.CheckpointError}
+    of_errors = {"wrong setting": errors.ConfigError, "a file cannot be read": errors.CheckpointError}
     of_errors |= {"diverged": errors.NonFiniteError, "directory in use": errors.InUseError}
     of_errors |= {"remote worker gone": errors.WorkerLostError}
     codes = {meaning: error.exit_code for meaning, error in of_errors.items()}
-    codes |= {"stopped by a signal": cli.EXIT_PREEMPTED, "by Ctrl-C": cli.EXIT_INTERRUPTED}
+    codes |= {
+        "stopped by a signal": cli.EXIT_PREEMPTED,
+        "by Ctrl-C": cli.EXIT_INTERRUPTED,
+        "the output was closed": cli.EXIT_BROKEN_PIPE,
+    }
     for meaning, code in codes.items():
         assert f"{code} {meaning}" in text

@@ -226,6 +226,7 @@ class TestFpoExport:
         assert metadata["task"] == "CartpoleBalance"
         assert metadata["solver"] == "Heun(num_steps=3)"
         assert metadata["inputs"] == {"observation": [5]}
+        assert (metadata["action_low"], metadata["action_high"]) == ([-1], [1])
 
     def test_by_default_an_onnx_file_beside_the_run_that_needs_no_torch(self, fpo_export, run_dir, tmp_path):
         for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -238,7 +239,7 @@ class TestFpoExport:
         done = subprocess.run(arguments, check=True, timeout=100, capture_output=True, text=True)
         expected = policy_of(run_dir, None, ZeroNoise())(observation).detach()
         torch.testing.assert_close(torch.from_numpy(np.load(result)), expected, rtol=0, atol=1e-5)
-        assert json.loads(json.loads(done.stdout)["task"]) == "CartpoleBalance"
+        assert json.loads(done.stdout)["task"] == "CartpoleBalance"
 
     def test_the_noise_can_be_an_input(self, fpo_export, run_dir, tmp_path):
         path = tmp_path / "policy.ts"
