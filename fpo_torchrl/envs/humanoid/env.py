@@ -147,7 +147,9 @@ class HumanoidEnv(BatchedEnv):
         self._range, self._stiffness, self._damping = (
             skeleton.per_servo(field).to(self.physics.state.qpos) for field in ("target_scale", "stiffness", "damping")
         )
-        self.clip, self.frame, self._age = (torch.zeros(num_envs, dtype=torch.int64, device=place) for _ in range(3))
+        self.clip = torch.zeros(num_envs, dtype=torch.int64, device=place)
+        self._counters = torch.zeros(2, num_envs, dtype=torch.int64, device=place)
+        self.frame, self._age = self._counters
         self.num_diverged = self.num_steps = 0
         self._logged = {"num_diverged": 0, "num_steps": 0}  # at the last call of metrics
         self._rewards = torch.zeros(len(_REWARDS), num_envs, dtype=self._range.dtype, device=place)
@@ -178,8 +180,7 @@ class HumanoidEnv(BatchedEnv):
         self.refuse_non_finite(action)
         targets = (self._action_unit * action).clamp(-1, 1) * self._range
         diverged = self._step_physics(targets)
-        self.frame.add_(1)
-        self._age.add_(1)
+        self._counters.add_(1)
         with torch.inference_mode():  # whose tensors cost less; those that are handed out are copied
             observation, reward, is_near = self._look(targets)  # bodies and reference stay such tensors
         lost = ~is_near  # where a number is NaN, too
