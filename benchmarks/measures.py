@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.envs.utils import set_exploration_type
 
-from fpo_torchrl.envs.gridworld import make_layout
+from fpo_torchrl.envs.gridworld_layout import make_layout
 from fpo_torchrl.envs.probe import PROBES, modes_found
 from fpo_torchrl.evaluation import evaluation_policy, isolated_rng
 from fpo_torchrl.report.gridworld import STARTS, GridPolicy, measure

@@ -154,7 +154,8 @@ class GroupAdvantage:
         reward_key, advantage_key: where the reward is, and where the advantage goes.
 
     Raises:
-        KeyError: in a batch without the reward. ValueError: for a reward of another shape, or groups of one.
+        KeyError: in a batch without the reward.
+        ValueError: for a reward of another shape, or groups of one.
 
     >>> from tensordict import TensorDict
     >>> reward = torch.tensor([[[0.0], [1.0], [1.0], [2.0]]])

@@ -34,14 +34,15 @@ def ensure_trained(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
     """Start the run of ``cfg`` in its directory, go on from the newest checkpoint there, or leave a finished run alone.
 
     Args:
-        cfg: the composed config, with ``run_dir`` unless it is one of a sweep. sweep_dir: then its directory.
+        cfg: the composed config, with ``run_dir`` unless it is one of a sweep.
+        sweep_dir: then its directory.
 
     Returns:
         The mean return of the final evaluation, under random start noise.
 
     Raises:
-        ConfigError: without a directory, or if it holds a run with other settings. InUseError: if another process
-            trains in it.
+        ConfigError: without a directory, or if it holds a run with other settings.
+        InUseError: if another process trains in it.
     """
     directory = directory_of(cfg, sweep_dir)
     run = unfinished_run(cfg, directory)
@@ -59,8 +60,8 @@ def unfinished_run(cfg: DictConfig, run_dir: Path) -> Run | None:
     """The run of ``cfg`` in its directory, new or from the newest checkpoint there; None if it has finished.
 
     Raises:
-        ConfigError: if the directory holds a run with other settings, or those of several seeds. InUseError: if
-            another process trains in it.
+        ConfigError: if the directory holds a run with other settings, or those of several seeds.
+        InUseError: if another process trains in it.
     """
     with held(run_dir) as hold:
         if not holds_run(run_dir):

@@ -84,7 +84,8 @@ def env_maker(cfg: DictConfig, **overrides: Any) -> Callable[..., EnvBase]:
     """What builds environments of a run's config, called with ``num_envs``, ``device`` and ``seed`` by name.
 
     Args:
-        cfg: of the run. overrides: values that settings of ``cfg.env`` have here instead.
+        cfg: of the run.
+        overrides: values that settings of ``cfg.env`` have here instead.
     """
     node: Any = OmegaConf.to_container(cfg.env, resolve=True, throw_on_missing=True)
     return partial(build, node | overrides, "env", spare=[*overrides], task=cfg.task)

@@ -96,6 +96,13 @@ def check_choice(
     raise error(f"{name} must be one of {allowed}, got {value!r}{hint}")
 
 
+def check_arguments(owner: str, unknown: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ``TypeError`` for the first of the ``unknown`` arguments, with the ``known`` one that was likely meant."""
+    for name in unknown:
+        hint = "".join(f"; did you mean {it!r}?" for it in closest(name, known))
+        raise TypeError(f"{owner} has no argument {name!r}{hint}")
+
+
 def closest(name: Any, known: Iterable[Any], count: int = 1) -> list[Any]:
     """At most ``count`` of the ``known`` names that are much like ``name``, the best first.
 
@@ -143,8 +150,8 @@ def check_parts(env: Any, actor: Any, loss: Any, advantage: Any, optimizer: Any,
 
     Raises:
         ValueError: for environments without one batch dimension, or whose entries have other names, a loss that is not
-            reduced, or one that looks for advantages elsewhere, or parts that do not share their weights. TypeError:
-            for an optimiser that is not an ``AgentOptimizer``.
+            reduced, or one that looks for advantages elsewhere, or parts that do not share their weights.
+        TypeError: for an optimiser that is not an ``AgentOptimizer``.
     """
     if len(env.action_keys) != 1:
         raise ValueError(f"the trainer trains one action, and the environment takes {env.action_keys}")

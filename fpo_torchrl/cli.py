@@ -120,7 +120,9 @@ def output_file(setting: str, path: str | Path, endings: Collection[str]) -> Pat
     """The path of a file that a command is to write, with its directory made.
 
     Args:
-        setting: the option that names it. path: what the user gave. endings: what it may end in.
+        setting: the option that names it.
+        path: what the user gave.
+        endings: what it may end in.
 
     Raises:
         ConfigError: if it has another ending, is a directory, or belongs to a run.

@@ -57,7 +57,10 @@ def as_list(name: str, value: Any, expected: str, is_valid: Callable[[Any], bool
     """The one or more values of a setting as a list.
 
     Args:
-        name: of the setting. value: one or a list of them. expected: what they should be, in words. is_valid: one is.
+        name: of the setting.
+        value: one or a list of them.
+        expected: what they should be, in words.
+        is_valid: one is.
 
     Raises:
         ConfigError: if there is none, or one is not valid.

@@ -78,8 +78,8 @@ def show_return(row: Mapping[str, Any], decimals: int | None = None) -> tuple[st
     """A mean return and its interval as text, without one where there is a single return.
 
     Args:
-        row: with "mean", "low" and "high", and perhaps "returns", as :meth:`Evaluation.as_dict` has them. decimals:
-            default about three digits.
+        row: with "mean", "low" and "high", and perhaps "returns", as :meth:`Evaluation.as_dict` has them.
+        decimals: default about three digits.
 
     >>> show_return({"mean": 0.142, "low": 0.053, "high": 0.214})
     ('0.142', '[0.053, 0.214]')
@@ -131,7 +131,8 @@ class ActionSpread:
     """How much a policy's actions differ in one state, from two more draws in every tenth step.
 
     Args:
-        actor, solver: as :func:`evaluate` takes them. action_key: where the actor writes.
+        actor, solver: as :func:`evaluate` takes them.
+        action_key: where the actor writes.
     """
 
     def __init__(self, actor: TensorDictModule, solver: Solver | None, action_key: NestedKey = "action") -> None:

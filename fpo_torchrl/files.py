@@ -27,10 +27,12 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a file that one process at a time may hold, until this one leaves or dies.
 
     Args:
-        path: the file; it stays there when it is let go. wait: for another process that holds it.
+        path: the file; it stays there when it is let go.
+        wait: for another process that holds it.
 
     Raises:
-        InUseError: if another process holds it and ``wait`` is false. NoLocksError: on a file system without ``flock``.
+        InUseError: if another process holds it and ``wait`` is false.
+        NoLocksError: on a file system without ``flock``.
     """
     patience = time.monotonic() + 0.5  # with is_held, which holds it for a moment
     while True:

@@ -24,7 +24,8 @@ class Hold(AbstractContextManager):
     it. On a file system without locks nothing keeps other processes out, and a warning says so.
 
     Raises:
-        ConfigError: if it cannot be a directory. InUseError: if another process trains in it.
+        ConfigError: if it cannot be a directory.
+        InUseError: if another process trains in it.
     """
 
     def __init__(self, run_dir: Path) -> None:

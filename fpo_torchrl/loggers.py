@@ -128,7 +128,8 @@ class LoggedOnce:
     What it has stays there: iterations that are repeated after it are left out.
 
     Args:
-        logger: TorchRL's. newest: the frames of the newest iteration that it has.
+        logger: TorchRL's.
+        newest: the frames of the newest iteration that it has.
     """
 
     def __init__(self, logger: Logger, newest: float = 0) -> None:
@@ -189,7 +190,9 @@ def build_logger(
     Args:
         kind: ``"tensorboard"``, ``"wandb"`` or None.
         run_dir: where it writes.
-        name: the run's name. project: the W&B project. offline: keep W&B off the network.
+        name: the run's name.
+        project: the W&B project.
+        offline: keep W&B off the network.
         newest: the frames of the newest iteration that it may have, of this run before it was resumed.
     """
     if kind is None:

@@ -37,7 +37,9 @@ def draw_learning_curve(metrics: str | Path, path: str | Path, *, title: str) ->
     """Draw return and ratio of a ``metrics.csv`` over frames, and save the picture.
 
     Args:
-        metrics: the CSV file. path: where to write the PNG. title: above the picture.
+        metrics: the CSV file.
+        path: where to write the PNG.
+        title: above the picture.
     """
     rows = read_metrics(metrics)
     figure = new_figure(9, 3.6)

@@ -46,7 +46,8 @@ class Run:
         resume: continue from the newest whole checkpoint there.
 
     Raises:
-        ConfigError: for a wrong setting. CheckpointError: when resuming fails.
+        ConfigError: for a wrong setting.
+        CheckpointError: when resuming fails.
         WorkersNotStartedError: if the cluster of remote workers is not there.
     """
 

@@ -70,7 +70,8 @@ def check_unused(directory: Path, run_dirs: Sequence[Path]) -> None:
     """Refuse to begin runs where there are some.
 
     Args:
-        directory: what the user gave. run_dirs: of the runs, it or those in it.
+        directory: what the user gave.
+        run_dirs: of the runs, it or those in it.
 
     Raises:
         ConfigError: saying how to go on with them.

@@ -28,7 +28,8 @@ def load_run_config(run_dir: str | Path) -> DictConfig:
     """The resolved config of a run; what the version which wrote it did not have is as by default.
 
     Raises:
-        CheckpointError: if the directory is not that of a run. DamagedFileError: if its config cannot be read.
+        CheckpointError: if the directory is not that of a run.
+        DamagedFileError: if its config cannot be read.
     """
     check_is_run(Path(run_dir))
     path = Path(run_dir) / "config.yaml"

@@ -25,8 +25,8 @@ def start_run(cfg: DictConfig) -> Run:
     """A new run of ``cfg``, in the directory it names or in a new one.
 
     Raises:
-        ConfigError: if the directory holds a run, or those of several seeds. InUseError: if another process trains in
-            it.
+        ConfigError: if the directory holds a run, or those of several seeds.
+        InUseError: if another process trains in it.
     """
     with new_run_dir(cfg) as run_dir, held(run_dir) as hold:
         check_unused(run_dir, [run_dir])
@@ -38,8 +38,8 @@ def resume_run(run_dir: Path, changes: Mapping[str, Any]) -> Run:
     """The continuation of the run in ``run_dir`` with ``changes`` of single values of its saved config.
 
     Raises:
-        ConfigError: for a setting that the run does not have, that cannot change, or of another type. InUseError: if
-            another process trains in it.
+        ConfigError: for a setting that the run does not have, that cannot change, or of another type.
+        InUseError: if another process trains in it.
     """
     cfg = changed_config(run_dir, changes)
     with held(run_dir) as hold:

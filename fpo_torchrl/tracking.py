@@ -76,7 +76,8 @@ def summarize(history: list[TensorDictBase], **beside: Tensor) -> dict[str, floa
     """Means over an iteration's minibatches, extremes of the ratio, and how far the first ratio was from 1.
 
     Args:
-        history: what each minibatch reported. beside: further scalars, which are then read from the device with these.
+        history: what each minibatch reported.
+        beside: further scalars, which are then read from the device with these.
     """
     stacked: dict[str, Tensor] = TensorDict.stack(history).to_dict()
     stacked = {METRIC_NAMES.get(name, name): values.float() for name, values in stacked.items()}

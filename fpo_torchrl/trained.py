@@ -43,8 +43,8 @@ def load_policy(
         checkpoint: path of a checkpoint; default the newest of the run.
 
     Raises:
-        CheckpointError: if the directory is no run's, or its checkpoint cannot be read. ConfigError: if its
-            environment cannot be built here.
+        CheckpointError: if the directory is no run's, or its checkpoint cannot be read.
+        ConfigError: if its environment cannot be built here.
     """
     cfg = load_run_config(run_dir)
     env = task_env(cfg, num_envs, device)

@@ -60,7 +60,8 @@ class Trainer:
         workers: remote ones that collect instead of this process; ``env`` then only supplies the specs.
 
     Raises:
-        ValueError: for parts or sizes that do not fit together. NonFiniteError: while iterating, for a NaN or infinity.
+        ValueError: for parts or sizes that do not fit together.
+        NonFiniteError: while iterating, for a NaN or infinity.
     """
 
     def __init__(

@@ -57,7 +57,8 @@ def write_video(pictures: Sequence[np.ndarray], path: str | Path, *, duration_s:
         path: ends in ``.gif`` or ``.mp4``.
 
     Raises:
-        ValueError: for another ending. ConfigError: for an ``.mp4`` without an encoder.
+        ValueError: for another ending.
+        ConfigError: for an ``.mp4`` without an encoder.
     """
     check_choice("the ending of a film's path", ending := Path(path).suffix, VIDEO_WRITERS)
     VIDEO_WRITERS[ending](pictures, path, duration_s=duration_s)

@@ -36,7 +36,9 @@ def compare(
     time of one action on the CPU.
 
     Args:
-        students: by their number of Euler steps. data: observations. seed (int): of the episodes, the same for all.
+        students: by their number of Euler steps.
+        data: observations.
+        seed (int): of the episodes, the same for all.
     """
     own = acting_module(trained.actor).solver.without_noise()
     contenders = {(TEACHER, repr(own)): for_inference(trained.actor, solver=own)}

@@ -37,7 +37,9 @@ def distill(
             leaves out its noise.
         solver: the student's.
         data: observations to agree on, with any batch size and the keys that ``teacher`` reads.
-        num_updates (int): gradient steps. batch_size (int): observations of each. lr (float): Adam's first step size.
+        num_updates (int): gradient steps.
+        batch_size (int): observations of each.
+        lr (float): Adam's first step size.
     """
     student = copy.deepcopy(teacher)
     taught = acting_module(student)

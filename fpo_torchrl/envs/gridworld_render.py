@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
-    from .gridworld import Layout
+    from .gridworld_layout import Layout
 
 _FREE, _LINE = (250, 250, 251), (225, 228, 233)
 _COLOURS = {"goal": (110, 190, 130), "death": (217, 96, 90), "wall": (68, 74, 84)}

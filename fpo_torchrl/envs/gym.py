@@ -116,8 +116,8 @@ class GymnasiumEnv(GymWrapper):
         """A picture of copy ``index``, uint8 ``[height, width, 3]``.
 
         Raises:
-            ValueError: for a copy that is not there. RuntimeError: if the copies were not built with the render mode
-                "rgb_array", or have none.
+            ValueError: for a copy that is not there.
+            RuntimeError: if the copies were not built with the render mode "rgb_array", or have none.
         """
         check_index(index, self.num_envs)
         copy = self._env.envs[index]

@@ -14,7 +14,8 @@ from torchrl.envs import EnvBase
 from fpo_torchrl.checks import closest
 from fpo_torchrl.devices import check_device
 
-from .gridworld import LAYOUTS, GridWorld
+from .gridworld import GridWorld
+from .gridworld_layout import LAYOUTS
 from .probe import PROBES, BimodalBandit, ProbeEnv
 
 TORCH_TASKS: dict[str, Callable[..., EnvBase]] = {

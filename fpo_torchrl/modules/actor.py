@@ -54,8 +54,8 @@ class FlowActor(FlowSampler):
             8 bytes an action, and computes the same pairs from it whenever they are needed.
 
     Raises:
-        ValueError: for a setting out of range. KeyError: in :meth:`cfm_loss` and :meth:`redraw_pairs`, without the flow
-            keys.
+        ValueError: for a setting out of range.
+        KeyError: in :meth:`cfm_loss` and :meth:`redraw_pairs`, without the flow keys.
 
     >>> from fpo_torchrl import Euler, VelocityMLP
     >>> from tensordict import TensorDict

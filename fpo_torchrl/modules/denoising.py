@@ -34,8 +34,9 @@ class DenoisingActor(FlowSampler):
             for all. The released code's ``final_steps_only`` is half of them.
 
     Raises:
-        TypeError: for a solver whose steps have no Gaussian likelihood. ValueError: for a setting out of
-            range. KeyError: in :meth:`step_log_prob`, without the path.
+        TypeError: for a solver whose steps have no Gaussian likelihood.
+        ValueError: for a setting out of range.
+        KeyError: in :meth:`step_log_prob`, without the path.
 
     >>> from fpo_torchrl import VelocityMLP
     >>> from tensordict import TensorDict

@@ -59,7 +59,8 @@ def from_flow_matching_policy(policy: TensorDictModuleBase, **settings: Any) -> 
     """A FlowActor on the weights of TorchRL's ``FlowMatchingPolicy``, which takes the same actions from the same noise.
 
     Args:
-        policy: TorchRL's. settings: of :class:`FlowActor`, such as ``num_mc_samples``.
+        policy: TorchRL's.
+        settings: of :class:`FlowActor`, such as ``num_mc_samples``.
 
     Raises:
         ValueError: for bounds that a FlowActor does not cut at.
@@ -84,8 +85,9 @@ def to_flow_matching_policy(actor: FlowActor) -> TensorDictModuleBase:
     """TorchRL's ``FlowMatchingPolicy`` on the weights of ``actor``, which takes the same actions from the same noise.
 
     Raises:
-        ImportError: for a TorchRL without that class. ValueError: for an actor with several observations, another
-            solver than Euler's, or another squashing or bounds than TorchRL's policy has.
+        ImportError: for a TorchRL without that class.
+        ValueError: for an actor with several observations, another solver than Euler's, or another squashing or bounds
+            than TorchRL's policy has.
     """
     try:
         from torchrl.modules import FlowMatchingPolicy

@@ -76,7 +76,8 @@ class FlowPolicy(nn.Module):
         """Action ``[batch, act]`` for observations ``[batch, ...]``, and the start noise where none was fixed.
 
         Raises:
-            TypeError: for too few or too many inputs. ValueError: for an observation without a batch dimension.
+            TypeError: for too few or too many inputs.
+            ValueError: for an observation without a batch dimension.
         """
         names = [*map(str, self.in_keys), *(["noise"] if self.start is None else [])]
         if len(inputs) != len(names):

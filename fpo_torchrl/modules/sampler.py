@@ -48,7 +48,8 @@ class FlowSampler(TensorDictModuleBase):
 
     Raises:
         ValueError: for a setting out of range, observations that would broadcast against the TensorDict's batch size,
-            or a velocity of another size than the action. KeyError: for a TensorDict without an observation.
+            or a velocity of another size than the action.
+        KeyError: for a TensorDict without an observation.
     """
 
     action_low: Tensor

@@ -38,8 +38,9 @@ class CFMLoss(LossModule):
         reduction: over the batch, as in any LossModule: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Raises:
-        TypeError: without a FlowActor, or for a part of another kind. ValueError: if ``num_mc_samples`` is below 1 or
-            ``action_reduction`` is unknown. KeyError: in a batch without the action.
+        TypeError: without a FlowActor, or for a part of another kind.
+        ValueError: if ``num_mc_samples`` is below 1 or ``action_reduction`` is unknown.
+        KeyError: in a batch without the action.
 
     >>> import torch
     >>> from fpo_torchrl import VelocityMLP

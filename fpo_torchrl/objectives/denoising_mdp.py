@@ -34,7 +34,8 @@ class DenoisingMDPLoss(FlowPPOLoss):
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in :class:`FlowPPOLoss`.
 
     Raises:
-        TypeError: without an actor that stores denoising paths. ValueError, KeyError: as :class:`FlowPPOLoss`.
+        TypeError: without an actor that stores denoising paths.
+        ValueError, KeyError: as :class:`FlowPPOLoss`.
 
     >>> from fpo_torchrl import ValueMLP, VelocityMLP
     >>> critic = TensorDictModule(ValueMLP(3), in_keys=["observation"], out_keys=["state_value"])

@@ -65,8 +65,9 @@ class FPOLoss(FlowPPOLoss):
         min_advantage, max_advantage and further keywords: as in the base class.
 
     Raises:
-        TypeError: without a FlowActor. ValueError: for a setting out of range or an advantage of another shape.
-            KeyError: for a batch without the flow keys.
+        TypeError: without a FlowActor.
+        ValueError: for a setting out of range or an advantage of another shape.
+        KeyError: for a batch without the flow keys.
 
     >>> from fpo_torchrl import FlowActor, VelocityMLP, ValueMLP
     >>> critic = TensorDictModule(ValueMLP(3), in_keys=["observation"], out_keys=["state_value"])

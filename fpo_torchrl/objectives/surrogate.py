@@ -16,7 +16,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives import PPOLoss, ValueEstimators
 
-from fpo_torchrl.checks import check_kinds, closest
+from fpo_torchrl.checks import check_arguments, check_kinds
 from fpo_torchrl.functional import effective_sample_size, explained_variance
 from fpo_torchrl.modules.chain import acting_module, check_encoders, encode
 from fpo_torchrl.modules.sampler import FlowSampler
@@ -49,7 +49,8 @@ class FlowPPOLoss(PPOLoss):
 
     Args:
         actor_network: the flow policy, or a ``TensorDictSequential`` that ends with one; the encoders before it are
-            trained too. critic_network: module that writes ``"state_value"``.
+            trained too.
+        critic_network: module that writes ``"state_value"``.
         trust_region: what happens to ratios far from 1.
         min_advantage, max_advantage (float, optional): bounds on an advantage, below and above 0, in standard
             deviations if advantages are normalised, else in units of the return. The lower one keeps a few failing
@@ -59,7 +60,7 @@ class FlowPPOLoss(PPOLoss):
 
     Raises:
         ValueError: for a setting out of range, a second actor before the flow, or an advantage of another shape.
-            KeyError: for a batch without the actor's flow keys.
+        KeyError: for a batch without the actor's flow keys.
     """
 
     actor_network: FlowSampler | TensorDictSequential
@@ -103,11 +104,8 @@ class FlowPPOLoss(PPOLoss):
         if entropy_bonus:
             raise ValueError(f"a flow policy has no entropy in closed form: {name} needs entropy_bonus=False")
         known = {name for name, it in signature(PPOLoss.__init__).parameters.items() if it.kind is it.KEYWORD_ONLY}
-        for given in kwargs.keys() - known:  # TorchRL's loss takes any name and forgets it
-            hint = "".join(
-                f"; did you mean {it!r}?" for it in closest(given, {*known, *signature(type(self)).parameters})
-            )
-            raise TypeError(f"{name} has no argument {given!r}{hint}")
+        # TorchRL's loss takes any name and forgets it.
+        check_arguments(name, kwargs.keys() - known, {*known, *signature(type(self)).parameters})
         if critic_network is not None and not hasattr(critic_network, "in_keys"):
             raise TypeError(
                 f"critic_network must be a TensorDict module that writes 'state_value', got a plain "

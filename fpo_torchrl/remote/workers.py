@@ -57,7 +57,9 @@ class RemoteWorkers(ABC):
         """Start them.
 
         Args:
-            policy: whose weights the workers get. frames_per_batch: of all workers together. device: where batches go.
+            policy: whose weights the workers get.
+            frames_per_batch: of all workers together.
+            device: where batches go.
             frames: where the run is, from which their random numbers follow.
 
         Raises:
@@ -82,7 +84,8 @@ class RemoteWorkers(ABC):
         """Refuse workers that could not start, before anything is written.
 
         Raises:
-            ConfigError: saying why. WorkersNotStartedError: if a cluster that they need is not there.
+            ConfigError: saying why.
+            WorkersNotStartedError: if a cluster that they need is not there.
         """
 
     @abstractmethod
@@ -103,7 +106,9 @@ class RemoteBatches:
     """Endless batches ``[num_envs, time]`` from a collector of TorchRL, each of the policy's weights at that time.
 
     Args:
-        collector: its workers number their batches. policy: whose weights they get. device: where batches go.
+        collector: its workers number their batches.
+        policy: whose weights they get.
+        device: where batches go.
     """
 
     def __init__(self, collector: Any, policy: Any, device: torch.device | None) -> None:
@@ -117,7 +122,8 @@ class RemoteBatches:
         """The next batch: the copies of the first worker, then those of the second and so on.
 
         Raises:
-            NonFiniteError: a worker's. WorkerLostError: if one is gone.
+            NonFiniteError: a worker's.
+            WorkerLostError: if one is gone.
         """
         with told(WorkerLostError, "a worker is gone or has failed"):
             self._collector.update_policy_weights_(TensorDict.from_module(self._policy).data.cpu())

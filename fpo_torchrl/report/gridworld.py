@@ -11,7 +11,8 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor
 from torchrl.envs.utils import set_exploration_type
 
-from fpo_torchrl.envs.gridworld import CENTER, Layout, gridworld_step
+from fpo_torchrl.envs.gridworld import gridworld_step
+from fpo_torchrl.envs.gridworld_layout import CENTER, Layout
 from fpo_torchrl.evaluation import evaluation_policy, isolated_rng
 from fpo_torchrl.flow import RandomSteps
 from fpo_torchrl.modules.sampler import FlowSampler
@@ -25,8 +26,10 @@ class Rollouts:
     """Episodes of one policy, followed to a goal, to death or to the time limit.
 
     Args:
-        start: cells (x, y) they start from. path: cells on the way, the start first; the last one is repeated after
-            the end. length: moves made. goal: number of the region reached (:meth:`Layout.goal_regions`), -1 for none.
+        start: cells (x, y) they start from.
+        path: cells on the way, the start first; the last one is repeated after the end.
+        length: moves made.
+        goal: number of the region reached (:meth:`Layout.goal_regions`), -1 for none.
     """
 
     start: Int[Tensor, "rollouts 2"]
@@ -116,7 +119,8 @@ def measure(policy: GridPolicy, start: tuple[int, int], *, num_rollouts: int = 2
     first (``share_low`` is below or left of it), and the entropy in bits of the goal region reached.
 
     Args:
-        start: cell (x, y) at the saddle. num_rollouts: from there.
+        start: cell (x, y) at the saddle.
+        num_rollouts: from there.
     """
     layout = policy.layout
     distance, regions, saddle = layout.distance_to_goal(), layout.goal_regions(), layout.saddle_cells()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fpo_torchrl.cli import friendly_errors, take_defaults
-from fpo_torchrl.envs.gridworld import make_layout
+from fpo_torchrl.envs.gridworld_layout import make_layout
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import make_directory, write_json
 from fpo_torchrl.trained import load_policy

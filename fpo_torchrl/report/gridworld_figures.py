@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Rectangle
 
-from fpo_torchrl.envs.gridworld import CENTER, MOVE_THRESHOLD, SIZE, Layout
+from fpo_torchrl.envs.gridworld import MOVE_THRESHOLD
+from fpo_torchrl.envs.gridworld_layout import CENTER, SIZE, Layout
 from fpo_torchrl.plots import COLOURS, new_figure
 from fpo_torchrl.video import write_gif
 
@@ -30,7 +31,8 @@ def draw_policies(policies: Mapping[str, GridPolicy], starts: list[Cell], path: 
     """A row for each policy: an action in each cell, actions at the saddle, and trajectories.
 
     Args:
-        policies: by name, all on one layout. starts: of the trajectories, the first at the saddle.
+        policies: by name, all on one layout.
+        starts: of the trajectories, the first at the saddle.
     """
     figure = new_figure(16, 4.1 * len(policies) + 0.4)
     grid = figure.subplots(len(policies), 4, squeeze=False)

@@ -84,8 +84,11 @@ class Results:
     """Runs grouped by task and label, and the metric that counts.
 
     Args:
-        runs: all of them. labels: the algorithms to show, in this order. metric: "random" or "zero" start noise.
-        worst: the worst possible return, which a diverged run counts as. best: the best possible one.
+        runs: all of them.
+        labels: the algorithms to show, in this order.
+        metric: "random" or "zero" start noise.
+        worst: the worst possible return, which a diverged run counts as.
+        best: the best possible one.
     """
 
     runs: list[RunRecord]

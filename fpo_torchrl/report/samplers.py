@@ -46,7 +46,9 @@ def draw_samplers(rows: Rows, path: str | Path, *, title: str) -> Path:
     """Draw return and latency over the number of steps, a line for each solver and start noise.
 
     Args:
-        rows: of ``fpo-eval``, all of a flow policy. path: where to write the PNG. title: above the picture.
+        rows: of ``fpo-eval``, all of a flow policy.
+        path: where to write the PNG.
+        title: above the picture.
     """
     figure = new_figure(9, 3.8)
     returns, latency = figure.subplots(1, 2)

@@ -96,7 +96,8 @@ class SeedRuns:
         """Train all to the end; returns the seeds' mean returns in the final evaluations, by start noise.
 
         Raises:
-            NonFiniteError: once the others have finished, if a run diverged. Preempted: as in :meth:`Run.train`.
+            NonFiniteError: once the others have finished, if a run diverged.
+            Preempted: as in :meth:`Run.train`.
         """
         diverged: dict[Run, NonFiniteError] = {}
         with self.stop, self.hold, contextlib.ExitStack() as records:
@@ -221,14 +222,15 @@ def train_seeds(cfg: DictConfig, sweep_dir: Path | None = None) -> float:
     """Train ``cfg.num_seeds`` runs in ``seed0``, ``seed1`` ... of the run directory; with ``resume=auto`` go on there.
 
     Args:
-        cfg: the composed config. sweep_dir: the directory, if it is one of a sweep.
+        cfg: the composed config.
+        sweep_dir: the directory, if it is one of a sweep.
 
     Returns:
         The mean over seeds of the final evaluation's return, under random start noise.
 
     Raises:
-        ConfigError: for a wrong setting, or a directory that holds other runs. InUseError: with ``resume=auto``, if
-            another process trains in one of the directories.
+        ConfigError: for a wrong setting, or a directory that holds other runs.
+        InUseError: with ``resume=auto``, if another process trains in one of the directories.
     """
     check_seeds(cfg, cfg.vmap)
     if cfg.resume == AUTO or sweep_dir is not None:
@@ -259,8 +261,8 @@ def resume(overrides: Sequence[str]) -> Run | SeedRuns:
         overrides: as on the command line, one of them ``resume=RUN_DIRECTORY``; ``vmap`` is for several seeds.
 
     Raises:
-        CheckpointError: if one of the seeds is missing, and as :class:`Run`. ConfigError: as
-            :func:`~fpo_torchrl.start.resume_run`.
+        CheckpointError: if one of the seeds is missing, and as :class:`Run`.
+        ConfigError: as :func:`~fpo_torchrl.start.resume_run`.
     """
     directory, changes = resume_arguments(overrides)
     run_dirs = seed_dirs(directory)

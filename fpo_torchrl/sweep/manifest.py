@@ -112,7 +112,8 @@ class Sweep:
         """Where the run of ``cfg`` is: where an older version of this package, with fewer settings, put it, if one did.
 
         Args:
-            overrides: those that decide its results. made: the runs that are there, with theirs.
+            overrides: those that decide its results.
+            made: the runs that are there, with theirs.
         """
         for known in (known for known, theirs in made.items() if theirs == overrides):
             trained = [self.run_dir(other) for other in made if other.setting == known.setting]

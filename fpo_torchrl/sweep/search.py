@@ -59,7 +59,8 @@ class Search:
 
     Raises:
         ConfigError, HydraException: without a space, with another one than before or one in which nothing is right, or
-            if the storage cannot be opened, before anything is written. ImportError: without Optuna.
+            if the storage cannot be opened, before anything is written.
+        ImportError: without Optuna.
     """
 
     def __init__(

@@ -31,8 +31,9 @@ def script(
     SLURM requeues a task that it preempts; the task requeues itself at its time limit.
 
     Args:
-        options: further ones of sbatch. time_limit: as sbatch takes it. signal_s: seconds before it that the run is to
-            stop; longer than an iteration and a checkpoint.
+        options: further ones of sbatch.
+        time_limit: as sbatch takes it.
+        signal_s: seconds before it that the run is to stop; longer than an iteration and a checkpoint.
     """
     directory = sweep.directory.resolve()
     own = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fpo_torchrl.envs import GridWorld
-from fpo_torchrl.envs.gridworld import Layout
+from fpo_torchrl.envs.gridworld_layout import Layout
 
 
 @pytest.mark.parametrize("bad", [(17, 12), [17, 12], [(1, 2, 3)], [(1.5, 2)], ["ab"]])

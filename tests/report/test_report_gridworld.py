@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tensordict.nn import TensorDictModule
 
-from fpo_torchrl.envs.gridworld import LAYOUTS, make_layout
+from fpo_torchrl.envs.gridworld_layout import LAYOUTS, make_layout
 from fpo_torchrl.report import gridworld_command
 from fpo_torchrl.report.gridworld import STARTS, GridPolicy, across, first_sides, measure
 from fpo_torchrl.start import start_run

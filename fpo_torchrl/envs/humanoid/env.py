@@ -53,7 +53,8 @@ class HumanoidEnv(BatchedEnv):
     Args:
         task (str): ``"humanoid/full"`` (28 servos) or ``"humanoid/planar"`` (12).
         motions (str, optional): a motion's file or a folder of them; None for a walk made of sines.
-        clips: names of the motions to take; None for all. mirror (bool): track their mirror images too.
+        clips: names of the motions to take; None for all.
+        mirror (bool): track their mirror images too.
         cycles (int): how often a motion that loops is repeated.
         conditioning (str): the goal that the policy sees: ``"full"``, ``"root_hands"`` or ``"root"``.
         critic_goal (str): the goal that the critic sees: ``"full"``, or ``"masked"`` as the policy's.
@@ -72,7 +73,9 @@ class HumanoidEnv(BatchedEnv):
 
     Raises:
         ValueError: for a setting out of range or an action of the wrong shape; its kind MotionError for motions that
-            cannot be used. ImportError: without MuJoCo Warp. CapacityError: when stepping, as in ``ControlEnv``.
+            cannot be used.
+        ImportError: without MuJoCo Warp.
+        CapacityError: when stepping, as in ``ControlEnv``.
         NonFiniteError: when stepping, for an action that is not finite, or if physics breaks down in more than 1 % of
             the steps. A copy in which it does so now and then terminates without reward (``num_diverged``).
 

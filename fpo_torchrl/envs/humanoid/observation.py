@@ -44,7 +44,8 @@ def observe(own: BodyStates, goal: BodyStates, *, in_plane: bool = False) -> Ten
     (akanazawa/fpo, phc/puffer_phc/humanoid_phc.py:1717-1870; the heading is there the direction of the root's x axis.)
 
     Args:
-        own: the bodies. goal: where they ought to be.
+        own: the bodies.
+        goal: where they ought to be.
         in_plane (bool): whether the roots stay in the x-z plane: the same numbers sooner, since all have one heading.
     """
     return observation_rows(own, goal, in_plane=in_plane).T.contiguous()

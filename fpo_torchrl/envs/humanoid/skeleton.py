@@ -58,7 +58,8 @@ class Body:
             ``"free"`` or ``"planar"`` (x, z and a turn about y).
         mass: in kilogrammes.
         shape: what it touches the world with.
-        stiffness: kp of its servo in Nm/rad. damping: kd in Nms/rad.
+        stiffness: kp of its servo in Nm/rad.
+        damping: kd in Nms/rad.
         limit: largest angle (rad) of the joint.
         flexion: lowest and highest angle (rad) of a hinge that has a stop.
     """
