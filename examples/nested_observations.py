@@ -13,10 +13,7 @@ from torch import Tensor
 from torchrl.envs import GymWrapper
 from torchrl.modules import MLP
 
-from fpo_torchrl import ASPO, FlowActor, FPOLoss, VelocityMLP
-from fpo_torchrl.advantage import GAE
-from fpo_torchrl.optim import AgentOptimizer
-from fpo_torchrl.trainer import Trainer
+from fpo_torchrl import ASPO, GAE, AgentOptimizer, FlowActor, FPOLoss, Trainer, VelocityMLP
 
 KEYS = [("robot", "arm"), ("camera", "goal")]
 

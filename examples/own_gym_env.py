@@ -10,10 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from tensordict.nn import TensorDictModule
 
-from fpo_torchrl import FlowActor, FPOLoss, ValueMLP, VelocityMLP, make_env
-from fpo_torchrl.advantage import GAE
-from fpo_torchrl.optim import AgentOptimizer
-from fpo_torchrl.trainer import Trainer
+from fpo_torchrl import GAE, AgentOptimizer, FlowActor, FPOLoss, Trainer, ValueMLP, VelocityMLP, make_env
 
 
 class Line(gymnasium.Env):

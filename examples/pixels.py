@@ -7,11 +7,8 @@ import torch
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torchrl.modules import MLP, ConvNet
 
-from fpo_torchrl import FlowActor, FPOLoss, VelocityMLP
-from fpo_torchrl.advantage import GAE
+from fpo_torchrl import GAE, AgentOptimizer, FlowActor, FPOLoss, Trainer, VelocityMLP
 from fpo_torchrl.envs.base import BatchedEnv
-from fpo_torchrl.optim import AgentOptimizer
-from fpo_torchrl.trainer import Trainer
 
 SIZE = 8
 

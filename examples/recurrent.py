@@ -10,11 +10,8 @@ from tensordict.nn import TensorDictModule, TensorDictSequential
 from torchrl.envs import Compose, InitTracker, TransformedEnv
 from torchrl.modules import LSTMModule
 
-from fpo_torchrl import FlowActor, FPOLoss, ValueMLP, VelocityMLP
-from fpo_torchrl.advantage import GAE
+from fpo_torchrl import GAE, AgentOptimizer, FlowActor, FPOLoss, Trainer, ValueMLP, VelocityMLP
 from fpo_torchrl.envs.base import BatchedEnv
-from fpo_torchrl.optim import AgentOptimizer
-from fpo_torchrl.trainer import Trainer
 
 
 class Recall(BatchedEnv):

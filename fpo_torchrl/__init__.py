@@ -5,6 +5,7 @@ is PPO with the likelihood ratio replaced by ``exp(L_old - L_new)``, the differe
 flow-matching losses of the policy's own action (arXiv 2507.21053).
 """
 
+from fpo_torchrl.advantage import GAE, GroupAdvantage
 from fpo_torchrl.envs import make_env
 from fpo_torchrl.flow import (
     RK4,
@@ -26,13 +27,16 @@ from fpo_torchrl.flow import (
     RandomNoise,
     RandomSteps,
     RandomStepsPerRollout,
+    Solver,
     UniformTime,
     VelocityTarget,
     ZeroNoise,
 )
 from fpo_torchrl.modules import DenoisingActor, FlowActor, FlowPolicy, ObservationNormalizer, ValueMLP, VelocityMLP
-from fpo_torchrl.objectives import ASPO, SPO, CFMLoss, Clamp, Clip, DenoisingMDPLoss, FPOLoss
+from fpo_torchrl.objectives import ASPO, SPO, CFMLoss, Clamp, Clip, DenoisingMDPLoss, FPOLoss, TrustRegion
+from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.torchrl_configs import register
+from fpo_torchrl.trainer import Trainer
 
 register()
 del register
@@ -41,9 +45,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ASPO",
+    "GAE",
     "RK4",
     "SPO",
     "ActionTarget",
+    "AgentOptimizer",
     "AntitheticPairs",
     "BetaTime",
     "CFMLoss",
@@ -58,6 +64,7 @@ __all__ = [
     "FlowActor",
     "FlowPolicy",
     "GridTime",
+    "GroupAdvantage",
     "Heun",
     "IndependentPairs",
     "LinearPath",
@@ -70,6 +77,9 @@ __all__ = [
     "RandomNoise",
     "RandomSteps",
     "RandomStepsPerRollout",
+    "Solver",
+    "Trainer",
+    "TrustRegion",
     "UniformTime",
     "ValueMLP",
     "VelocityMLP",

@@ -23,9 +23,7 @@ AUTO = "auto"
 
 
 def names_run(arguments: Sequence[str]) -> bool:
-    """Whether arguments of ``fpo-train`` name a run to continue: ``resume=`` anything but ``auto``, or ``null``, its
-    default.
-    """
+    """Whether arguments of ``fpo-train`` resume a run by name (``resume=DIR``), as opposed to ``auto`` or nothing."""
     resumes = [argument for argument in arguments if argument.startswith("resume=")][-1:]
     return any(parsed.value() not in (None, AUTO) for parsed in OverridesParser.create().parse_overrides(resumes))
 

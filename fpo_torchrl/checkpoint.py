@@ -19,6 +19,18 @@ from fpo_torchrl.checks import check_counts
 from fpo_torchrl.errors import CheckpointError, DamagedCheckpointError
 
 FORMAT_VERSION = 1
+DAMAGE = (
+    zipfile.BadZipFile,
+    TorchRLCheckpointError,
+    OSError,
+    KeyError,
+    ValueError,
+    EOFError,
+    zlib.error,  # this one and those below: a damaged byte may say that an entry is compressed, or encrypted
+    lzma.LZMAError,
+    RuntimeError,
+)
+"""What reading a damaged archive may raise."""
 
 
 class Stateful(Protocol):
@@ -163,10 +175,7 @@ def verify(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         metadata = Checkpoint.manifest(path)["metadata"]
-    except (
-        *(zipfile.BadZipFile, TorchRLCheckpointError, OSError, KeyError, ValueError, EOFError),
-        *(zlib.error, lzma.LZMAError, RuntimeError),  # a byte may say that it is compressed, or encrypted
-    ) as e:
+    except DAMAGE as e:
         raise DamagedCheckpointError(f"{path} is truncated or damaged ({e})") from e
     if damaged is not None:
         raise DamagedCheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")

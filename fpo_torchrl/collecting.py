@@ -36,7 +36,7 @@ def make_collector(env: EnvBase, policy: Any, frames_per_batch: int, *, compile:
 
 def is_compilable(policy: Any) -> bool:
     """Whether a call of ``policy`` always does the same: no number of steps is drawn, and no distribution of TorchRL's
-    looks at values."""
+    branches on tensor values."""
     sampler = acting_module(policy)
     return isinstance(sampler, FlowSampler) and not isinstance(sampler.solver, RandomSteps)
 

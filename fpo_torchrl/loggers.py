@@ -26,7 +26,7 @@ class MetricsCSV:
     the rows too, so that whatever happened to the file, a resumed run has every one of them.
 
     Args:
-        path: the file. What it has is gone with the next row, unless it is taken over with :meth:`read`.
+        path: the file. One that is there is overwritten by the first :meth:`log`; to continue it call :meth:`read`.
     """
 
     def __init__(self, path: str | Path) -> None:

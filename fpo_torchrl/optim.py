@@ -48,12 +48,18 @@ class AgentOptimizer(torch.optim.Adam):
         of_actor = {id(parameter) for parameter in actor_parameters}
         critic_parameters = [parameter for parameter in critic_parameters if id(parameter) not in of_actor]
         step_sizes = [(actor_parameters, lr), (critic_parameters, critic_lr if critic_lr is not None else lr)]
-        groups = [{"params": [p for p in of if p.requires_grad], "lr": step_size} for of, step_size in step_sizes]
+        groups = [
+            {"params": [parameter for parameter in parameters if parameter.requires_grad], "lr": step_size}
+            for parameters, step_size in step_sizes
+        ]
         super().__init__(groups, betas=tuple(betas), eps=eps, fused=True)
         self.limits = {"actor": max_grad_norm, "critic": critic_max_grad_norm}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore moments and step counts; settings stay those of this object, but step sizes a scheduler has set."""
+        """Restore moments and step counts.
+
+        The settings of this object win over the saved ones, except step sizes that a scheduler has set.
+        """
         settings = [{name: value for name, value in g.items() if name != "params"} for g in self.param_groups]
         super().load_state_dict(state_dict)
         for group, own in zip(self.param_groups, settings, strict=True):

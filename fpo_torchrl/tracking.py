@@ -104,7 +104,7 @@ def describe(
 ) -> dict[str, float]:
     """Mean reward of a batch ``[num_envs, time]``, spread of its raw advantages and of its actions, and saturation.
 
-    That is the share of the actions' entries within a thousandth of its range of a bound, none without two bounds.
+    Saturation is the share of the actions' entries within 0.1 % of their range from a bound; there is none without two.
     """
     action: Tensor = batch.get(action_key)
     values = {"reward": batch["next", "reward"].float().mean()}

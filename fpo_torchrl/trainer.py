@@ -229,7 +229,9 @@ class Trainer:
         """Summaries of a batch, and the environment's own metrics where it is the one that collects."""
         keys = {"action_key": self.env.action_key, "advantage_key": self._advantage_key}
         summaries, env = describe(batch, self.env.action_spec, **keys), innermost(self.env)
-        return summaries | env.metrics() if isinstance(env, BatchedEnv) and self.workers is None else summaries
+        if isinstance(env, BatchedEnv) and self.workers is None:
+            summaries |= env.metrics()
+        return summaries
 
     @torch.no_grad()
     def _redraw_pairs(self, behaviour: Any, batch: TensorDictBase) -> None:

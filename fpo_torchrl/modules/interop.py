@@ -67,9 +67,11 @@ def from_flow_matching_policy(policy: TensorDictModuleBase, **settings: Any) -> 
     """
     model: Any = policy.module
     network = model.velocity_network
-    found = (model.low.amin().item(), model.high.amax().item())
-    inner = (model.low.amax().item(), model.high.amin().item())
-    squash = next((name for name, bounds in BOUNDS.items() if bounds == found == inner), None)
+
+    def cuts_at(low: float, high: float) -> bool:
+        return bool((model.low == low).all() and (model.high == high).all())
+
+    squash = next((name for name, bounds in BOUNDS.items() if cuts_at(*bounds)), None)
     if squash is None:
         raise ValueError(
             f"the policy cuts its actions at {model.low.tolist()} and {model.high.tolist()}; only bounds of -1 and 1, "

@@ -59,7 +59,7 @@ class DrawnByAgent(TorchDispatchMode):
         """Call ``func``, or if it draws random numbers, call it for each agent.
 
         Raises:
-            ConfigError: if what it draws is not said to be of all agents, by a ``size`` or a tensor.
+            ConfigError: if the call has neither a size nor a tensor by which to split it among the agents.
         """
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **(kwargs or {}))

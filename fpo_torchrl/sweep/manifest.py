@@ -109,7 +109,7 @@ class Sweep:
         return [*found.values()]
 
     def _path(self, overrides: Sequence[str], cfg: DictConfig, made: Mapping[Entry, Sequence[str]]) -> str:
-        """Where the run of ``cfg`` is: where an older version of this package, with fewer settings, put it, if one did.
+        """The directory of the run of ``cfg``; one that an older version hashed with fewer settings keeps its own.
 
         Args:
             overrides: those that decide its results.

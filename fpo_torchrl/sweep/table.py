@@ -68,7 +68,7 @@ def warned() -> Iterator[None]:
 
 
 def names_of(entries: Sequence[Entry]) -> list[str]:
-    """What runs are called: by directory, task and label, and where a label has several settings, by what they vary."""
+    """Display names: directory, task and label, and the varied settings where several share a label."""
     alike: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         alike[entry.task, entry.label].append(entry)
