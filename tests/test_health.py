@@ -19,6 +19,8 @@ from fpo_torchrl.report.runs import read_run
 from fpo_torchrl.start import start_run
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results"
+NOT_LEARNT = {"FingerTurnEasy", "FingerTurnHard", "FishSwim"}
+LEARNED = sorted(path for path in RESULTS.glob("control/*/fpo/*/metrics.csv") if path.parts[-4] not in NOT_LEARNT)
 
 
 def run_of(length: int = 40, **columns: Callable[[int], float]) -> list[dict[str, float]]:
@@ -178,7 +180,7 @@ class TestChecks:
                 del row["eval_zero"]
         assert examine(rows) == []
 
-    @pytest.mark.parametrize("path", sorted(RESULTS.glob("control/*/fpo/*/metrics.csv")), ids=lambda p: p.parts[-4])
+    @pytest.mark.parametrize("path", LEARNED, ids=lambda path: path.parts[-4])
     def test_recorded_runs_that_learned_show_nothing_serious(self, path):
         found = {finding.check for finding in examine(read_metrics(path))}
         assert found <= {"noise gap", "gradient norm", "drop"}

@@ -232,7 +232,7 @@ class TestResumingWithOtherValues:
             ("optim.learning_rate=1", r"optim.learning_rate is not a setting of .*config.yaml lists them"),
             ("total_frames=many", "total_frames='many': .* could not be converted to Integer; the run has 256"),
             ("total_frames=null", "total_frames=None: .* not Optional; the run has 256"),
-            ("num_envs=null", "num_envs=None: "),
+            ("num_envs=4", "num_envs=4 cannot change when a run is resumed: start a new run for that"),
             ("eval_interval_frames=abc", "eval_interval_frames='abc': .*Integer"),
             ("trainer.anneal_lr=perhaps", "trainer.anneal_lr=.perhaps.: .*bool"),
             ("trainer.num_epochs=2.5", "trainer.num_epochs=2.5: .*Integer"),
@@ -257,12 +257,6 @@ class TestResumingWithOtherValues:
         run = resume([f"resume={tmp_path}", "loss.entropy_coeff=0", "total_frames=1024"])
         assert run.agent.loss.entropy_coeff == 0
 
-    def test_another_number_of_environments_does_not_fit(self, finished):
-        config = (finished / "config.yaml").read_text()
-        with pytest.raises(CheckpointError, match=r"does not fit this run.*state is of 8 environment copies.* has 4"):
-            self.resume(finished, "num_envs=4")
-        assert (finished / "config.yaml").read_text() == config
-
     def test_a_directory_without_a_run(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"is not the directory of a run: it has no config.yaml"):
             resume([f"resume={tmp_path}"])
@@ -281,5 +275,5 @@ class TestResumingWithOtherValues:
     def test_a_run_without_a_checkpoint(self, finished):
         for path in (finished / "checkpoints").iterdir():
             path.unlink()
-        with pytest.raises(CheckpointError, match=r"no whole checkpoint in .*by its own command with resume=auto"):
+        with pytest.raises(CheckpointError, match=r"no whole checkpoint in .*its own command with resume=auto"):
             self.resume(finished)
