@@ -255,15 +255,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def label_of(settings: dict[str, Any]) -> str:
-    """The algorithm's name by its loss and, where PPO's loss trains a flow, by its actor.
+    """The algorithm's name by its loss, by the ratio of FPO's and, where PPO's loss trains a flow, by the actor.
 
     >>> flow, ppo = {"_target_": "modules.FlowActor"}, {"_target_": "torchrl.objectives.ppo.ClipPPOLoss"}
     >>> label_of({"loss": {"_target_": "fpo_torchrl.objectives.FPOLoss"}, "actor": flow})
     'FPO'
     >>> label_of({"loss": ppo, "actor": {"_target_": "modules.gaussian_actor"}}), label_of({"loss": ppo, "actor": flow})
     ('PPO', 'FPO (ClipPPOLoss)')
+    >>> label_of({"loss": {"_target_": "fpo_torchrl.objectives.FPOLoss", "ratio": "per_sample"}, "actor": flow})
+    'FPO++'
     """
     loss = settings["loss"]["_target_"].rpartition(".")[2]
+    if loss == "FPOLoss" and settings["loss"].get("ratio") == "per_sample":
+        return "FPO++"
+    if loss == "DenoisingMDPLoss":
+        return "DPPO"
     trains_flow = str((settings.get("actor") or {}).get("_target_")).endswith(".FlowActor")
     if trains_flow and loss == "ClipPPOLoss":
         return "FPO (ClipPPOLoss)"
