@@ -60,7 +60,8 @@ def build(node: Any, path: str = "", *, spare: Collection[str] = (), **context: 
     try:
         target = get_object(node["_target_"])
     except Exception as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
         raise ConfigError(
             f"{path}._target_={node['_target_']!r} is not an importable Python name ({reason}): its package must be "
             "installed, or a module on PYTHONPATH or in the directory of the command"
@@ -68,10 +69,11 @@ def build(node: Any, path: str = "", *, spare: Collection[str] = (), **context: 
     sizes = {name: context[name] for name in _SIZES if name in context}  # a normaliser or bounds are for this one alone
     own = {str(k): build(v, f"{path}.{k}", **sizes) for k, v in node.items() if k != "_target_"}
     parameters = signature(target)
-    own = {name: value for name, value in own.items() if name in parameters or name not in spare}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    own = {name: value for name, value in own.items() if takes_any or name in parameters or name not in spare}
     offered = {name: value for name, value in context.items() if name in parameters and own.get(name) is None}
     unknown = set(own) - set(parameters)
-    if unknown and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+    if unknown and not takes_any:
         allowed = ", ".join(name for name in parameters if name not in context)
         raise ConfigError(f"{path}.{sorted(unknown)[0]} is not a setting of {node['_target_']}; allowed are {allowed}")
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import errno
 import lzma
 import zipfile
 import zlib
@@ -31,6 +33,8 @@ DAMAGE = (
     RuntimeError,
 )
 """What reading a damaged archive may raise."""
+OUT_OF_REACH = {errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT}
+"""The errors of a file system that say nothing of the file's content."""
 
 
 class Stateful(Protocol):
@@ -118,12 +122,17 @@ class Checkpointer:
         """
         source = Path(path) if path is not None else self.newest_whole()
         if source is None:
-            damaged = ", ".join(sorted(found.name for found in self.directory.glob("checkpoint-*")))
+            files = sorted(self.directory.glob("checkpoint-*"))
+            for file in files:
+                with contextlib.suppress(DamagedCheckpointError):
+                    verify(file)  # raises if it cannot be reached
+            damaged = ", ".join(file.name for file in files)
             start_again = "its own command with resume=auto starts the run again"
             raise CheckpointError(
                 f"no whole checkpoint in {self.directory}"
                 + (
-                    f", all are damaged: {damaged}. Remove that folder, and {start_again}"
+                    f", all are damaged: {damaged}. Train again in another run_dir; if the run has not finished, "
+                    f"{start_again} once that folder is removed"
                     if damaged
                     else f": there is nothing to load. Where training has begun, {start_again}"
                 )
@@ -131,10 +140,11 @@ class Checkpointer:
         if not source.is_file():
             what = "is a directory" if source.is_dir() else "does not exist"
             raise CheckpointError(f"{source} {what}. Give the path of a file below a run's checkpoints/")
-        try:
-            verify(source)
-        except DamagedCheckpointError as error:
-            raise DamagedCheckpointError(f"{error}. Give another file below a run's checkpoints/") from error
+        if path is not None:
+            try:
+                verify(source)
+            except DamagedCheckpointError as error:
+                raise DamagedCheckpointError(f"{error}. Give another file below a run's checkpoints/") from error
         targets = {name: target for name, target in self.components.items() if components is None or name in components}
         before = {name: copy.deepcopy(target.state_dict()) for name, target in targets.items()}
         try:
@@ -176,6 +186,8 @@ def verify(path: Path) -> None:
             damaged = archive.testzip()
         metadata = Checkpoint.manifest(path)["metadata"]
     except DAMAGE as e:
+        if isinstance(e, OSError) and e.errno in OUT_OF_REACH:
+            raise CheckpointError(f"{path} cannot be read: {e.strerror}. Nothing says that it is damaged") from e
         raise DamagedCheckpointError(f"{path} is truncated or damaged ({e})") from e
     if damaged is not None:
         raise DamagedCheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")

@@ -54,7 +54,7 @@ def check_shape(name: str, value: Any, expected: Sequence[int], meaning: str) ->
     Traceback (most recent call last):
     ValueError: the times should have shape (4, 8, 1), [*batch, mc, 1], got (4, 8)
     """
-    if isinstance(value, Tensor) and value.shape != tuple(expected):
+    if isinstance(value, Tensor) and value.ndim and value.shape != tuple(expected):
         raise ValueError(f"{name} should have shape {tuple(expected)}, {meaning}, got {tuple(value.shape)}")
 
 
@@ -70,7 +70,8 @@ def check_observations(batch: Sequence[int], observations: Iterable[Tensor]) -> 
     """Raise ``ValueError`` for an observation whose leading dimensions are not those of ``batch``, or 1."""
     for observation in observations:
         sizes = zip(observation.shape, batch, strict=False)
-        if observation.ndim <= len(batch) or any(size not in (1, wanted) for size, wanted in sizes):
+        least = len(batch) + observation.is_floating_point()  # whole numbers may be a category each
+        if observation.ndim < least or any(size not in (1, wanted) for size, wanted in sizes):
             raise ValueError(misfit(batch, observation))
 
 
@@ -207,19 +208,23 @@ def check_parts(env: Any, actor: Any, loss: Any, advantage: Any, optimizer: Any,
 def _check_weights(actor: Any, loss: Any, advantage: Any, optimizer: Any) -> None:
     """Refuse parts of a trainer that hold copies of each other's weights, of which one would stay as it is."""
 
-    def weights(*parts: Any) -> set[int]:
-        return {id(weight) for part in parts for weight in part.parameters() if weight.requires_grad}
+    def trainable(part: Any) -> set[int]:
+        return {id(weight) for weight in part.parameters() if weight.requires_grad}
 
-    critic = getattr(advantage, "critic", None)
+    critic = getattr(advantage, "critic", None) if getattr(loss, "critic_network", None) is not None else None
     trained = [{id(weight) for weight in group["params"]} for group in optimizer.param_groups]
-    advice = "build the loss, the advantage and the optimizer from the same actor and critic, not from copies of them"
-    if alone := weights(actor) - weights(loss):
+    of_loss, of_actor = ({id(weight) for weight in part.parameters()} for part in (loss, actor))
+    advice = (
+        "build the loss, the advantage and the optimizer from the same actor and critic, not from copies of them; what "
+        "is not to be trained is told by requires_grad_(False)"
+    )
+    if alone := trainable(actor) - of_loss:
         raise ValueError(f"{len(alone)} weights of the actor that collects are not the loss's: {advice}")
-    if critic is not None and (alone := weights(critic) - weights(loss)):
+    if critic is not None and (alone := trainable(critic) - of_loss):
         raise ValueError(f"{len(alone)} weights of the advantage's critic are not the loss's: {advice}")
-    if alone := set().union(*trained) - weights(loss):
+    if alone := set().union(*trained) - of_loss:
         raise ValueError(f"{len(alone)} weights of the optimizer are not the loss's: {advice}")
-    if trained[0] and not trained[0] & weights(actor):
+    if trained[0] and not trained[0] & of_actor:
         raise ValueError(
             "the optimizer's first parameters are not the actor's: "
             "AgentOptimizer(actor.parameters(), critic.parameters())"
@@ -228,18 +233,19 @@ def _check_weights(actor: Any, loss: Any, advantage: Any, optimizer: Any) -> Non
 
 def _check_action(env: Any, actor: Any) -> None:
     """Refuse a flow whose actions are of another size than the environment takes, or go beyond its bounds."""
-    flow = links[-1] if (links := [part for part in actor.modules() if hasattr(part, "half_range")]) else None
-    if flow is None:
-        return
+    from fpo_torchrl.modules.sampler import FlowSampler
+
+    flows = [part for part in actor.modules() if isinstance(part, FlowSampler)]
     spec = env.full_action_spec[env.action_key]
-    space: Any = getattr(spec, "space", None)
-    size = spec.shape[-1]
-    if flow.action_dim != size:
-        raise ValueError(f"the actor's actions have {flow.action_dim} entries, the environment takes {size}")
-    if flow.squash == "none" or not hasattr(space, "low"):
+    if not flows or spec.ndim < 2:
         return
-    low, high = space.low.flatten(0, -2)[0], space.high.flatten(0, -2)[0]
-    rounding = 1e-4 * (high - low)
+    flow, space = flows[-1], getattr(spec, "space", None)
+    if flow.action_dim != spec.shape[-1]:
+        raise ValueError(f"the actor's actions have {flow.action_dim} entries, the environment takes {spec.shape[-1]}")
+    if flow.squash == "none" or space is None or not hasattr(space, "low"):
+        return
+    low, high = space.low.flatten(0, -2).amax(0), space.high.flatten(0, -2).amin(0)  # that all copies and agents take
+    rounding = (1e-4 * (high - low)).nan_to_num(0, 0, 0)
     if (flow.action_low.to(low) < low - rounding).any() or (flow.action_high.to(high) > high + rounding).any():
         raise ValueError(
             f"the actor's actions reach from {flow.action_low.tolist()} to {flow.action_high.tolist()}, and the "

@@ -25,7 +25,7 @@ from fpo_torchrl.files import make_directory
 from fpo_torchrl.preemption import Preempted, ending_process
 from fpo_torchrl.run_directory import has_checkpoint
 from fpo_torchrl.settings import flatten
-from fpo_torchrl.text import drop_output
+from fpo_torchrl.text import drop_output, output_is_closed
 from fpo_torchrl.video import VIDEO_WRITERS, load_encoder
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -60,7 +60,9 @@ def friendly_errors() -> Iterator[None]:
         if "Config group override" not in str(error):  # what Hydra says to normalizer=null
             raise
         fail(f"{error}; give the name of an option: fpo-train --help lists them", ConfigError.exit_code)
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:
+        if not output_is_closed():  # another pipe broke, to a process of a logger's or an encoder's
+            raise
         drop_output()
         sys.exit(EXIT_BROKEN_PIPE)
     except OSError as error:
@@ -68,7 +70,10 @@ def friendly_errors() -> Iterator[None]:
             raise
         fail(f"could not write: {error}. Make room or give write access. {GOES_ON}", CheckpointError.exit_code)
     except Preempted as stopped:
-        print(f"{stopped}: stopped, and nothing is lost; {how_to_go_on(stopped.directory)} goes on", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            print(
+                f"{stopped}: stopped, and nothing is lost; {how_to_go_on(stopped.directory)} goes on", file=sys.stderr
+            )
         sys.exit(EXIT_INTERRUPTED if stopped.signal == signal.SIGINT else EXIT_PREEMPTED)
     except KeyboardInterrupt:
         fail(f"interrupted. {GOES_ON}", EXIT_INTERRUPTED)

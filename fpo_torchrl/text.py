@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
 import os
+import select
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -84,11 +87,22 @@ def duration(seconds: float) -> str:
 
 
 def say(*lines: str) -> None:
-    """Print ``lines``, unless whoever read the output has gone."""
+    """Print ``lines``, unless whoever read the output, or the terminal, has gone."""
     try:
         print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
         drop_output()
+
+
+def output_is_closed() -> bool:
+    """Whether nobody reads standard output any more."""
+    with contextlib.suppress(OSError, ValueError):  # it may be no file
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    return False
 
 
 def drop_output() -> None:

@@ -174,6 +174,16 @@ class TestAgent:
         assert env.batch_size == (4,)
         assert env.max_episode_steps == 3
 
+    def test_one_that_takes_any_setting_is_told_what_an_evaluation_asks_for(self):
+        cfg = tiny.compose("task=probe/both", "env=custom", f"env._target_={__name__}.passed_on")
+        assert env_maker(cfg, spread_episodes=False)(num_envs=4, device="cpu", seed=0).spread_episodes is False
+
+    def test_a_module_that_fails_without_a_word(self, tmp_path, monkeypatch):
+        (tmp_path / "fails_at_once.py").write_text("assert False")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ConfigError, match=r"not an importable Python name \(AssertionError"):
+            build({"_target_": "fails_at_once.Net"}, "part")
+
 
 class OwnCritic(nn.Module):
     def __init__(self, obs_dim: int, width: int = 5) -> None:
@@ -182,6 +192,10 @@ class OwnCritic(nn.Module):
 
     def forward(self, observation):
         return self.layers(observation)
+
+
+def passed_on(num_envs: int, **settings) -> ProbeEnv:
+    return ProbeEnv("both", num_envs=num_envs, **settings)
 
 
 def own_env(num_envs: int, limit: int) -> ProbeEnv:

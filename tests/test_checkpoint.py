@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import pickletools
@@ -212,12 +213,19 @@ class TestRefused:
         corrupt(saved.path, "truncated")
         self.refused(
             Parts(tmp_path, seed=1),
-            r"all are damaged: checkpoint-000000000064.torchrl. Remove that folder, and its own command",
+            r"all are damaged: checkpoint-000000000064.torchrl. Train again in another.* once that folder is removed",
         )
+
+    def test_a_file_out_of_reach_is_not_said_to_be_damaged(self, saved, tmp_path, monkeypatch):
+        def fail(path):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(zipfile, "ZipFile", fail)
+        self.refused(Parts(tmp_path, seed=1), "cannot be read: Input/output error. Nothing says that it is damaged")
 
     def test_the_only_one_is_not_said_to_have_one_before_it(self, saved, tmp_path, capsys):
         corrupt(saved.path, "flipped byte")
-        self.refused(Parts(tmp_path, seed=1), "all are damaged: checkpoint-000000000064.torchrl. Remove that folder")
+        self.refused(Parts(tmp_path, seed=1), "all are damaged: checkpoint-000000000064.torchrl. Train again")
         assert capsys.readouterr().out == ""
 
     @staticmethod

@@ -247,6 +247,15 @@ class TestDoctor:
         run = self.run(tmp_path / "run", run_of())
         assert command(run)[:2] == (0, f"{run}: unfinished, 2560 of 2560 frames, return 49\n  nothing found\n")
 
+    def test_a_damaged_newest_checkpoint(self, command, tmp_path):
+        run = self.run(tmp_path / "run", run_of())
+        (run / "checkpoints").mkdir()
+        (run / "checkpoints" / "checkpoint-000000000064.torchrl").write_bytes(b"no archive")
+        code, out, _ = command(run)
+        assert code == 1
+        assert "checkpoint: " in out
+        assert "is truncated or damaged" in out
+
     def test_findings_and_the_error_of_a_diverged_run(self, command, tmp_path):
         self.run(tmp_path / "a", run_of(3), status="diverged", error="NonFiniteError: loss_critic became NaN")
         self.run(tmp_path / "b", run_of(**SICK["drop"][0]))

@@ -183,7 +183,7 @@ class FlowActor(FlowSampler):
         )
         weight = target.weight(time)
         check_shape("the times of the pairs", time, (*x_t.shape[:-1], 1), "[*batch, mc, 1]")
-        check_shape(f"the weights of {target}", weight, time.shape, "that of the times, [*batch, mc, 1]")
+        check_shape("the weights of the target", weight, time.shape, "that of the times, [*batch, mc, 1]")
         if velocity.shape != x_t.shape:
             raise ValueError(
                 f"velocity_net should return a velocity for each of the points {tuple(x_t.shape)} [*batch, mc, act], "

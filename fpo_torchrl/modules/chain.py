@@ -24,7 +24,8 @@ def acting_module(policy: Any) -> Any:
 def require(kind: type[FlowSampler], policy: Any, *, loss: str, advice: str = "") -> Any:
     """The flow of ``policy``; ``TypeError`` if it is of another ``kind`` than a loss trains."""
     flow = acting_module(policy)
-    if not isinstance(flow, kind):
+    wrapped = getattr(flow, "_orig_mod", getattr(flow, "td_module", flow))  # compiled, or in TensorDict's wrapper
+    if not isinstance(wrapped, kind):
         raise TypeError(
             f"{loss} needs a {kind.__name__} as actor_network, alone or at the end of a TensorDictSequential, got "
             f"{type(policy).__name__}{advice}"

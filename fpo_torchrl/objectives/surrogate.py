@@ -103,14 +103,14 @@ class FlowPPOLoss(PPOLoss):
             )
         if entropy_bonus:
             raise ValueError(f"a flow policy has no entropy in closed form: {name} needs entropy_bonus=False")
-        known = {name for name, it in signature(PPOLoss.__init__).parameters.items() if it.kind is it.KEYWORD_ONLY}
         # TorchRL's loss takes any name and forgets it.
-        check_arguments(name, kwargs.keys() - known, {*known, *signature(type(self)).parameters})
+        known = {name for name, it in signature(PPOLoss.__init__).parameters.items() if it.kind is it.KEYWORD_ONLY}
+        own = signature(type(self)).parameters.values()
+        check_arguments(name, kwargs.keys() - known, known | {it.name for it in own if it.kind is not it.VAR_KEYWORD})
         if critic_network is not None and not hasattr(critic_network, "in_keys"):
             raise TypeError(
-                f"critic_network must be a TensorDict module that writes 'state_value', got a plain "
-                f"{type(critic_network).__name__}: wrap it in TensorDictModule(critic, in_keys=['observation'], "
-                "out_keys=['state_value'])"
+                f"critic_network must be a TensorDict module, got a plain {type(critic_network).__name__}: wrap it in "
+                "TensorDictModule(critic, in_keys=['observation'], out_keys=['state_value'])"
             )
         unsupported = {"delay_actor", "max_importance_ratio"} & {key for key, value in kwargs.items() if value}
         if unsupported:

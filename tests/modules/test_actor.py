@@ -296,6 +296,21 @@ def test_it_is_built_in_the_default_precision():
     assert written["action"].dtype == written["cfm_loss"].dtype == torch.float64
 
 
+def test_an_observation_may_be_a_category():
+    class Table(torch.nn.Module):
+        action_dim = 2
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = torch.nn.Embedding(5, 2)
+
+        def forward(self, observation, x_t, time):
+            return self.rows(observation) + 0 * x_t
+
+    td = FlowActor(Table(), num_mc_samples=3)(TensorDict(observation=torch.arange(4), batch_size=4))
+    assert td["cfm_loss"].shape == (4, 3)
+
+
 def test_an_observation_that_would_be_given_to_other_agents_is_refused(make_actor):
     """Three environments and three agents: without a check agent j of each would get environment j's observation."""
     actor = make_actor(action_key=("agents", "action"))

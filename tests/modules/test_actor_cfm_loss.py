@@ -67,7 +67,7 @@ class TestCfmLoss:
                 return time.squeeze(-1)
 
         actor = FlowActor(ConstantVelocity(2.0, 0.0), target=Flat(), num_mc_samples=2)
-        with pytest.raises(ValueError, match=r"the weights of Flat\(\) should have shape \(2, 2, 1\).*got \(2, 2\)"):
+        with pytest.raises(ValueError, match=r"the weights of the target should have shape \(2, 2, 1\).*got \(2, 2\)"):
             actor(observations(2))
 
     def test_what_is_stored_is_the_loss_at_the_stored_pairs(self):

@@ -269,6 +269,10 @@ class TestBadInput:
         with pytest.raises(ValueError, match="critic and critic_network are two names"):
             FPOLoss(make_actor(), make_critic(), critic=make_critic())
 
+    def test_not_a_compiled_actor(self, make_actor, make_critic, collect):
+        actor = make_actor()
+        assert FPOLoss(torch.compile(actor, backend="eager"), make_critic()).flow_actor.num_mc_samples == 4
+
     def test_an_argument_that_torchrl_would_forget(self, make_actor, make_critic):
         with pytest.raises(TypeError, match="FPOLoss has no argument 'prior_coef'; did you mean 'prior_coeff'"):
             FPOLoss(make_actor(), make_critic(), prior_coef=1.0)

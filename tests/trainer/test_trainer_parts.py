@@ -98,6 +98,33 @@ def test_parts_that_are_copies_of_each_other_are_refused(copied):
         Trainer(env, actor, loss, GAE(critic), optimizer, total_frames=64, frames_per_batch=32, minibatch_size=32)
 
 
+def test_weights_may_be_frozen_after_the_optimizer_was_built():
+    env = ProbeEnv("both", num_envs=NUM_ENVS)
+    trainer = trainer_on(env)
+    trainer.loss.critic_network_params.requires_grad_(False) if trainer.loss.functional else None
+    parts = {"loss": trainer.loss, "advantage": trainer.advantage, "optimizer": trainer.optimizer}
+    for weight in trainer.advantage.critic.parameters():
+        weight.requires_grad_(False)
+    Trainer(env, trainer.actor, **parts, total_frames=BATCH, frames_per_batch=BATCH, minibatch_size=BATCH)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"action_high": 2.0},
+            r"reach from .* to \[2.0\], and the environment takes \[-1.0\] to \[1.0\]: build the act",
+        ),
+        ({"action_dim": 2}, "actions have 2 entries, the environment takes 1"),
+    ],
+)
+def test_actions_that_the_environment_does_not_take_are_refused(settings, message):
+    net = VelocityMLP(1, settings.get("action_dim", 1))
+    actor = FlowActor(net, **{name: value for name, value in settings.items() if name != "action_dim"})
+    with pytest.raises(ValueError, match=message):
+        trainer_on(ProbeEnv("both", num_envs=NUM_ENVS), actor=actor)
+
+
 def test_parameters_in_the_wrong_order_are_refused():
     env = ProbeEnv("both", num_envs=NUM_ENVS)
     actor = FlowActor(VelocityMLP(1, 1))
