@@ -148,8 +148,8 @@ def env_sizes(env: EnvBase) -> dict[str, Any]:
     Raises:
         ConfigError: if the environment has no flat ``"observation"`` or no bounded ``"action"``.
     """
-    shapes = ", ".join(f"{key!r} {[*spec.shape]}" for key, spec in env.observation_spec.items(True, True))
     if "observation" not in env.observation_spec or env.observation_spec["observation"].ndim != 2:
+        shapes = ", ".join(f"{key!r} {[*spec.shape]}" for key, spec in env.observation_spec.items(True, True))
         raise ConfigError(
             f"the trainer needs a flat entry 'observation' of shape [num_envs, size], the environment has {shapes}. "
             "Join them in the environment, TransformedEnv(env, CatTensors([...], 'observation')), or in Python build a "

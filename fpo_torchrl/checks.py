@@ -168,8 +168,8 @@ def check_parts(env: Any, actor: Any, loss: Any, advantage: Any, optimizer: Any,
     written = getattr(getattr(loss, "actor_network", None), "out_keys", ())
     known = {*env.observation_keys, *env.done_keys, *env.state_spec.keys(True, True)}
     known |= {key[1:] if len(key) > 2 else key[1] for key in written if key[0] == "next"}
-    unknown = [key for key in getattr(getattr(advantage, "critic", None), "in_keys", ()) if key not in known]
-    if unknown:
+    critic = getattr(advantage, "critic", None)
+    if unknown := [key for key in getattr(critic, "in_keys", ()) if key not in known]:
         raise ValueError(
             f"the critic reads {', '.join(map(repr, unknown))}, which is in no next observation "
             f"({', '.join(map(repr, env.observation_keys))}), and advantages need its values there. Put what computes "
@@ -183,7 +183,6 @@ def check_parts(env: Any, actor: Any, loss: Any, advantage: Any, optimizer: Any,
                 f"the loss looks for the {name} under {wanted!r}, and {type(advantage).__name__} writes it under "
                 f"{written!r}: call its set_keys({name}={wanted!r})"
             )
-    critic = getattr(advantage, "critic", None)
     if critic is not None and loss.tensor_keys.value not in critic.out_keys:
         raise ValueError(
             f"the loss looks for the value under {loss.tensor_keys.value!r}, and the critic writes {critic.out_keys}: "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import io
 import os
 import select
@@ -90,8 +89,8 @@ def say(*lines: str) -> None:
     """Print ``lines``, unless whoever read the output, or the terminal, has gone."""
     try:
         print(*lines, sep="\n", flush=True)
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):
+    except OSError:
+        if not output_is_closed():
             raise
         drop_output()
 

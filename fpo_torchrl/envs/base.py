@@ -27,6 +27,11 @@ def spread_phases(num_envs: int, max_episode_steps: int, generator: torch.Genera
     return drawn * max_episode_steps // phases
 
 
+def non_finite_rows(values: Tensor) -> list[int]:
+    """The copies in which an entry of ``values`` ``[num_envs, *]`` is NaN or infinite."""
+    return (~values.isfinite()).flatten(1).any(-1).nonzero().flatten().tolist()
+
+
 class BatchedEnv(EnvBase):
     """``num_envs`` copies of one task, stepped together as one TorchRL environment.
 
@@ -184,10 +189,9 @@ class BatchedEnv(EnvBase):
         """Raise ``NonFiniteError`` for an action with NaN or infinity, for tasks whose physics does not look."""
         if math.isfinite(action.sum().item()) or action.isfinite().all():
             return
-        rows = (~action.isfinite()).any(-1).nonzero().flatten().tolist()
+        rows = ", ".join(map(str, non_finite_rows(action)))
         raise NonFiniteError(
-            f"{type(self).__name__}: the action of env {', '.join(map(str, rows))} is not finite. Look for a diverged "
-            "policy"
+            f"{type(self).__name__}: the action of env {rows} is not finite. Look for a diverged policy"
         )
 
     def out_of_time(self) -> Tensor:

@@ -15,7 +15,7 @@ from tensordict import TensorDictBase
 from torchrl.envs import GymWrapper
 
 from fpo_torchrl.checks import check_index, closest
-from fpo_torchrl.envs.base import spread_phases
+from fpo_torchrl.envs.base import non_finite_rows, spread_phases
 from fpo_torchrl.errors import NonFiniteError
 
 
@@ -146,10 +146,9 @@ class GymnasiumEnv(GymWrapper):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         action, observation = tensordict.get("action"), tensordict.get("observation", None)
         if not action.isfinite().all():  # the simulator might raise anything, or take it as a number
-            name, wild = "action", ~action.isfinite()
-            if observation is not None and not observation.isfinite().all():
-                name, wild = "observation", ~observation.isfinite()
-            rows = wild.flatten(1).any(-1).nonzero().flatten().tolist()
+            name, rows = "action", non_finite_rows(action)
+            if observation is not None and (observed := non_finite_rows(observation)):
+                name, rows = "observation", observed
             raise NonFiniteError(
                 f"the {name} of env {', '.join(map(str, rows))} is not finite. Look for "
                 + ("a fault of the simulator" if name == "observation" else "a diverged policy")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fpo_torchrl.checks import check_index
-from fpo_torchrl.envs.base import BatchedEnv
+from fpo_torchrl.envs.base import BatchedEnv, non_finite_rows
 from fpo_torchrl.envs.control.catalogue import find_task
 from fpo_torchrl.envs.control.nursery import Nursery
 from fpo_torchrl.envs.control.task import ControlTask
@@ -144,8 +144,7 @@ class ControlEnv(BatchedEnv):
 
     def _explain(self, error: PhysicsError, action: Tensor) -> Exception:
         """What a user should read: whose fault it is, and where to look."""
-        bad = (~action.isfinite()).any(-1).nonzero().flatten().tolist()
-        if bad:
+        if bad := non_finite_rows(action):
             return NonFiniteError(
                 f"{self.task.name}: the action of env {', '.join(map(str, bad))} is not finite (env {bad[0]} got "
                 f"{action[bad[0]].tolist()} at step {int(self.step_count[bad[0]])} of its episode). Look for a "
