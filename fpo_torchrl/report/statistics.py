@@ -52,6 +52,16 @@ def profile(thresholds: np.ndarray) -> Callable[..., np.ndarray]:
     return shares
 
 
+def difference(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Mean return of X minus that of Y, averaged over tasks.
+
+    Args:
+        samples: X on each task, then Y on each of the same tasks.
+    """
+    num_tasks = len(samples) // 2
+    return mean(*samples[:num_tasks], axis=axis) - mean(*samples[num_tasks:], axis=axis)
+
+
 def probability_of_improvement(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
     """Probability that a run of X earns more than a run of Y, averaged over tasks; a tie counts half.
 

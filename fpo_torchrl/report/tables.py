@@ -15,7 +15,7 @@ from fpo_torchrl.evaluation import decimals_of
 from fpo_torchrl.text import Table, duration
 
 from .runs import Results, RunRecord
-from .statistics import Estimate, estimate, iqm, mean, probability_of_improvement
+from .statistics import Estimate, difference, estimate, iqm, mean, probability_of_improvement
 
 
 def show(found: Estimate, decimals: int, *, sign: str = "") -> str:
@@ -101,6 +101,26 @@ def improvements(results: Results) -> dict[str, Estimate]:
     return {
         f"{first} > {other}": estimate(probability_of_improvement, samples + results.samples(other)) for other in others
     }
+
+
+def differences_table(results: Results) -> Table | None:
+    """By how much the mean return of the first algorithm is above that of each other; None if there is none."""
+    first, *others = results.labels
+    rows = []
+    for task in results.tasks if others else ():
+        scores = {label: results.scores(task, label) for label in results.labels}
+        decimals = decimals_for(scores.values())
+        rows.append([task, *(above(scores[first], scores[other], decimals) for other in others)])
+    return Table(["task", *(f"{first} - {other}" for other in others)], rows) if rows else None
+
+
+def above(scores: np.ndarray, others: np.ndarray, decimals: int) -> str:
+    """By how much the mean of ``scores`` is above that of the ``others``, with its interval.
+
+    >>> above(np.array([3.0, 3.0]), np.array([1.0, 1.0]), 0), above(np.array([3.0]), np.array([]), 0)
+    ('+2 [+2, +2]', '-')
+    """
+    return show(estimate(difference, [scores, others]), decimals, sign="+") if len(scores) and len(others) else "-"
 
 
 def cost_table(results: Results) -> Table:

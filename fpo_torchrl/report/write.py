@@ -15,6 +15,7 @@ from .figures import draw_curves, draw_improvements, draw_profiles
 from .runs import Results, RunRecord, differing_settings
 from .tables import (
     cost_table,
+    differences_table,
     failures_table,
     improvements,
     main_table,
@@ -58,6 +59,7 @@ def write_report(results: Results, out: Path) -> list[str]:
         ("Warnings", "\n".join(f"* {warning}" for warning in warnings)),
         ("Learning curves", f"{curves_note(results)}\n\n![learning curves](curves.png)"),
         ("Performance profiles", "![performance profiles](profiles.png)" if results.shared_tasks else ""),
+        ("Differences", differences_section(differences_table(results))),
         ("Probability of improvement", improvement_section(found)),
         ("Other measures", as_markdown(measures_table(results))),
         ("Cost", f"{cost_table(results).markdown()}\n{COST_NOTE}"),
@@ -168,6 +170,17 @@ def curves_note(results: Results) -> str:
             f" A cross: the run diverged there, and counts as {results.worst:g} from then on. A dot: it stopped there."
         )
     return lines
+
+
+def differences_section(table: Table | None) -> str:
+    """By how much the first algorithm earns more, task by task."""
+    if table is None:
+        return ""
+    return (
+        f"{table.markdown()}\nMean return of the first algorithm minus that of another, with the 95 % bootstrap "
+        "interval of this difference: where it holds 0, the runs do not tell which one earns more. The interval is "
+        "too narrow when seeds are few, and of many tasks some differ by chance."
+    )
 
 
 def improvement_section(found: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from recorded import make_run
 from fpo_torchrl.report import statistics
 from fpo_torchrl.report.runs import read_run
 from fpo_torchrl.report.statistics import (
+    difference,
     estimate,
     iqm,
     mean,
@@ -70,6 +71,15 @@ class TestStatistics:
     def test_its_interval_at_the_extremes(self):
         found = estimate(probability_of_improvement, [np.array([3, 4, 5]), np.array([0, 1, 2])])
         assert (found.low, found.high) == (1, 1)
+
+    def test_the_difference_weighs_tasks_equally(self):
+        x, y = [np.array([0.0, 2]), np.array([30.0])], [np.array([4.0]), np.array([10.0, 20, 30])]
+        assert difference(*x, *y) == (1 - 4 + 30 - 20) / 2
+
+    def test_the_interval_of_a_difference(self):
+        """Beside runs that agree, it is the interval of the others: 5 of 10 successes, binomial as above."""
+        found = estimate(difference, [np.full(3, 2.0), np.array([1.0] * 5 + [0.0] * 5)])
+        assert (found.value, found.low, found.high) == (1.5, pytest.approx(1.2), pytest.approx(1.8))
 
     def test_a_performance_profile(self):
         shares = profile(np.array([0, 1, 2, 3]))(np.array([1, 2, 3, 4]), np.array([0, 3]))
