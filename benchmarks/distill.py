@@ -28,7 +28,7 @@ from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import write_json, write_whole
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.report.statistics import estimate, mean
-from fpo_torchrl.settings import load_run_config
+from fpo_torchrl.runs.settings import load_run_config
 
 STEPS = (1, 2)
 

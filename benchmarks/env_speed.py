@@ -34,13 +34,13 @@ from mujoco.rollout import Rollout
 from torchrl.envs import EnvBase
 from torchrl.modules import RandomPolicy
 
-from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.envs.control import CONTROL_TASKS, ControlEnv
 from fpo_torchrl.envs.jax_bridge import jax_device, load_jax
 from fpo_torchrl.envs.physics.c import CPhysics
 from fpo_torchrl.files import write_json
 from fpo_torchrl.machine import available_cores
 from fpo_torchrl.provenance import origin
+from fpo_torchrl.training.collecting import make_collector
 
 _STEPS_PER_BATCH = 32
 

@@ -30,13 +30,13 @@ import torch
 from omegaconf import OmegaConf
 from suites import SUITES
 
-from fpo_torchrl.auto_resume import other_settings
 from fpo_torchrl.cli import EXIT_INTERRUPTED, EXIT_PREEMPTED, friendly_errors, quoted
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import PARTIAL, write_json
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.command import report
-from fpo_torchrl.settings import load_run_config
+from fpo_torchrl.runs.auto_resume import other_settings
+from fpo_torchrl.runs.settings import load_run_config
 from fpo_torchrl.sweep.manifest import composer
 from fpo_torchrl.sweep.workers import Workers, log_of
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from fpo_torchrl import AntitheticPairs, IndependentPairs, NoiseTarget, VelocityTarget
 from fpo_torchrl.builders import build_agent, env_maker
 from fpo_torchrl.checkpoint import Checkpointer
-from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.files import write_json
 from fpo_torchrl.flow import TorchDraws
 from fpo_torchrl.modules import FlowActor
 from fpo_torchrl.provenance import origin
-from fpo_torchrl.settings import load_run_config
+from fpo_torchrl.runs.settings import load_run_config
+from fpo_torchrl.training.collecting import make_collector
 
 MINIBATCH, NUM_MINIBATCHES = 1024, 4
 PAIRS = {"independent": IndependentPairs(), "antithetic": AntitheticPairs()}

@@ -33,13 +33,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.checkpoint import verify
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedCheckpointError
 from fpo_torchrl.files import write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import origin
+from fpo_torchrl.runs.auto_resume import ensure_trained
 from fpo_torchrl.sweep.manifest import composer
 
 SMALL = (

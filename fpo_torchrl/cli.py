@@ -23,8 +23,8 @@ from fpo_torchrl.checks import closest
 from fpo_torchrl.errors import GOES_ON, CheckpointError, ConfigError, UserError
 from fpo_torchrl.files import make_directory
 from fpo_torchrl.preemption import Preempted, ending_process
-from fpo_torchrl.run_directory import has_checkpoint
-from fpo_torchrl.settings import flatten
+from fpo_torchrl.runs.directory import has_checkpoint
+from fpo_torchrl.runs.settings import flatten
 from fpo_torchrl.text import drop_output, output_is_closed
 from fpo_torchrl.video import VIDEO_WRITERS, load_encoder
 

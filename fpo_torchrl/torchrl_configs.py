@@ -20,12 +20,12 @@ from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer
 
 from fpo_torchrl.builders import settings_of
-from fpo_torchrl.collecting import rollout_hooks
 from fpo_torchrl.envs import make_env
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.flow import SOLVERS
 from fpo_torchrl.modules import FlowActor, VelocityMLP
 from fpo_torchrl.objectives import FPOLoss
+from fpo_torchrl.training.collecting import rollout_hooks
 
 STORED: set[tuple[str, str]] = set()
 """Group and name, in Hydra's store, of what :func:`register` put there."""

@@ -10,15 +10,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fpo_torchrl.auto_resume import AUTO, ensure_trained, names_run
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.config import register_schemas
 from fpo_torchrl.errors import ConfigError, NonFiniteError
-from fpo_torchrl.follow import follow
-from fpo_torchrl.parallel import joined
 from fpo_torchrl.preemption import Preempted
+from fpo_torchrl.runs.auto_resume import AUTO, ensure_trained, names_run
+from fpo_torchrl.runs.follow import follow
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.seeds.run import resume, train_seeds
-from fpo_torchrl.start import start_run
+from fpo_torchrl.training.parallel import joined
 
 register_schemas()
 PRESETS = {"gridworld": "gridworld", "bandit": "bandit", "humanoid": "humanoid", "humanoid/full": "humanoid_full"}

@@ -14,7 +14,7 @@ from fpo_torchrl.builders import build_agent, env_maker
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.devices import check_device
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.settings import load_run_config
+from fpo_torchrl.runs.settings import load_run_config
 
 
 @dataclass

@@ -16,19 +16,20 @@ from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule
 
 from fpo_torchrl.advantage import GAE
-from fpo_torchrl.annealing import Annealing
-from fpo_torchrl.checks import check_counts, check_parts, check_windows
-from fpo_torchrl.collecting import check_finite, innermost, is_restorable, make_collector, own_attribute
+from fpo_torchrl.checks import check_counts
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.errors import NonFiniteError
-from fpo_torchrl.gradient import compiled, has_graphs, total_loss
 from fpo_torchrl.modules.actor import FlowActor
 from fpo_torchrl.modules.chain import acting_module, encode, recurrent_modules
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
-from fpo_torchrl.parallel import Processes
 from fpo_torchrl.remote import RemoteWorkers
-from fpo_torchrl.tracking import EpisodeTracker, describe, summarize
+from fpo_torchrl.training.annealing import Annealing
+from fpo_torchrl.training.collecting import check_finite, innermost, is_restorable, make_collector, own_attribute
+from fpo_torchrl.training.gradient import compiled, has_graphs, total_loss
+from fpo_torchrl.training.parallel import Processes
+from fpo_torchrl.training.parts import check_parts, check_windows
+from fpo_torchrl.training.tracking import EpisodeTracker, describe, summarize
 
 
 class Trainer:
@@ -292,6 +293,6 @@ class Trainer:
     def can_restore_env(self) -> bool:
         """Whether the environment's state goes into a checkpoint; if not, resuming starts fresh episodes.
 
-        It does not where others have environments: see :class:`~fpo_torchrl.states.States` for processes.
+        It does not where others have environments: see :class:`~fpo_torchrl.runs.states.States` for processes.
         """
         return self.processes.size == 1 and self.workers is None and is_restorable(self.env)

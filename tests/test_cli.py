@@ -19,8 +19,8 @@ from fpo_torchrl import EulerMaruyama, FlowActor, VelocityMLP, evaluate, train
 from fpo_torchrl.evaluate import EvalConfig, evaluate_run
 from fpo_torchrl.evaluation import Evaluation
 from fpo_torchrl.loggers import read_metrics
-from fpo_torchrl.run import Run
-from fpo_torchrl.start import start_run
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.start import start_run
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_the_installed_command_finds_its_configs_from_any_directory(tmp_path):
 
 class TestFpoTrain:
     def test_a_sweep_makes_a_run_directory_for_each_job(self, run_command, tmp_path, monkeypatch):
-        monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+        monkeypatch.setattr("fpo_torchrl.runs.run.draw_learning_curve", lambda *args, **kwargs: None)
         monkeypatch.chdir(tmp_path)
         arguments = ("-m", *tiny.BANDIT, "total_frames=64", "seed=0,1", "hydra.sweep.dir=sweep")
         code, out, _ = run_command(train.main, *arguments)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from fpo_torchrl import ZeroNoise
-from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.trainer import Trainer
+from fpo_torchrl.training.collecting import make_collector
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))),

@@ -16,7 +16,7 @@ from torch import nn
 from fpo_torchrl import FlowActor
 from fpo_torchrl.config import SUPPLIED, RunConfig, check_components, check_run, schema
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.start import start_run
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.train import main
 
 

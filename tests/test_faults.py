@@ -12,9 +12,9 @@ import tiny
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.loggers import MetricsCSV, read_metrics
-from fpo_torchrl.run import Run
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.seeds.run import resume
-from fpo_torchrl.start import start_run
 from fpo_torchrl.trained import load_policy
 
 
@@ -36,6 +36,12 @@ def checkpoints(run_dir):
     yield paths
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
+
+
+def resumed(run_dir: Path) -> Run:
+    """The run of a directory, which it lets go again without having trained."""
+    with (run := resume([f"resume={run_dir}"])).hold:
+        return run
 
 
 def flipped(content: bytes, generator: random.Random) -> bytes:
@@ -88,14 +94,14 @@ def test_a_run_goes_on_from_the_one_before(run_dir, checkpoints, capsys):
     content = bytearray(checkpoints[-1].read_bytes())
     content[len(content) // 2] ^= 1
     checkpoints[-1].write_bytes(content)
-    run = resume([f"resume={run_dir}"])
+    run = resumed(run_dir)
     assert run.trainer.frames == 192
     assert [row["frames"] for row in run.metrics.rows] == [64, 128, 192]
     assert f"{checkpoints[-1]} is damaged: the checksum of " in (out := capsys.readouterr().out)
     assert "is wrong: going on from checkpoint-000000000192.torchrl" in out
 
 
-@pytest.mark.parametrize("command", [lambda run: resume([f"resume={run}"]), lambda run: load_policy(run)])
+@pytest.mark.parametrize("command", [resumed, load_policy])
 def test_a_file_that_is_cut_off_is_not_passed_over_in_silence(run_dir, checkpoints, capsys, command):
     checkpoints[-1].write_bytes(checkpoints[-1].read_bytes()[:5000])
     command(run_dir)
@@ -105,7 +111,7 @@ def test_a_file_that_is_cut_off_is_not_passed_over_in_silence(run_dir, checkpoin
 @pytest.mark.parametrize("damage", [flipped, cut, overwritten, lambda content, generator: b""])
 def test_metrics_come_back_from_the_checkpoint(run_dir, checkpoints, damage):
     path, generator = run_dir / "metrics.csv", random.Random(1)
-    rows = resume([f"resume={run_dir}"]).metrics.rows
+    rows = resumed(run_dir).metrics.rows
     assert [row["frames"] for row in rows] == [64, 128, 192, 256]
     content = path.read_bytes()
     for _ in range(3):
@@ -117,7 +123,7 @@ def test_metrics_come_back_from_the_checkpoint(run_dir, checkpoints, damage):
 def test_a_checkpoint_that_has_no_metrics_leaves_them_to_the_file(tmp_path, run_dir, monkeypatch):
     path = shutil.copytree(run_dir, tmp_path / "run")
     monkeypatch.setattr(Checkpointer, "holds", lambda self, path, component: component != "metrics")
-    assert resume([f"resume={path}"]).metrics.rows == read_metrics(path / "metrics.csv") != []
+    assert resumed(path).metrics.rows == read_metrics(path / "metrics.csv") != []
 
 
 class TestMetrics:

@@ -22,8 +22,8 @@ from hypothesis import strategies as st  # noqa: E402
 from fpo_torchrl.cli import friendly_errors  # noqa: E402
 from fpo_torchrl.config import COMPONENTS  # noqa: E402
 from fpo_torchrl.errors import CheckpointError, ConfigError, NonFiniteError  # noqa: E402
-from fpo_torchrl.settings import flatten  # noqa: E402
-from fpo_torchrl.start import start_run  # noqa: E402
+from fpo_torchrl.runs.settings import flatten  # noqa: E402
+from fpo_torchrl.runs.start import start_run  # noqa: E402
 from fpo_torchrl.sweep.manifest import composer  # noqa: E402
 
 PRESETS = {

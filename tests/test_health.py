@@ -16,7 +16,7 @@ from fpo_torchrl.doctor import diagnose
 from fpo_torchrl.health import CHECKS, Watch, examine
 from fpo_torchrl.loggers import MetricsCSV, read_metrics
 from fpo_torchrl.report.runs import read_run
-from fpo_torchrl.start import start_run
+from fpo_torchrl.runs.start import start_run
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results"
 NOT_LEARNT = {"FingerTurnEasy", "FingerTurnHard", "FishSwim"}
@@ -221,7 +221,7 @@ class TestWatch:
         assert all(later - earlier <= 1 + earlier / 100 for earlier, later in itertools.pairwise(looks))
 
     def test_training_tells_it_as_it_happens(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+        monkeypatch.setattr("fpo_torchrl.runs.run.draw_learning_curve", lambda *args, **kwargs: None)
         start_run(tiny.compose(*tiny.CARTPOLE, "normalizer=as_released", f"run_dir={tmp_path}")).train()
         printed = capsys.readouterr().out
         assert printed.count("warning: first ratio at frame 64: the first ratio of the update is off 1 by ") == 1

@@ -13,7 +13,7 @@ from tiny import FLOW, compose
 
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.report import humanoid
-from fpo_torchrl.start import start_run
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.trained import load_policy
 
 SMALL_RUN = ("experiment=humanoid", *FLOW, "total_frames=64", "env.conditioning=root")

@@ -13,13 +13,13 @@ import pytest
 import tiny
 from omegaconf import OmegaConf
 
-from fpo_torchrl.auto_resume import ensure_trained, unfinished_run
 from fpo_torchrl.errors import ConfigError, InUseError
 from fpo_torchrl.files import is_held, locked
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import SIGNALS, Preempted, StopOnSignal, ending_process
 from fpo_torchrl.provenance import read_provenance
-from fpo_torchrl.run import Run
+from fpo_torchrl.runs.auto_resume import ensure_trained, unfinished_run
+from fpo_torchrl.runs.run import Run
 
 OVERRIDES = (
     *(*tiny.GRIDWORLD, "task=gridworld/two_walls", "normalizer=running", "trainer.num_epochs=1"),
@@ -222,7 +222,7 @@ class TestStopOnSignal:
 class TestAutoResume:
     @pytest.fixture(autouse=True)
     def no_pictures(self, monkeypatch):
-        monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+        monkeypatch.setattr("fpo_torchrl.runs.run.draw_learning_curve", lambda *args, **kwargs: None)
 
     @staticmethod
     def compose(run_dir: Path, *changes: str):

@@ -16,9 +16,9 @@ from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.envs.probe import ProbeEnv
 from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.optim import AgentOptimizer
-from fpo_torchrl.run import Run
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.seeds.run import resume
-from fpo_torchrl.start import start_run
 from fpo_torchrl.trainer import Trainer
 
 

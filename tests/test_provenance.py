@@ -16,13 +16,13 @@ import fpo_torchrl
 from fpo_torchrl import provenance
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.provenance import read_provenance, recorded
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.seeds.run import resume
-from fpo_torchrl.start import start_run
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fpo_torchrl.runs.run.draw_learning_curve", lambda *args, **kwargs: None)
 
 
 class TestRuns:
@@ -31,7 +31,7 @@ class TestRuns:
         """A run of four iterations, then continued for one more."""
         path = tmp_path_factory.mktemp("runs") / "run"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+            patch.setattr("fpo_torchrl.runs.run.draw_learning_curve", lambda *args, **kwargs: None)
             patch.setattr("sys.argv", ["/somewhere/fpo-train", "task=gridworld/two_walls", "env.x=[1, 2]"])
             start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={path}")).train()
             patch.setattr("sys.argv", ["fpo-train", "resume=it"])

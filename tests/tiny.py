@@ -27,8 +27,8 @@ from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.config import COMPONENTS, register_schemas
 from fpo_torchrl.envs.registry import make_env
 from fpo_torchrl.errors import NonFiniteError
-from fpo_torchrl.run import Run
-from fpo_torchrl.start import start_run
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.trainer import Trainer
 
 SMALL = (
@@ -91,7 +91,8 @@ def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
 
 def fpo_train(log: Path, *overrides: str) -> None:
     """``fpo-train`` with its output in a file and without the picture, to be called by :func:`start`."""
-    from fpo_torchrl import run, train
+    from fpo_torchrl import train
+    from fpo_torchrl.runs import run
 
     output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(output, 1)

@@ -7,11 +7,11 @@ from hydra import compose, initialize_config_module
 from plain import PlainFPO
 from tensordict import TensorDict, TensorDictBase
 
-from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.config import register_schemas
 from fpo_torchrl.envs.base import BatchedEnv
-from fpo_torchrl.parallel import Processes
+from fpo_torchrl.runs.assembly import build_trainer
 from fpo_torchrl.trainer import Trainer
+from fpo_torchrl.training.parallel import Processes
 
 PRESETS = {"ours": "fpo_paper", "ppo": "ppo"}
 """FPO as the paper has it, and TorchRL's ClipPPOLoss with a Gaussian actor, on networks of the same size."""

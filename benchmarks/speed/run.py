@@ -29,12 +29,12 @@ from tensordict import TensorDict
 from timing import Work, compare, take_turns, unreported
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpo_torchrl.collecting import make_collector
 from fpo_torchrl.files import write_json, write_whole
-from fpo_torchrl.gradient import compile_settings
 from fpo_torchrl.machine import available_cores, prepare_machine
 from fpo_torchrl.provenance import origin
 from fpo_torchrl.trainer import Trainer
+from fpo_torchrl.training.collecting import make_collector
+from fpo_torchrl.training.gradient import compile_settings
 
 UNROLL = 30
 """Steps of a window in the authors' code; a minibatch of theirs is a number of windows."""

@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_map_only
 from torchrl.envs import EnvBase
 
 from fpo_torchrl.checks import check_counts
-from fpo_torchrl.collecting import PLAIN, derived_seed
 from fpo_torchrl.errors import NonFiniteError, WorkerLostError, WorkersNotStartedError
 from fpo_torchrl.preemption import SIGNALS
+from fpo_torchrl.training.collecting import PLAIN, derived_seed
 
 WORKER = ("collector", "worker")
 """Where a batch says which worker collected it."""

@@ -17,7 +17,7 @@ from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import intact, read_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.provenance import read_provenance
-from fpo_torchrl.settings import ABSENT, comparable, flatten
+from fpo_torchrl.runs.settings import ABSENT, comparable, flatten
 
 
 @dataclass(frozen=True, eq=False)

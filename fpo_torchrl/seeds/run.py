@@ -12,16 +12,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from fpo_torchrl.auto_resume import AUTO, directory_of, final_evaluation, other_settings, unfinished_run
 from fpo_torchrl.errors import CheckpointError, ConfigError, NonFiniteError
 from fpo_torchrl.evaluation import Evaluation, evaluation_table
 from fpo_torchrl.modules.chain import is_flow
-from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import StopOnSignal
-from fpo_torchrl.progress import progress_bar
 from fpo_torchrl.provenance import recorded
-from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import (
+from fpo_torchrl.runs.auto_resume import AUTO, directory_of, final_evaluation, other_settings, unfinished_run
+from fpo_torchrl.runs.directory import (
     SEEDS,
     check_no_run,
     check_unused,
@@ -30,10 +27,13 @@ from fpo_torchrl.run_directory import (
     record_seeds,
     seed_dirs,
 )
+from fpo_torchrl.runs.progress import progress_bar
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.start import changed_config, resume_arguments, resume_run, start_run
 from fpo_torchrl.seeds.generator import AgentGenerator
 from fpo_torchrl.seeds.stack import Member, vmap_obstacle
 from fpo_torchrl.seeds.training import train_in_turn, train_together
-from fpo_torchrl.start import changed_config, resume_arguments, resume_run, start_run
+from fpo_torchrl.training.parallel import Processes
 
 OWN = ("seed", "init_from", "total_frames", "optim", "eval_interval_frames", "eval_episodes", "final_eval_episodes")
 """Settings in which vectorized agents may differ; in the others all would get those of the first."""
@@ -262,7 +262,7 @@ def resume(overrides: Sequence[str]) -> Run | SeedRuns:
 
     Raises:
         CheckpointError: if one of the seeds is missing, and as :class:`Run`.
-        ConfigError: as :func:`~fpo_torchrl.start.resume_run`.
+        ConfigError: as :func:`~fpo_torchrl.runs.start.resume_run`.
     """
     directory, changes = resume_arguments(overrides)
     run_dirs = seed_dirs(directory)

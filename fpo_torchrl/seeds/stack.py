@@ -14,10 +14,10 @@ from torch.func import functional_call
 
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.flow import RandomSteps
-from fpo_torchrl.gradient import total_loss
 from fpo_torchrl.modules.chain import acting_module
 from fpo_torchrl.seeds.generator import AgentGenerator, DrawnByAgent
 from fpo_torchrl.trainer import Trainer
+from fpo_torchrl.training.gradient import total_loss
 
 
 @dataclass(frozen=True, eq=False)

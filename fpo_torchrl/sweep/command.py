@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
-from fpo_torchrl.settings import load_run_config
+from fpo_torchrl.runs.settings import load_run_config
 from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
 from fpo_torchrl.sweep.table import row_of, status_table
 from fpo_torchrl.sweep.workers import Workers, has_diverged, log_of, state_of

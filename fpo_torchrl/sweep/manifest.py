@@ -15,14 +15,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from omegaconf import DictConfig, OmegaConf
 
-from fpo_torchrl.auto_resume import other_settings
 from fpo_torchrl.cli import quoted
 from fpo_torchrl.config import BOOKKEEPING, check_components, check_run, registered_schemas
 from fpo_torchrl.envs.registry import check_task, make_env
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import intact, locked, make_directory, read_json, write_json
-from fpo_torchrl.hold import LOCK
-from fpo_torchrl.settings import RUN_DEFAULTS, comparable, flatten, load_run_config
+from fpo_torchrl.runs.auto_resume import other_settings
+from fpo_torchrl.runs.hold import LOCK
+from fpo_torchrl.runs.settings import RUN_DEFAULTS, comparable, flatten, load_run_config
 
 FILE = "manifest.json"
 OF_THE_SWEEP = {

@@ -21,11 +21,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
 from sqlalchemy.engine import URL
 
-from fpo_torchrl.auto_resume import final_return
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.files import is_held, locked, make_directory, replacing, write_json
-from fpo_torchrl.hold import LOCK
 from fpo_torchrl.preemption import Preempted
+from fpo_torchrl.runs.auto_resume import final_return
+from fpo_torchrl.runs.hold import LOCK
 from fpo_torchrl.sweep.manifest import Entry, Sweep
 from fpo_torchrl.sweep.progress import Progress
 from fpo_torchrl.sweep.space import SearchSpace

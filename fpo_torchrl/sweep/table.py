@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fpo_torchrl.auto_resume import final_return
 from fpo_torchrl.errors import DamagedFileError
 from fpo_torchrl.loggers import read_metrics
+from fpo_torchrl.runs.auto_resume import final_return
 from fpo_torchrl.sweep.manifest import Entry, Sweep, key_of, varied_keys
 from fpo_torchrl.sweep.workers import state_of
 from fpo_torchrl.text import duration

@@ -14,14 +14,14 @@ from subprocess import STDOUT, Popen
 from threading import Event
 from typing import Any, TypeVar
 
-from fpo_torchrl.auto_resume import is_finished
 from fpo_torchrl.cli import EXIT_PREEMPTED, quoted
 from fpo_torchrl.errors import DamagedFileError, InUseError
 from fpo_torchrl.files import is_held, locked
-from fpo_torchrl.hold import LOCK
 from fpo_torchrl.machine import available_cores
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import read_provenance
+from fpo_torchrl.runs.auto_resume import is_finished
+from fpo_torchrl.runs.hold import LOCK
 from fpo_torchrl.text import duration
 
 Job = TypeVar("Job")

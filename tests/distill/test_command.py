@@ -16,8 +16,8 @@ from fpo_torchrl import Euler, FlowActor, Heun, VelocityMLP, evaluate
 from fpo_torchrl.checkpoint import Checkpointer
 from fpo_torchrl.distill import command, report
 from fpo_torchrl.export import command as export
-from fpo_torchrl.run import Run
-from fpo_torchrl.start import start_run
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.trained import load_policy
 
 

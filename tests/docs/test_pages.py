@@ -16,9 +16,9 @@ import pytest
 import tiny
 from hydra import compose, initialize_config_module
 
-from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.config import register_schemas
-from fpo_torchrl.parallel import Processes
+from fpo_torchrl.runs.assembly import build_trainer
+from fpo_torchrl.training.parallel import Processes
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

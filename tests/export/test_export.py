@@ -34,8 +34,8 @@ from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.export import FORMATS, command, export_policy
 from fpo_torchrl.export.formats import METADATA_FILE
 from fpo_torchrl.flow import Solver, StartNoise
-from fpo_torchrl.run import Run
-from fpo_torchrl.start import start_run
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.trained import load_policy
 
 OBS_DIM, ACTION_DIM, NUM_OBSERVATIONS = 3, 2, 1000

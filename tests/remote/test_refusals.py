@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 import tiny
 
-from fpo_torchrl.assembly import build_trainer, check_workers
 from fpo_torchrl.builders import env_maker
 from fpo_torchrl.cli import friendly_errors
-from fpo_torchrl.collecting import PLAIN
 from fpo_torchrl.errors import ConfigError, NonFiniteError, WorkerLostError, WorkersNotStartedError
-from fpo_torchrl.parallel import Processes
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.remote import RPCWorkers
 from fpo_torchrl.remote.engines import WorkerCollector, shares
 from fpo_torchrl.remote.workers import told
-from fpo_torchrl.run import Run
+from fpo_torchrl.runs.assembly import build_trainer, check_workers
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.seeds.run import check_seeds
-from fpo_torchrl.start import start_run
 from fpo_torchrl.trainer import Trainer
+from fpo_torchrl.training.collecting import PLAIN
+from fpo_torchrl.training.parallel import Processes
 
 RUN = tiny.GRIDWORLD
 

@@ -16,14 +16,14 @@ import pytest
 import tiny
 import torch
 
-from fpo_torchrl.assembly import build_trainer
 from fpo_torchrl.builders import env_maker
-from fpo_torchrl.collecting import derived_seed, make_collector
 from fpo_torchrl.errors import NonFiniteError, WorkerLostError
 from fpo_torchrl.loggers import read_metrics
-from fpo_torchrl.parallel import Processes
 from fpo_torchrl.remote.engines import shares
+from fpo_torchrl.runs.assembly import build_trainer
 from fpo_torchrl.trainer import Trainer
+from fpo_torchrl.training.collecting import derived_seed, make_collector
+from fpo_torchrl.training.parallel import Processes
 
 pytestmark = pytest.mark.timeout(1200)  # workers import everything anew, which takes long on a busy machine
 RUN = (*tiny.GRIDWORLD, "normalizer=running", "optim.lr=0.01", "trainer.redraw_pairs=false")

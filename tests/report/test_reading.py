@@ -11,7 +11,7 @@ from recorded import make_run
 from fpo_torchrl.errors import ConfigError
 from fpo_torchrl.evaluation import decimals_of
 from fpo_torchrl.report.runs import differing_settings, read_results, read_run
-from fpo_torchrl.start import start_run
+from fpo_torchrl.runs.start import start_run
 
 RETURNS = {"metric": "random", "worst": 0, "best": 1000}
 
@@ -111,7 +111,7 @@ class TestReading:
         assert read_run(directory).score("random", worst=0) is None
 
     def test_a_run_as_fpo_train_leaves_it(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+        monkeypatch.setattr("fpo_torchrl.runs.run.draw_learning_curve", lambda *args, **kwargs: None)
         run = start_run(tiny.compose(*tiny.GRIDWORLD, f"run_dir={tmp_path / 'run'}"))
         evaluations = run.train()
         record = read_run(tmp_path / "run")

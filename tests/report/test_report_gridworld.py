@@ -13,7 +13,7 @@ from tensordict.nn import TensorDictModule
 from fpo_torchrl.envs.gridworld_layout import LAYOUTS, make_layout
 from fpo_torchrl.report import gridworld_command
 from fpo_torchrl.report.gridworld import STARTS, GridPolicy, across, first_sides, measure
-from fpo_torchrl.start import start_run
+from fpo_torchrl.runs.start import start_run
 
 
 def policy(act, layout: str = "two_walls", **kwargs) -> GridPolicy:

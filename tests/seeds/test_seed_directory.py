@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import tiny
 
-from fpo_torchrl.auto_resume import ensure_trained
 from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
 from fpo_torchrl.files import is_held, read_json
-from fpo_torchrl.hold import LOCK
-from fpo_torchrl.run import Run
-from fpo_torchrl.run_directory import SEEDS, record_seeds, seed_dirs
+from fpo_torchrl.runs.auto_resume import ensure_trained
+from fpo_torchrl.runs.directory import SEEDS, record_seeds, seed_dirs
+from fpo_torchrl.runs.hold import LOCK
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.settings import load_run_config
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.seeds.run import SeedRuns, configs_of_seeds, resume, train_seeds
-from fpo_torchrl.settings import load_run_config
-from fpo_torchrl.start import start_run
 
 
 def config(directory: Path, *overrides: str):

@@ -10,17 +10,17 @@ import pytest
 import tiny
 import torch
 
-from fpo_torchrl.auto_resume import AUTO
 from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError, InUseError, NonFiniteError
 from fpo_torchrl.files import locked, read_json, write_json
 from fpo_torchrl.loggers import read_metrics
 from fpo_torchrl.preemption import Preempted
 from fpo_torchrl.provenance import read_provenance
 from fpo_torchrl.report.runs import read_results, read_run
-from fpo_torchrl.run import Run
+from fpo_torchrl.runs.auto_resume import AUTO
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.settings import load_run_config
+from fpo_torchrl.runs.start import start_run
 from fpo_torchrl.seeds.run import SeedRuns, _postfix, configs_of_seeds, evaluation_across, resume, train_seeds
-from fpo_torchrl.settings import load_run_config
-from fpo_torchrl.start import start_run
 from fpo_torchrl.sweep.manifest import Sweep
 from fpo_torchrl.trained import load_policy
 
@@ -31,7 +31,7 @@ LONE = ("rng.python", "rng.numpy")
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+    monkeypatch.setattr("fpo_torchrl.runs.run.draw_learning_curve", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def alone(tmp_path_factory) -> dict[int, Path]:
     """The directories of the runs with seeds 1 and 2, each trained alone."""
     directories = {seed: tmp_path_factory.mktemp("alone") for seed in (1, 2)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fpo_torchrl.run.draw_learning_curve", lambda *args, **kwargs: None)
+        patch.setattr("fpo_torchrl.runs.run.draw_learning_curve", lambda *args, **kwargs: None)
         for seed, directory in directories.items():
             start_run(tiny.compose(*SHORT, f"seed={seed}", f"run_dir={directory}")).train()
     return directories

@@ -1,0 +1,1 @@
+"""One run: its directory, its settings, and how it starts, goes on and ends."""

@@ -1,0 +1,1 @@
+"""The parts of the training loop in :mod:`fpo_torchrl.trainer`."""
