@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -189,7 +190,7 @@ def main() -> None:
         sys.exit(0 if arguments else 2)
     with friendly_errors():
         run_dir, *settings = arguments
-        if "=" in run_dir or not all("=" in setting for setting in settings):
+        if ("=" in run_dir and not Path(run_dir).is_dir()) or not all("=" in setting for setting in settings):
             raise ConfigError("usage: fpo-eval RUN_DIRECTORY [setting=value ...]; fpo-eval --help lists the settings")
         evaluate_run(run_dir, parsed(settings))
 

@@ -61,6 +61,7 @@ class StopOnSignal:
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory
         self.received: signal.Signals | None = None
+        self._interrupted = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -86,8 +87,9 @@ class StopOnSignal:
                     signal.pause()  # submitit's handler of the time limit is back, and would end this
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
+        if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
+        self._interrupted = self._interrupted or number == signal.SIGINT
         if self.received is None:
             self.received = signal.Signals(number)
             with contextlib.suppress(OSError):  # print() could find its buffer in use

@@ -220,6 +220,12 @@ class TestFpoEval:
         assert code == 3
         assert "is not the directory of a run" in err
 
+    def test_a_directory_may_be_named_after_settings(self, run_command, run_dir, tmp_path):
+        (tmp_path / "lr=2,seed=1").symlink_to(run_dir)
+        code, out, _ = run_command(evaluate.main, tmp_path / "lr=2,seed=1", "episodes=1")
+        assert code == 0
+        assert "Euler(num_steps=2)" in out
+
     def test_solvers_are_no_setting_of_a_gaussian(self, run_command, tmp_path):
         overrides = (*tiny.SMALL, "task=probe/both", "actor=gaussian", "loss=ppo", "total_frames=64")
         run = tiny.begin(tiny.compose(*overrides, f"run_dir={tmp_path}"))

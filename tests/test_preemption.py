@@ -152,6 +152,12 @@ class TestStopOnSignal:
         assert "SIGUSR1: the run stops" in capfd.readouterr().err
         assert [signal.getsignal(number) for number in SIGNALS] == before
 
+    def test_a_second_interrupt_is_heard_at_once_also_after_another_signal(self):
+        with pytest.raises(KeyboardInterrupt), StopOnSignal():  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)  # a scheduler may send both
+            os.kill(os.getpid(), signal.SIGINT)
+
     def test_a_process_on_its_way_out_hears_no_more(self):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with ending_process(), pytest.raises(Preempted), StopOnSignal() as stop:  # noqa: PT012

@@ -113,7 +113,9 @@ def draw_improvements(found: Mapping[str, Estimate], path: Path) -> None:
     tidy(axes)
     axes.axvline(0.5, color="0.4", linewidth=1, linestyle="--")
     for height, value in enumerate(found.values()):
-        axes.plot([value.low, value.high], [height, height], color=COLOURS[0], linewidth=6, alpha=0.35)
+        axes.plot(
+            [value.low, value.high], [height, height], color=COLOURS[0], linewidth=6, alpha=0.35, solid_capstyle="butt"
+        )
         axes.plot(value.value, height, "o", color=COLOURS[0], markersize=7)
     axes.set_yticks(range(len(found)), list(found), fontsize=10)
     axes.set(xlabel="probability of improvement", xlim=(-0.02, 1.02), ylim=(len(found) - 0.5, -0.5))

@@ -13,7 +13,7 @@ from pathlib import Path
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.errors import CheckpointError, ConfigError, DamagedFileError
 from fpo_torchrl.runs.settings import load_run_config
-from fpo_torchrl.sweep.manifest import Entry, Sweep, grid
+from fpo_torchrl.sweep.manifest import Entry, Sweep, grid, key_of
 from fpo_torchrl.sweep.table import row_of, status_table
 from fpo_torchrl.sweep.workers import Workers, has_diverged, log_of, state_of
 
@@ -65,7 +65,7 @@ def points_of(overrides: list[str], file: Path | None) -> list[list[str]]:
     """The combinations of the overrides with each line of a file, whose lines are split as a shell would.
 
     Raises:
-        ConfigError: if the file is not there or empty, or a line of it cannot be split.
+        ConfigError: if the file is not there or empty, a line of it cannot be split, or sets what the overrides set.
     """
     points = grid(overrides)
     if file is None:
@@ -76,6 +76,9 @@ def points_of(overrides: list[str], file: Path | None) -> list[list[str]]:
     lines = [words_of(without_comment(text), f"--list {file}, line {number}") for number, text in texts]
     if not any(lines):
         raise ConfigError(f"--list {file} is empty: expected settings in each line, such as optim.lr=1e-3 seed=4")
+    given = {key_of(override) for point in points for override in point}
+    if twice := sorted(given & {key_of(override) for line in lines for override in line}):
+        raise ConfigError(f"--list {file} sets {', '.join(twice)}, and so does the command line: leave one of them out")
     return [[*line, *point] for line in lines if line for point in points]
 
 
@@ -124,7 +127,7 @@ def run(arguments: list[str]) -> int:
     workers.run_all(missing, lambda entry: train_entry(sweep, entry, workers))
     rows = [row_of(sweep, entry) for entry in entries]
     print(status_table(rows))
-    return int(any(row.state in ("failed", "waiting") for row in rows))
+    return int(any(row.state != "done" for row in rows))
 
 
 def needs_work(sweep: Sweep, entry: Entry) -> bool:

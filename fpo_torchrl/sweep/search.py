@@ -36,6 +36,7 @@ from fpo_torchrl.sweep.storage import (
     SavedSearch,
     absolute,
     is_search,
+    mend_journal,
     opened,
     saved_search,
     without_password,
@@ -84,6 +85,7 @@ class Search:
         self.distributions = self.space.distributions()
         self.workers = Workers(len(self.space.seeds))
         journal = directory / JOURNAL
+        mend_journal(journal)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(constant_liar=True)  # other processes' trials are not drawn again

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import math
 import re
 import shlex
 import subprocess
@@ -12,15 +14,33 @@ from pathlib import Path
 
 from fpo_torchrl.cli import friendly_errors
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.files import write_whole
+from fpo_torchrl.files import locked, write_whole
+from fpo_torchrl.runs.hold import LOCK
 from fpo_torchrl.sweep.command import add_grid_arguments, add_points, needs_work, parser, words_of
-from fpo_torchrl.sweep.manifest import Sweep
+from fpo_torchrl.sweep.manifest import Entry, Sweep
 from fpo_torchrl.sweep.workers import state_of
 
 TIME_LIMIT = re.compile(r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}|UNLIMITED|INFINITE", re.IGNORECASE)
 TIME_LIMITS = (
     "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or days-hours:minutes:seconds"
 )
+
+
+def seconds_of(limit: str) -> float:
+    """The length of a time limit.
+
+    >>> [seconds_of(limit) for limit in ("90", "90:30", "4:00:00", "2-12", "2-12:30")]
+    [5400, 5430, 14400, 216000, 217800]
+    """
+    if not limit[0].isdigit():
+        return math.inf
+    days, dash, rest = limit.rpartition("-")
+    numbers = [int(part) for part in rest.split(":")]
+    if dash or len(numbers) == 3:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+    else:
+        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def script(
@@ -41,7 +61,7 @@ def script(
         f"--array={','.join(map(str, indices))}",
         "--requeue",
         "--open-mode=append",
-        f"--output={directory}/slurm/%A_%a.log",
+        f"--output={str(directory).replace('%', '%%')}/slurm/%A_%a.log",
         f"--signal=B:USR1@{signal_s}",
         *([f"--time={time_limit}"] if time_limit is not None else []),
     ]
@@ -110,10 +130,26 @@ def submit(arguments: list[str]) -> None:
         raise ConfigError(f"--signal-s {given.signal_s} is out of range: it must be at least 1")
     if given.time is not None and not TIME_LIMIT.fullmatch(given.time):
         raise ConfigError(f"--time {given.time!r}: expected {TIME_LIMITS}")
+    if given.time is not None and (length := seconds_of(given.time)) <= given.signal_s:
+        raise ConfigError(
+            f"--time {given.time} is {length} s, and a task is to stop {given.signal_s} s before it: give a longer one "
+            f"({TIME_LIMITS}) or a smaller --signal-s"
+        )
     more = words_of(given.sbatch, "--sbatch")
+    if named := [option for option in more if re.match(r"--job-name|-J", option)]:
+        raise ConfigError(f"--sbatch {named[0]}: runs in the queue are found by the name that their job has by itself")
     sweep = Sweep(given.directory)
-    busy = set() if given.dry_run else queued(sweep)
+    if not given.dry_run:
+        queued(sweep)  # raises before anything is written
     chosen = add_points(sweep, given.overrides, given.list)
+    (sweep.directory / "slurm").mkdir(exist_ok=True)
+    with locked(sweep.directory / "slurm" / LOCK):  # so that two at a time do not submit the same runs
+        submit_missing(sweep, chosen, given, more)
+
+
+def submit_missing(sweep: Sweep, chosen: Sequence[Entry], given: argparse.Namespace, more: Sequence[str]) -> None:
+    """Submit those of the ``chosen`` runs that are neither done nor in the queue, as the command line says."""
+    busy = set() if given.dry_run else queued(sweep)
     indices = [
         index
         for index, entry in enumerate(sweep.entries())
@@ -124,7 +160,6 @@ def submit(arguments: list[str]) -> None:
     if not indices:
         return
     path = sweep.directory / "job.sh"
-    (sweep.directory / "slurm").mkdir(exist_ok=True)
     write_whole(path, script(sweep, indices, options=more, time_limit=given.time, signal_s=given.signal_s))
     print(path if given.dry_run else slurm(["sbatch", str(path)]).strip())
 

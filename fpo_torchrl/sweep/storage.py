@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from optuna.storages import BaseStorage, get_storage
+from optuna.storages.journal import JournalFileSymlinkLock
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -54,6 +57,28 @@ def opened(url: str) -> BaseStorage:
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--storage {url}: {reason}; expected a database's URL, as sqlite:///studies.db") from error
+
+
+def mend_journal(path: Path) -> None:
+    """Drop the last line of a journal if it was cut off, as by a full disk: what is appended to it could not be read.
+
+    Raises:
+        DamagedFileError: if another line cannot be read.
+    """
+    if not path.is_file():
+        return
+    lock = JournalFileSymlinkLock(str(path))  # of those that write in it
+    lock.acquire()
+    try:
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            with intact(path, f"put a copy of it back, or remove its line {number}"):
+                json.loads(line)
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+    finally:
+        lock.release()
 
 
 def is_search(directory: Path) -> bool:

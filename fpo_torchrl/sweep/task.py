@@ -12,8 +12,13 @@ import sys
 
 
 def requeue(*_: object) -> None:
-    """Put this job back into SLURM's queue, which ends it."""
-    subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
+    """Put this task back into SLURM's queue, which ends it.
+
+    By its number in the array: the job's own is the array's in the last task, and would put back all of them.
+    """
+    task = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)
+    if subprocess.run(["scontrol", "requeue", task]).returncode:
+        print(f"SLURM does not take task {task} back: fpo-sbatch with the sweep's directory submits it again")
 
 
 def train_run(directory: str, index: str) -> None:
@@ -21,7 +26,7 @@ def train_run(directory: str, index: str) -> None:
     from pathlib import Path
 
     from fpo_torchrl import train
-    from fpo_torchrl.cli import friendly_errors
+    from fpo_torchrl.cli import EXIT_PREEMPTED, friendly_errors
     from fpo_torchrl.sweep.manifest import Sweep
     from fpo_torchrl.sweep.workers import in_directory, log_of
 
@@ -33,7 +38,13 @@ def train_run(directory: str, index: str) -> None:
     with log_of(run_dir).open("a") as log:
         print(f"SLURM job {os.environ['SLURM_JOB_ID']}, its output is in {sweep.directory / 'slurm'}", file=log)
     sys.argv = ["fpo-train", *entry.overrides, *in_directory(run_dir)]
-    train.main()
+    try:
+        train.main()
+    except SystemExit as end:
+        if end.code not in (None, 0, EXIT_PREEMPTED):  # so that a run that could not begin is known to have failed
+            with log_of(run_dir).open("a") as log:
+                print(f"error: SLURM job {os.environ['SLURM_JOB_ID']} ended with exit code {end.code}", file=log)
+        raise
 
 
 if __name__ == "__main__":

@@ -54,6 +54,12 @@ class TestGrid:
         with pytest.raises(ConfigError, match="there is no such file"):
             command.points_of([], tmp_path / "none")
 
+    def test_a_setting_of_both_is_refused(self, tmp_path):
+        file = tmp_path / "list"
+        file.write_text("optim.lr=1e-4\n+optim.lr=2e-4 seed=1\n")
+        with pytest.raises(ConfigError, match=r"--list .*/list sets optim.lr, and so does the command line"):
+            command.points_of(["optim.lr=1e-3"], file)
+
     def test_a_line_with_an_open_quote_is_named(self, tmp_path):
         file = tmp_path / "list"
         file.write_text("optim.lr=1e-3\n\nlabel='half\n")

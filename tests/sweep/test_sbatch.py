@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from fpo_torchrl.errors import ConfigError
-from fpo_torchrl.sweep import slurm
+from fpo_torchrl.sweep import slurm, task
 from fpo_torchrl.sweep.manifest import Sweep
+from fpo_torchrl.sweep.workers import state_of
 
 
 class TestScript:
@@ -27,6 +31,10 @@ class TestScript:
             '"$SLURM_ARRAY_TASK_ID"'
         )
         assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+
+    def test_a_percent_sign_of_the_directory_is_no_pattern(self, tmp_path):
+        text = slurm.script(Sweep(tmp_path / "100%a"), [0], time_limit=None, signal_s=90)
+        assert f"#SBATCH --output={tmp_path}/100%%a/slurm/%A_%a.log" in text.splitlines()
 
     def test_a_dry_run_submits_nothing(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(slurm, "slurm", None)
@@ -45,6 +53,11 @@ class TestScript:
             ("--time=1-", "--time '1-': expected minutes, "),
             ("--time=4h", "--time '4h': expected minutes, "),
             ("--time=", "--time '': expected minutes, "),
+            ("--time=2:00", "--time 2:00 is 120 s, and a task is to stop 120 s before it: give a longer one"),
+            (
+                "--sbatch=--comment=a --job-name=mine",
+                "--sbatch --job-name=mine: runs in the queue are found by",
+            ),
             ("--sbatch=--comment='half", '--sbatch: No closing quotation in "--comment=\'half"'),
         ],
     )
@@ -75,3 +88,48 @@ def test_without_slurm_nothing_is_written(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="squeue is not there: run this on a machine that submits to SLURM"):
         slurm.submit([str(tmp_path / "sweep"), "experiment=bandit"])
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_task_at_its_limit_puts_itself_back_and_no_other(tmp_path, taken):
+    """In the last task of an array the job's number is that of the whole array."""
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nexit {0 if taken else 1}\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    job = {"SLURM_JOB_ID": "3", "SLURM_ARRAY_JOB_ID": "3", "SLURM_ARRAY_TASK_ID": "2"}
+    environment = {**os.environ, **job, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", "import task; task.requeue()"]
+    ended = subprocess.run(
+        command, env=environment, cwd=Path(slurm.__file__).parent, capture_output=True, text=True, check=True
+    )
+    assert (tmp_path / "asked").read_text() == "requeue 3_2\n"
+    assert ("does not take task 3_2 back: fpo-sbatch" in ended.stdout) is not taken
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize(("code", "state"), [(2, "failed"), (75, "waiting")])
+def test_a_run_that_could_not_begin_has_failed(tmp_path, monkeypatch, code, state):
+    sweep = Sweep(tmp_path / "sweep")
+    (entry,) = sweep.add([["experiment=bandit"]])
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr("fpo_torchrl.train.main", lambda: sys.exit(code))
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(SystemExit):
+        task.train_run(str(sweep.directory), "0")
+    assert state_of(sweep.run_dir(entry), entry.total_frames) == state
+
+
+def test_two_at_the_same_time_submit_each_run_once(tmp_path, monkeypatch):
+    submitted = []
+
+    def cluster(command):
+        if command[0] == "squeue":
+            return "0\n1\n" if submitted else ""
+        time.sleep(0.2)  # in which the other one asks for the queue
+        submitted.append(command)
+        return "Submitted batch job 1"
+
+    monkeypatch.setattr(slurm, "slurm", cluster)
+    Sweep(tmp_path).add([["experiment=bandit", f"seed={seed}"] for seed in range(2)])
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(slurm.submit, [[str(tmp_path)]] * 2))
+    assert len(submitted) == 1

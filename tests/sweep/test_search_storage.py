@@ -11,7 +11,7 @@ pytest.importorskip("optuna")
 from optuna.storages import InMemoryStorage
 from searching import SPACE, child, read_trials  # noqa: F401
 
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.errors import ConfigError, DamagedFileError
 from fpo_torchrl.sweep import search
 from fpo_torchrl.sweep.search import Search
 
@@ -61,3 +61,24 @@ def test_a_password_is_not_written_down(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"me:\*\*\*@host/studies: give --storage, with the password"):
         Search(tmp_path / "s")
     Search(tmp_path / "s", storage=url)
+
+
+def test_a_line_that_a_full_disk_cut_off_is_dropped(tmp_path):
+    Search(tmp_path / "s", SPACE).run(1)
+    journal = tmp_path / "s" / "study.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 0, "wo')
+    again = Search(tmp_path / "s")
+    again.run(2)
+    assert len(Search(tmp_path / "s").trials()) == 2
+    assert journal.read_bytes().startswith(whole + b'{"op_code"')
+
+
+def test_other_damage_is_told_with_its_line(tmp_path):
+    Search(tmp_path / "s", SPACE).run(1)
+    journal = tmp_path / "s" / "study.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], b'{"op_code": 0, "wo' + lines[2], *lines[3:]]))
+    with pytest.raises(DamagedFileError, match=r"study\.log is damaged .* remove its line 3"):
+        Search(tmp_path / "s")
+    assert not [*(tmp_path / "s").glob("study.log.*")]  # nor a lock left behind
