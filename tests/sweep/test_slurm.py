@@ -218,7 +218,7 @@ class TestTimeLimit:
         run_dir = sweep.run_dir(entry)
         assert read_provenance(run_dir)["status"] == "finished"
         assert len(starts(run_dir)) > 1
-        assert "SIGUSR1: stopped, and nothing is lost" in next((sweep.directory / "slurm").iterdir()).read_text()
+        assert "SIGUSR1: stopped, and nothing is lost" in next((sweep.directory / "slurm").glob("*.log")).read_text()
         assert_as_undisturbed(run_dir, alone, tmp_path)
 
 
