@@ -20,7 +20,7 @@ from fpo_torchrl.checks import check_counts
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import acting_module, encode, recurrent_modules
+from fpo_torchrl.modules.chain import acting_module, encode
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.remote import RemoteWorkers
@@ -28,7 +28,7 @@ from fpo_torchrl.training.annealing import Annealing
 from fpo_torchrl.training.collecting import check_finite, innermost, is_restorable, make_collector, own_attribute
 from fpo_torchrl.training.gradient import compiled, has_graphs, total_loss
 from fpo_torchrl.training.parallel import Processes
-from fpo_torchrl.training.parts import check_parts, check_windows
+from fpo_torchrl.training.parts import check_memory, check_parts, check_windows
 from fpo_torchrl.training.tracking import EpisodeTracker, describe, summarize
 
 
@@ -56,6 +56,7 @@ class Trainer:
         critic_warmup_frames (int): train the critic alone on so many frames at first, for an actor that is pretrained.
         anneal_lr (bool): lower the step sizes linearly to zero; if not, they are left to a scheduler of your own.
         anneal_prior (float, optional): share of ``total_frames`` in which the loss's ``prior_coeff`` falls to zero.
+        anneal_bounds (bool): let the loss's bounds on advantages close in: divided by the share of frames done.
         compile (bool): compile loss and gradient, on a GPU into CUDA graphs, and there the policy too (docs/speed.md).
         processes: those that train together; the sizes above are of all. Default this one alone.
         workers: remote ones that collect instead of this process; ``env`` then only supplies the specs.
@@ -84,6 +85,7 @@ class Trainer:
         critic_warmup_frames: int = 0,
         anneal_lr: bool = False,
         anneal_prior: float | None = None,
+        anneal_bounds: bool = False,
         compile: bool = False,
         processes: Processes | None = None,
         workers: RemoteWorkers | None = None,
@@ -99,18 +101,7 @@ class Trainer:
             raise ValueError(f"critic_warmup_frames={critic_warmup_frames} needs a loss with a critic")
         minibatch_size = processes.share("minibatch_size", minibatch_size)
         unroll_length = check_windows(num_envs, frames_per_batch, minibatch_size, unroll_length, advantage_every)
-        recurrent = recurrent_modules(actor) + recurrent_modules(loss)
-        if recurrent and advantage_every != "minibatch":
-            raise ValueError(
-                f"{type(recurrent[0]).__name__} needs sequences, and minibatches are single transitions: choose "
-                f'advantage_every="minibatch", whose minibatches are windows of unroll_length steps'
-            )
-        critic = getattr(advantage, "critic", None)
-        if critic is not None and (alone := set(recurrent_modules(critic)) - set(recurrent_modules(actor))):
-            raise ValueError(
-                f"the critic has a {type(alone.pop()).__name__} of its own, whose state nothing carries on at "
-                "collection: share the policy's, TensorDictSequential(encoder, critic)"
-            )
+        check_memory(actor, loss, advantage, advantage_every)
         self.env, self.actor, self.loss, self.optimizer = env, actor, loss, optimizer
         self.advantage, self.normalizer, self._advantage_key = advantage, normalizer, loss.tensor_keys.advantage
         self.total_frames, self.frames_per_batch, self.num_epochs = total_frames, frames_per_batch, num_epochs
@@ -121,7 +112,9 @@ class Trainer:
         if self.standardizes:  # over the minibatches of all processes, where the loss sees one
             loss.normalize_advantage = False
         self.redraws_pairs = redraw_pairs and isinstance(acting_module(actor), FlowActor)
-        self.annealing = Annealing(optimizer, loss, total_frames, lr=anneal_lr, prior=anneal_prior)
+        self.annealing = Annealing(
+            optimizer, loss, total_frames, lr=anneal_lr, prior=anneal_prior, bounds=anneal_bounds
+        )
         self.compile = compile
         self._evaluate = compiled(self._total_loss, device=env.device) if compile else self._total_loss
         self.lr_scale = 1.0

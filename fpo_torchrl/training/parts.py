@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fpo_torchrl.checks import check_choice
+from fpo_torchrl.modules.chain import recurrent_modules
 from fpo_torchrl.modules.sampler import FlowSampler
 
 
@@ -28,6 +29,22 @@ def check_windows(
             f"recomputed every minibatch, got {minibatch_size}"
         )
     return unroll_length
+
+
+def check_memory(actor: Any, loss: Any, advantage: Any, advantage_every: str) -> None:
+    """``ValueError`` for recurrent modules that would be trained, or would estimate values, without their memory."""
+    recurrent = recurrent_modules(actor) + recurrent_modules(loss)
+    if recurrent and advantage_every != "minibatch":
+        raise ValueError(
+            f"{type(recurrent[0]).__name__} needs sequences, and minibatches are single transitions: choose "
+            'advantage_every="minibatch", whose minibatches are windows of unroll_length steps'
+        )
+    critic = getattr(advantage, "critic", None)
+    if critic is not None and (alone := set(recurrent_modules(critic)) - set(recurrent_modules(actor))):
+        raise ValueError(
+            f"the critic has a {type(alone.pop()).__name__} of its own, whose state nothing carries on at "
+            "collection: share the policy's, TensorDictSequential(encoder, critic)"
+        )
 
 
 def check_parts(env: Any, actor: Any, loss: Any, advantage: Any, optimizer: Any, normalizer: Any = None) -> None:
