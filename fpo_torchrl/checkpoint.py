@@ -8,7 +8,7 @@ import errno
 import lzma
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ from fpo_torchrl.checks import check_counts
 from fpo_torchrl.errors import CheckpointError, DamagedCheckpointError
 
 FORMAT_VERSION = 1
+BEST = "best.torchrl"
+"""The file of the policy with the best evaluation, among a run's checkpoints."""
 DAMAGE = (
     zipfile.BadZipFile,
     TorchRLCheckpointError,
@@ -61,7 +63,7 @@ class RandomNumbers(GlobalRNGState):
 
 
 class Checkpointer:
-    """Keeps the newest checkpoints of a run in ``run_dir/checkpoints``.
+    """Keeps the newest checkpoints of a run in ``run_dir/checkpoints``, and its best policy.
 
     Built on ``torchrl.checkpoint``: tensors in checksummed archives beside a JSON manifest, renamed into
     place only when complete. A process killed while saving leaves the previous checkpoint untouched.
@@ -87,9 +89,23 @@ class Checkpointer:
 
     def save(self, frames: int) -> Path:
         """Write the checkpoint of ``frames`` and remove the oldest; return its path."""
-        metadata = {"format": FORMAT_VERSION, "fpo_torchrl": fpo_torchrl.__version__, "frames": frames}
-        try:
+        with self._writing(frames) as metadata:
             return self._rotation.save(self._checkpoint, step=frames, metadata=metadata)
+
+    def save_best(self, frames: int, mean_return: float, components: Collection[str] = ("actor", "critic")) -> Path:
+        """Write ``best.torchrl``, which the policy of the best evaluation so far is kept in; return its path.
+
+        It holds ``components``: enough to evaluate and to begin another run with, not to resume from.
+        """
+        with self._writing(frames) as metadata:
+            metadata["return"] = mean_return
+            return self._checkpoint.save(self.directory / BEST, components=components, metadata=metadata)
+
+    @contextlib.contextmanager
+    def _writing(self, frames: int) -> Iterator[dict[str, Any]]:
+        """What goes into a checkpoint's manifest; ``CheckpointError`` if it cannot be written."""
+        try:
+            yield {"format": FORMAT_VERSION, "fpo_torchrl": fpo_torchrl.__version__, "frames": frames}
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             latest = self.latest()
             previous = (
@@ -173,6 +189,11 @@ class Checkpointer:
     def latest(self) -> Path | None:
         """The newest checkpoint, or None."""
         return self._rotation.latest()
+
+    def best(self) -> Path | None:
+        """The checkpoint of the best evaluation, or None."""
+        path = self.directory / BEST
+        return path if path.is_file() else None
 
 
 def verify(path: Path) -> None:

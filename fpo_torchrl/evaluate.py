@@ -91,7 +91,7 @@ USAGE = f"""fpo-eval RUN_DIRECTORY [setting=value ...]: evaluate a checkpoint of
   episodes={DEFAULTS.episodes}            episodes of each evaluation
   seed={DEFAULTS.seed}                 of the episodes
   device=cpu             default: the device it was trained on
-  checkpoint=PATH        default: the newest of the run
+  checkpoint=PATH        or best, the one of the best evaluation; default: the newest of the run
   render=PATH.gif        also record an episode with the first combination, as a .gif or .mp4
   output=[T.csv,T.md]    also write the numbers to files, as {", ".join(TABLE_WRITERS)}
   plot=PATH.png          also draw return and latency over the steps of a flow policy

@@ -11,9 +11,9 @@ from tensordict.nn import TensorDictModule
 from torchrl.envs import EnvBase
 
 from fpo_torchrl.builders import build_agent, env_maker
-from fpo_torchrl.checkpoint import Checkpointer
+from fpo_torchrl.checkpoint import BEST, Checkpointer
 from fpo_torchrl.devices import check_device
-from fpo_torchrl.errors import ConfigError
+from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.runs.settings import load_run_config
 
 
@@ -40,7 +40,7 @@ def load_policy(
         run_dir: the run's directory.
         num_envs (int): size of the environment batch.
         device: default the one it was trained on.
-        checkpoint: path of a checkpoint; default the newest of the run.
+        checkpoint: path of a checkpoint, or ``"best"`` for the one of the run's best evaluation; default the newest.
 
     Raises:
         CheckpointError: if the directory is no run's, or its checkpoint cannot be read.
@@ -50,8 +50,14 @@ def load_policy(
     env = task_env(cfg, num_envs, device)
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     agent = build_agent(tree, env)
-    path = Checkpointer(run_dir, actor=agent.actor, critic=agent.critic).load(checkpoint)
-    return TrainedPolicy(cfg, agent.actor, agent.critic, env, path)
+    checkpointer = Checkpointer(run_dir, actor=agent.actor, critic=agent.critic)
+    path = checkpointer.best() if checkpoint == "best" else checkpoint
+    if checkpoint == "best" and path is None:
+        raise CheckpointError(
+            f"{checkpointer.directory} has no {BEST}: a run keeps it from its first evaluation on, one "
+            "every eval_interval_frames. Without checkpoint=best the newest one is taken"
+        )
+    return TrainedPolicy(cfg, agent.actor, agent.critic, env, checkpointer.load(path))
 
 
 def task_env(cfg: DictConfig, num_envs: int, device: str | None = None) -> EnvBase:

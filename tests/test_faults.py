@@ -31,7 +31,7 @@ def run_dir(tmp_path_factory):
 @pytest.fixture
 def checkpoints(run_dir):
     """The two files, put back after each test."""
-    paths = sorted((run_dir / "checkpoints").iterdir())
+    paths = sorted((run_dir / "checkpoints").glob("checkpoint-*"))
     contents = [path.read_bytes() for path in paths]
     yield paths
     for path, content in zip(paths, contents, strict=True):

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--updates", type=int, help="gradient steps for each; default: %(default)s")
     parser.add_argument("--episodes", type=int, help="of each evaluation; default: %(default)s")
     parser.add_argument("--seed", type=int, help="default: %(default)s")
-    parser.add_argument("--checkpoint", help="path of a checkpoint; default: the newest of the run")
+    parser.add_argument("--checkpoint", help="path of a checkpoint, or best; default: the newest of the run")
     parser.add_argument("--out", type=Path, help="where to write; default: distilled/ in the run's directory")
     return take_defaults(parser, distill_run)
 

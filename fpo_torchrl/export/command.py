@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         help="start noise of the flow: zero or one fixed draw make a deterministic policy, input makes the noise a "
         "second input; default: %(default)s",
     )
-    parser.add_argument("--checkpoint", help="path of a checkpoint; default: the newest of the run")
+    parser.add_argument("--checkpoint", help="path of a checkpoint, or best; default: the newest of the run")
     parser.add_argument("--out", type=Path, help="file to write; default: policy.<suffix> in the run's directory")
     return take_defaults(parser, export_run)
 

@@ -71,9 +71,9 @@ def held(run_dir: Path) -> Iterator[Hold]:
 def remove_remains(run_dir: Path) -> None:
     """Remove what processes left that were killed while they wrote; only who holds the directory may."""
     half_written = re.compile(
-        rf".+\.[0-9a-f]{{8}}{re.escape(PARTIAL)}|\.checkpoint-.+\.(stage|archive|backup|delete)-[0-9a-f]+"
+        rf".+\.[0-9a-f]{{8}}{re.escape(PARTIAL)}|\.(checkpoint-|best\.).+\.(stage|archive|backup|delete)-[0-9a-f]+"
     )
-    for path in [*run_dir.glob(f"*{PARTIAL}"), *(run_dir / "checkpoints").glob(".checkpoint-*")]:
+    for path in [*run_dir.glob(f"*{PARTIAL}"), *(run_dir / "checkpoints").glob(".*")]:
         if half_written.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

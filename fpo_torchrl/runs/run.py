@@ -219,6 +219,9 @@ class Run:
         if self._is_due(self.eval_interval):
             # Training episodes already show the return under random start noise.
             evaluation = self.evaluate("zero", self.cfg.eval_episodes)
+            before = [row["eval_zero"] for row in self.metrics.rows if "eval_zero" in row]
+            if evaluation.mean >= max(before, default=-math.inf):
+                self.checkpointer.save_best(self.trainer.frames, evaluation.mean)
             low, high = evaluation.interval
             metrics |= {"eval_zero": evaluation.mean, "eval_zero_low": low, "eval_zero_high": high}
             metrics["eval_action_spread"] = evaluation.action_spread
@@ -271,9 +274,8 @@ class Run:
         files = ["config.yaml", "provenance.json", "metrics.csv", "learning_curve.png", "evaluation.json"]
         if self.cfg.render:
             files += self._filmed("rollout.gif")
-        latest = self.checkpointer.latest()
-        if latest is not None:
-            files.append(f"checkpoints/{latest.name}")
+        checkpoints = [path for path in (self.checkpointer.latest(), self.checkpointer.best()) if path is not None]
+        files += [f"checkpoints/{path.name}" for path in checkpoints]
         say(evaluation_table(evaluations, self.cfg.task), *(f"  {self.run_dir / name}" for name in files))
         return evaluations
 

@@ -89,7 +89,7 @@ class TestFiles:
 
     def test_checkpoints_are_rotated(self, run):
         names = sorted(path.name for path in (run.run_dir / "checkpoints").iterdir())
-        assert names == ["checkpoint-000000000192.torchrl", "checkpoint-000000000256.torchrl"]
+        assert names == ["best.torchrl", "checkpoint-000000000192.torchrl", "checkpoint-000000000256.torchrl"]
 
     def test_nothing_half_written_is_left(self, run):
         assert not list(run.run_dir.rglob("*.partial"))

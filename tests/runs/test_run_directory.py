@@ -143,10 +143,11 @@ def test_what_killed_processes_left_half_written_is_removed(tmp_path):
     (stage / "components").mkdir(parents=True)
     (stage / "components/weights").write_text("some")
     stage.with_name(".checkpoint-000000000064.torchrl.archive-0123").write_text("some")
+    stage.with_name(".best.torchrl.archive-0123").write_text("some")
     ensure_trained(config(tmp_path, "resume=auto", "checkpoint_interval_frames=640", "keep_checkpoints=9"))
     left = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert {path.name for path in left - kept} == {
-        *("provenance.json", "metrics.csv", "checkpoint-000000000064.torchrl")
+        *("provenance.json", "metrics.csv", "checkpoint-000000000064.torchrl", "best.torchrl")
     }
     assert kept <= left
     assert not stage.exists()

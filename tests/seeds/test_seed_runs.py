@@ -146,7 +146,7 @@ def test_stopped_by_a_signal_they_go_on_together(tmp_path, alone, monkeypatch, v
     for seed in (1, 2):
         provenance = read_provenance(tmp_path / f"seed{seed}")
         assert (provenance["status"], provenance["frames"]) == ("interrupted", 192)
-        names = [path.stem for path in (tmp_path / f"seed{seed}" / "checkpoints").iterdir()]
+        names = [path.stem for path in (tmp_path / f"seed{seed}" / "checkpoints").glob("checkpoint-*")]
         assert names == ["checkpoint-000000000192"]
     resumed = resume([f"resume={tmp_path}", f"vmap={str(vmap).lower()}"])
     assert isinstance(resumed, SeedRuns)
