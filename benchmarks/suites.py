@@ -24,7 +24,6 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
 BOUNDED: dict[str, tuple[str, ...]] = {
     "fpo_bounded": ("loss.min_advantage=-3", "loss.max_advantage=3"),
     "fpo_bounded_below": ("loss.min_advantage=-3",),
-    "fpo_closing": ("loss.min_advantage=-3", "loss.max_advantage=3", "trainer.anneal_bounds=true"),
 }
 """The default preset with bounds on normalised advantages."""
 ABLATIONS: dict[str, tuple[str, ...]] = {

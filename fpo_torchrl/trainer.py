@@ -56,7 +56,6 @@ class Trainer:
         critic_warmup_frames (int): train the critic alone on so many frames at first, for an actor that is pretrained.
         anneal_lr (bool): lower the step sizes linearly to zero; if not, they are left to a scheduler of your own.
         anneal_prior (float, optional): share of ``total_frames`` in which the loss's ``prior_coeff`` falls to zero.
-        anneal_bounds (bool): let the loss's bounds on advantages close in: divided by the share of frames done.
         compile (bool): compile loss and gradient, on a GPU into CUDA graphs, and there the policy too (docs/speed.md).
         processes: those that train together; the sizes above are of all. Default this one alone.
         workers: remote ones that collect instead of this process; ``env`` then only supplies the specs.
@@ -85,7 +84,6 @@ class Trainer:
         critic_warmup_frames: int = 0,
         anneal_lr: bool = False,
         anneal_prior: float | None = None,
-        anneal_bounds: bool = False,
         compile: bool = False,
         processes: Processes | None = None,
         workers: RemoteWorkers | None = None,
@@ -112,9 +110,7 @@ class Trainer:
         if self.standardizes:  # over the minibatches of all processes, where the loss sees one
             loss.normalize_advantage = False
         self.redraws_pairs = redraw_pairs and isinstance(acting_module(actor), FlowActor)
-        self.annealing = Annealing(
-            optimizer, loss, total_frames, lr=anneal_lr, prior=anneal_prior, bounds=anneal_bounds
-        )
+        self.annealing = Annealing(optimizer, loss, total_frames, lr=anneal_lr, prior=anneal_prior)
         self.compile = compile
         self._evaluate = compiled(self._total_loss, device=env.device) if compile else self._total_loss
         self.lr_scale = 1.0

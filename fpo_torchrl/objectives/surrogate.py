@@ -54,8 +54,7 @@ class FlowPPOLoss(PPOLoss):
         trust_region: what happens to ratios far from 1.
         min_advantage, max_advantage (float, optional): bounds on an advantage, below and above 0, in standard
             deviations if advantages are normalised, else in units of the return. The lower one keeps a few failing
-            environments from dominating an update. The mean advantage is then not exactly 0. A scheduler may assign
-            to those that are given.
+            environments from dominating an update. The mean advantage is then not exactly 0.
         critic_coeff, loss_critic_type, normalize_advantage and further keywords: as in ``PPOLoss``, but by
             default the authors' 0.25, ``"l2"`` and True.
 
@@ -63,8 +62,6 @@ class FlowPPOLoss(PPOLoss):
         ValueError: for a setting out of range, a second actor before the flow, or an advantage of another shape.
         KeyError: for a batch without the actor's flow keys.
     """
-
-    _schedulable_buffers = frozenset({"min_advantage", "max_advantage"})
 
     actor_network: FlowSampler | TensorDictSequential
     extra_losses: tuple[str, ...] = ()
@@ -130,9 +127,7 @@ class FlowPPOLoss(PPOLoss):
             **kwargs,
         )
         self.trust_region = trust_region
-        device = next((weight.device for weight in self.parameters()), None)
-        for bound, value in {"min_advantage": min_advantage, "max_advantage": max_advantage}.items():
-            self.register_coeff_buffer(bound, value, device=device, dtype=torch.get_default_dtype())
+        self.min_advantage, self.max_advantage = min_advantage, max_advantage
 
     @abstractmethod
     def ratio_terms(self, tensordict: TensorDictBase) -> RatioTerms:

@@ -1,41 +1,28 @@
-"""What changes as training goes on: step sizes, the pull of the prior and the bounds on advantages."""
+"""What falls to zero as training goes on: step sizes, and the pull of the prior."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch.optim import Optimizer
 
 
 class Annealing:
-    """Schedules of the step sizes and of the loss's coefficients, from what they are now.
+    """Linear schedules of the step sizes and of the loss's ``prior_coeff``, from what they are now.
 
     Args:
         optimizer: whose step sizes fall.
-        loss: whose ``prior_coeff`` falls, and whose bounds on advantages close in.
+        loss: whose ``prior_coeff`` falls.
         total_frames (int): of the training.
         lr (bool): let the step sizes fall to zero at ``total_frames``.
         prior (float, optional): share of ``total_frames``, above 0 and at most 1, at which ``prior_coeff`` is zero;
             None keeps it.
-        bounds (bool): begin without bounds on advantages and reach the loss's at ``total_frames``: they are divided by
-            the share of frames that are done. A loss of another kind, such as the Gaussian's, has none to close in.
 
     Raises:
-        ValueError: if ``prior`` is out of range, or given for a loss without a ``prior_coeff``; if a loss that can
-            bound advantages has no bound that could close in.
+        ValueError: if ``prior`` is out of range, or given for a loss without a ``prior_coeff``.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        loss: Any,
-        total_frames: int,
-        *,
-        lr: bool,
-        prior: float | None = None,
-        bounds: bool = False,
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, loss: Any, total_frames: int, *, lr: bool, prior: float | None) -> None:
         self._optimizer, self._loss = optimizer, loss
         self._lrs, self._lr_frames = [group["lr"] for group in optimizer.param_groups], total_frames if lr else None
         self._sets_lrs = lr
@@ -49,7 +36,6 @@ class Annealing:
                     "none: give anneal_prior=null"
                 )
             self._prior_frames = prior * total_frames
-        self._total_frames, self._bounds = total_frames, _advantage_bounds(loss) if bounds else {}
 
     def apply(self, frames: int, *, lr_scale: float) -> None:
         """Set all to what they are after ``frames``; ``lr_scale`` is a further factor on the step sizes.
@@ -62,21 +48,6 @@ class Annealing:
                 group["lr"] = lr * _left(frames, self._lr_frames) * lr_scale
         if self._prior_frames is not None:
             self._loss.prior_coeff.fill_(self._prior_coeff * _left(frames, self._prior_frames))
-        done = min(1.0, frames / self._total_frames)
-        for name, bound in self._bounds.items():
-            getattr(self._loss, name).fill_(bound / done if done else math.copysign(math.inf, bound))
-
-
-def _advantage_bounds(loss: Any) -> dict[str, float]:
-    """The bounds on advantages that a loss has, by name."""
-    names = [name for name in ("min_advantage", "max_advantage") if hasattr(loss, name)]
-    bounds = {name: float(value) for name in names if (value := getattr(loss, name)) is not None}
-    if names and not bounds:
-        raise ValueError(
-            f"anneal_bounds=True needs a bound that closes in: give {type(loss).__name__} min_advantage or "
-            "max_advantage, such as -3 and 3, or anneal_bounds=False"
-        )
-    return bounds
 
 
 def _left(frames: int, last: float | None) -> float:

@@ -124,6 +124,8 @@ def _check_weights(actor: Any, loss: Any, advantage: Any, optimizer: Any) -> Non
         raise ValueError(f"{len(alone)} weights of the advantage's critic are not the loss's: {advice}")
     if alone := set().union(*trained) - of_loss:
         raise ValueError(f"{len(alone)} weights of the optimizer are not the loss's: {advice}")
+    if alone := trainable(loss) - set().union(*trained):
+        raise ValueError(f"{len(alone)} trainable weights of the loss are not the optimizer's: {advice}")
     if trained[0] and not trained[0] & of_actor:
         raise ValueError(
             "the optimizer's first parameters are not the actor's: "

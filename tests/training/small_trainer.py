@@ -27,8 +27,8 @@ class Watched(FPOLoss):
         return super().forward(tensordict)
 
 
-def trainer_on(env, *, actor: FlowActor | None = None, lr: float = 1e-3, **kwargs) -> Trainer:
-    """A trainer with small networks, put together by hand; the loss takes what is a setting of its own."""
+def trainer_on(env, *, actor: FlowActor | None = None, lr: float = 1e-3, prior_coeff: float = 0.0, **kwargs) -> Trainer:
+    """A trainer with small networks, put together by hand."""
     obs_dim = env.observation_spec["observation"].shape[-1]
     action_dim = env.action_spec.shape[-1]
     if actor is None:
@@ -37,8 +37,7 @@ def trainer_on(env, *, actor: FlowActor | None = None, lr: float = 1e-3, **kwarg
     critic = TensorDictModule(ValueMLP(obs_dim, hidden_sizes=(8,)), in_keys=["observation"], out_keys=["state_value"])
     settings = {"total_frames": 2 * BATCH, "frames_per_batch": BATCH, "num_epochs": 2, "minibatch_size": BATCH}
     optimizer = AgentOptimizer(actor.parameters(), critic.parameters(), lr=lr)
-    of_loss = {name: kwargs.pop(name) for name in ("prior_coeff", "min_advantage", "max_advantage") if name in kwargs}
-    loss = Watched(actor, critic, **of_loss)
+    loss = Watched(actor, critic, prior_coeff=prior_coeff)
     return Trainer(env, actor, loss, GAE(critic), optimizer, **{**settings, **kwargs})
 
 

@@ -98,6 +98,15 @@ def test_parts_that_are_copies_of_each_other_are_refused(copied):
         Trainer(env, actor, loss, GAE(critic), optimizer, total_frames=64, frames_per_batch=32, minibatch_size=32)
 
 
+def test_trainable_weights_that_no_step_changes_are_refused():
+    own = parts()
+    own["optimizer"] = AgentOptimizer(own["actor"].parameters(), [])
+    with pytest.raises(ValueError, match=r"4 trainable weights of the loss are not the optimizer's: .* requires_grad_"):
+        Trainer(**own, total_frames=BATCH, frames_per_batch=BATCH)
+    own["advantage"].critic.requires_grad_(False)
+    Trainer(**own, total_frames=BATCH, frames_per_batch=BATCH, minibatch_size=BATCH)
+
+
 def test_weights_may_be_frozen_after_the_optimizer_was_built():
     env = ProbeEnv("both", num_envs=NUM_ENVS)
     trainer = trainer_on(env)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from small_trainer import BATCH, NUM_ENVS, STEPS, trainer_on, unchanged, weights
@@ -121,24 +119,6 @@ class TestTraining:
         other = PPOLoss(trainer.actor, trainer.loss.critic_network, entropy_bonus=False)
         with pytest.raises(ValueError, match=r"anneal_prior=0\.5 needs a loss with a prior_coeff.*PPOLoss has none"):
             Annealing(trainer.optimizer, other, 100, lr=False, prior=0.5)
-
-    def test_the_bounds_on_advantages_close_in(self, probe):
-        """Of four batches 0, 1/4, 1/2 and 3/4 are done as each begins, so bounds of 3 and -1.5 are as far as these."""
-        settings = {"min_advantage": -1.5, "max_advantage": 3.0, "anneal_bounds": True}
-        trainer = trainer_on(probe, total_frames=4 * BATCH, **settings)
-        bounds = [(trainer.loss.min_advantage.item(), trainer.loss.max_advantage.item()) for _ in trainer]
-        assert bounds == [(-math.inf, math.inf), (-6.0, 12.0), (-3.0, 6.0), (-2.0, 4.0)]
-        trainer.learn(next(iter(trainer.start())))
-        assert (trainer.loss.min_advantage, trainer.loss.max_advantage) == (-1.5, 3.0)
-
-    def test_bounds_that_cannot_close_in_are_refused_and_a_loss_of_another_kind_has_none(self, probe):
-        trainer = trainer_on(probe, max_advantage=3.0, anneal_bounds=True)
-        next(iter(trainer))
-        assert trainer.loss.min_advantage is None
-        with pytest.raises(ValueError, match="anneal_bounds=True needs a bound that closes in: give Watched min_adv"):
-            trainer_on(probe, anneal_bounds=True)
-        other = PPOLoss(trainer.actor, trainer.loss.critic_network, entropy_bonus=False)
-        Annealing(trainer.optimizer, other, 100, lr=False, bounds=True).apply(50, lr_scale=1.0)
 
     def test_metrics_are_means_over_the_gradient_steps_and_extremes_of_the_ratio(self, probe):
         trainer = trainer_on(probe, lr=0.05, num_epochs=4)
