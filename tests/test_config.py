@@ -125,6 +125,7 @@ TYPED_WRONG = {
     "optim.lr=fast": ["optim.lr", "'fast'", "Float"],
     "actor=gauss": ["'actor/gauss'", "flow", "gaussian"],
     "loss/trust_region=trpo": ["'loss/trust_region/trpo'", "aspo", "clip", "spo"],
+    "experiment=paper_common": ["Could not find 'experiment/paper_common'", "fpo_paper"],
     "normalizer=null": ["must be a string", "the name of an option"],
     "task.motions=walks": ["task.motions=walks: task is a name", "did you mean env.motions=walks?"],
     "experiment=humanoid actor=gaussian loss=ppo": ["humanoid chooses actor/target, which the actor", "leave out"],

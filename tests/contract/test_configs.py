@@ -21,8 +21,8 @@ from fpo_torchrl.envs.probe import ProbeEnv
 from fpo_torchrl.envs.registry import list_tasks
 
 CONF = Path(str(resources.files("fpo_torchrl.conf")))
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml") if not path.stem.endswith("_common"))
-"""All presets; what several have in common is a part of each."""
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+"""All presets; what several have in common is in a directory of its own."""
 NEEDS_A_VALUE = {"loss/cfm_loss_clamp": "high=2", "loss/log_ratio_clamp": "high=2"}
 """Groups whose options have no default that means anything."""
 
