@@ -182,6 +182,10 @@ class Checkpointer:
             if path.name > newer_than.name and path not in readable:
                 print(f"{path} is truncated or damaged: going on from {newer_than.name}")
 
+    def metadata(self, path: Path) -> dict[str, Any]:
+        """What a whole checkpoint says of itself: its frames, and of the best one the return."""
+        return Checkpoint.manifest(path)["metadata"]
+
     def holds(self, path: Path, component: str) -> bool:
         """Whether a whole checkpoint has a component, which another version may not have saved."""
         return component in Checkpoint.manifest(path)["components"]

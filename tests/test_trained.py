@@ -53,7 +53,7 @@ class TestTheBestPolicy:
     def start(self, run_dir, *changes):
         return start_run(compose(*CARTPOLE, f"run_dir={run_dir}", "eval_interval_frames=64", *changes))
 
-    def test_it_is_that_of_the_best_evaluation_and_of_equal_ones_the_last(self, run_dir):
+    def test_it_is_that_of_the_best_evaluation_and_of_equal_ones_the_last(self, run_dir, capsys):
         weights = evaluated_as(self.start(run_dir), [1.0, 5.0, 5.0, 2.0])
         best = trained.load_policy(run_dir, checkpoint="best")
         assert best.checkpoint == run_dir / "checkpoints" / "best.torchrl"
@@ -61,6 +61,7 @@ class TestTheBestPolicy:
         for name, value in best.actor.state_dict().items():
             torch.testing.assert_close(value, weights[192][name], rtol=0, atol=0)
         assert trained.load_policy(run_dir).checkpoint.name == "checkpoint-000000000256.torchrl"
+        assert "best evaluation: 5 after 192 frames, the policy of best.torchrl" in capsys.readouterr().out
 
     def test_a_resumed_run_keeps_a_better_one_from_before(self, run_dir):
         evaluated_as(self.start(run_dir, "total_frames=128"), [1.0, 5.0])

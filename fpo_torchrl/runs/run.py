@@ -274,9 +274,11 @@ class Run:
         files = ["config.yaml", "provenance.json", "metrics.csv", "learning_curve.png", "evaluation.json"]
         if self.cfg.render:
             files += self._filmed("rollout.gif")
-        checkpoints = [path for path in (self.checkpointer.latest(), self.checkpointer.best()) if path is not None]
-        files += [f"checkpoints/{path.name}" for path in checkpoints]
+        latest, best = self.checkpointer.latest(), self.checkpointer.best()
+        files += [f"checkpoints/{path.name}" for path in (latest, best) if path is not None]
         say(evaluation_table(evaluations, self.cfg.task), *(f"  {self.run_dir / name}" for name in files))
+        if best is not None and (about := self.checkpointer.metadata(best))["frames"] < self.trainer.frames:
+            say(f"  best evaluation: {about['return']:.4g} after {about['frames']} frames, the policy of {best.name}")
         return evaluations
 
     def _filmed(self, name: str) -> list[str]:
