@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any
 
 from tensordict import TensorDictBase
@@ -13,13 +14,15 @@ from torch import Tensor
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raise ``ValueError`` for the first of ``counts`` that is below 1; None stands for a default.
+    """Raise for the first of ``counts`` that is no whole number, or below 1; None stands for a default.
 
     >>> check_counts(num_envs=0)
     Traceback (most recent call last):
     ValueError: num_envs must be at least 1, got 0
     """
     for name, value in counts.items():
+        if value is not None and not isinstance(value, Integral):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
 

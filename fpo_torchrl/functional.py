@@ -103,16 +103,26 @@ def aspo_objective(
     )
 
 
-def effective_sample_size(log_ratio: Tensor) -> Float[Tensor, ""]:
-    """Effective sample size ``(sum r)^2 / (n sum r^2)`` over all ratios, in (0, 1]."""
-    flat = log_ratio.flatten()
-    return (2 * flat.logsumexp(0) - (2 * flat).logsumexp(0)).exp() / flat.numel()
+def effective_sample_size(log_ratio: Tensor, counted: Tensor | None = None) -> Float[Tensor, ""]:
+    """Effective sample size ``(sum r)^2 / (n sum r^2)`` over the ratios that are ``counted``, or all, in (0, 1]."""
+    number = log_ratio.numel() if counted is None else counted.sum()
+    flat = (log_ratio if counted is None else log_ratio.where(counted, -math.inf)).flatten()
+    return (2 * flat.logsumexp(0) - (2 * flat).logsumexp(0)).exp() / number
 
 
-def explained_variance(value: Tensor, target: Tensor) -> Float[Tensor, ""]:
-    """Share of the variance of ``target`` that ``value`` explains: 1 is all of it, 0 what a constant does."""
-    spread = target.var(correction=0) + torch.finfo(target.dtype).eps
-    return 1 - (target - value).var(correction=0) / spread
+def explained_variance(value: Tensor, target: Tensor, weight: Tensor) -> Float[Tensor, ""]:
+    """Share of the variance of ``target`` that ``value`` explains: 1 is all of it, 0 what a constant does.
+
+    Entries of ``weight`` 0 do not count, whatever they are.
+    """
+    spread = _variance(target, weight) + torch.finfo(target.dtype).eps
+    return 1 - _variance(target - value, weight) / spread
+
+
+def _variance(x: Tensor, weight: Tensor) -> Tensor:
+    x = x.where(weight > 0, 0.0)
+    mean = (weight * x).sum() / weight.sum()
+    return (weight * (x - mean) ** 2).sum() / weight.sum()
 
 
 def brax_advantage(

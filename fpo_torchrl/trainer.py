@@ -20,7 +20,7 @@ from fpo_torchrl.checks import check_counts
 from fpo_torchrl.envs.base import BatchedEnv
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import acting_module, encode
+from fpo_torchrl.modules.chain import acting_module, encode, unwrapped
 from fpo_torchrl.modules.normalizer import ObservationNormalizer
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.remote import RemoteWorkers
@@ -28,7 +28,7 @@ from fpo_torchrl.training.annealing import Annealing
 from fpo_torchrl.training.collecting import check_finite, innermost, is_restorable, make_collector, own_attribute
 from fpo_torchrl.training.gradient import compiled, has_graphs, total_loss
 from fpo_torchrl.training.parallel import Processes
-from fpo_torchrl.training.parts import check_memory, check_parts, check_windows
+from fpo_torchrl.training.parts import check_action, check_memory, check_parts, check_windows
 from fpo_torchrl.training.tracking import EpisodeTracker, describe, summarize
 
 
@@ -109,7 +109,7 @@ class Trainer:
         self.standardizes = processes.size > 1 and bool(getattr(loss, "normalize_advantage", False))
         if self.standardizes:  # over the minibatches of all processes, where the loss sees one
             loss.normalize_advantage = False
-        self.redraws_pairs = redraw_pairs and isinstance(acting_module(actor), FlowActor)
+        self.redraws_pairs = redraw_pairs and isinstance(unwrapped(acting_module(actor)), FlowActor)
         self.annealing = Annealing(optimizer, loss, total_frames, lr=anneal_lr, prior=anneal_prior)
         self.compile = compile
         self._evaluate = compiled(self._total_loss, device=env.device) if compile else self._total_loss
@@ -134,6 +134,7 @@ class Trainer:
     def start(self) -> Any:
         """Build the collector, which resets the environment, or continues it after :meth:`load_state_dict`."""
         if self._collector is None:
+            check_action(self.env, self.actor)  # again: weights that were loaded since then may bring other bounds
             device, num_frames = self.env.device, self.frames_per_batch // self.processes.size
             if self.workers is None:
                 compile = self.compile and has_graphs(device)

@@ -192,7 +192,7 @@ class FlowActor(FlowSampler):
         return cfm_error(velocity, self.path.velocity(noise, action), weight, action_reduction or self.action_reduction)
 
     def prior_loss(self, tensordict: TensorDictBase) -> Tensor:
-        """Velocity error ``[*batch]`` of a policy that drew standard normal actions, before squashing, everywhere.
+        """CFM loss ``[*batch]`` of standard normal actions, before squashing, with the velocity as target.
 
         One fresh pair for each observation, at a time uniform over the whole flow. Making it smaller
         draws the policy toward that prior in the direction that leaves out none of its actions, as a larger
@@ -202,8 +202,7 @@ class FlowActor(FlowSampler):
         [like] = self._stored(tensordict, self.flow_action_key)
         action, noise = torch.randn((2, *like.shape), device=like.device, dtype=like.dtype)
         time = torch.rand((*like.shape[:-1], 1, 1), device=like.device, dtype=like.dtype)
-        pairs = self.pair_loss(observations, action, noise.unsqueeze(-2), time, target=VelocityTarget())
-        return pairs.squeeze(-1)
+        return self.pair_loss(observations, action, noise.unsqueeze(-2), time, target=VelocityTarget()).squeeze(-1)
 
     def get_dist(self, tensordict: TensorDictBase) -> StoredActionLikelihood:
         """Likelihood surrogate of the stored action; the interface that TorchRL's PPO losses use.

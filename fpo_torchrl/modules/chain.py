@@ -24,8 +24,7 @@ def acting_module(policy: Any) -> Any:
 def require(kind: type[FlowSampler], policy: Any, *, loss: str, advice: str = "") -> Any:
     """The flow of ``policy``; ``TypeError`` if it is of another ``kind`` than a loss trains."""
     flow = acting_module(policy)
-    wrapped = getattr(flow, "_orig_mod", getattr(flow, "td_module", flow))  # compiled, or in TensorDict's wrapper
-    if not isinstance(wrapped, kind):
+    if not isinstance(unwrapped(flow), kind):
         raise TypeError(
             f"{loss} needs a {kind.__name__} as actor_network, alone or at the end of a TensorDictSequential, got "
             f"{type(policy).__name__}{advice}"
@@ -35,7 +34,12 @@ def require(kind: type[FlowSampler], policy: Any, *, loss: str, advice: str = ""
 
 def is_flow(policy: Any) -> bool:
     """Whether actions come from a flow, with or without modules before it; if not, from a Gaussian."""
-    return isinstance(acting_module(policy), FlowSampler)
+    return isinstance(unwrapped(acting_module(policy)), FlowSampler)
+
+
+def unwrapped(module: Any) -> Any:
+    """``module`` without what ``torch.compile`` or TensorDict's wrapper puts around it."""
+    return getattr(module, "_orig_mod", getattr(module, "td_module", module))
 
 
 def check_encoders(policy: Any) -> None:
@@ -58,7 +62,10 @@ def recurrent_modules(net: nn.Module) -> list[nn.Module]:
 
 def encode(policy: Any, tensordict: TensorDictBase) -> TensorDictBase:
     """Run every module of ``policy`` before its flow on ``tensordict``, in place, and return it."""
+    tolerant = getattr(policy, "partial_tolerant", False)
     for encoder in links(policy)[:-1]:
+        if tolerant and any(tensordict.get(key, None) is None for key in encoder.in_keys):
+            continue
         if (written := encoder(tensordict)) is not tensordict:
             tensordict.update(written)
     return tensordict
@@ -68,7 +75,7 @@ def for_inference(policy: Any, **sampling: Any) -> Any:
     """``policy`` with the view :meth:`FlowSampler.for_inference` of its flow, on the same weights."""
     *encoders, flow = links(policy)
     flow = flow.for_inference(**sampling)
-    return TensorDictSequential(*encoders, flow) if encoders else flow
+    return TensorDictSequential(*encoders, flow, partial_tolerant=policy.partial_tolerant) if encoders else flow
 
 
 def links(policy: Any) -> list[Any]:

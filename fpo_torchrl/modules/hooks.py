@@ -1,4 +1,4 @@
-"""Whether a module has hooks, which run only if it is called as a whole."""
+"""Whether a call of a module as a whole does more than its class says."""
 
 from __future__ import annotations
 
@@ -8,5 +8,10 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether something was registered to run with each call of ``module``, or with its backward pass."""
-    return any(getattr(module, name) for name in _HOOKS)
+    """Whether a call of ``module`` does more than its class says.
+
+    Something was registered to run with each call or with its backward pass, its ``forward`` was replaced, or it was
+    compiled in place.
+    """
+    replaced = "forward" in module.__dict__ or getattr(module, "_compiled_call_impl", None) is not None
+    return replaced or any(getattr(module, name) for name in _HOOKS)

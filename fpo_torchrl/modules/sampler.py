@@ -174,9 +174,9 @@ class FlowSampler(TensorDictModuleBase):
     def unsquash(self, action: Tensor) -> Tensor:
         """The action before squashing; the inverse of tanh is cut at +-0.999 of the bounds."""
         squash = SQUASHES[self.squash]
-        return (
-            action if squash is None else squash.inverse((action - self._centre) / self.half_range) / self.squash_gain
-        )
+        if squash is None:
+            return action
+        return squash.inverse((action - self._centre) / self.half_range) / self.squash_gain
 
     def _normalized(self, observations: Sequence[Tensor]) -> list[Tensor]:
         return [*observations] if self.normalizer is None else [self.normalizer(observations[0])]
@@ -274,7 +274,7 @@ class FlowSampler(TensorDictModuleBase):
     def _squashed(self, flow_action: Tensor) -> Tensor:
         squash = SQUASHES[self.squash]
         if squash is None:
-            return flow_action
+            return flow_action.clone()  # an environment may clip its action in place, and the flow's is to stay
         action = self._centre + self.half_range * squash.forward(self.squash_gain * flow_action)
         return action.clamp(self.action_low, self.action_high)  # rounding may have passed them
 

@@ -113,8 +113,9 @@ class VelocityMLP(Perceptron):
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
-        if {"forward", "condition"} & vars(cls).keys():
-            cls.has_condition = "condition" in vars(cls)  # an inherited one would answer for the old forward
+        definer = {name: next(base for base in cls.__mro__ if name in vars(base)) for name in ("condition", "forward")}
+        # Otherwise an inherited condition would answer for the forward that it was written beside.
+        cls.has_condition = issubclass(definer["condition"], definer["forward"])
 
     def forward(self, observation: Tensor, x_t: Tensor, time: Tensor) -> Tensor:
         """Velocity ``[*batch, action_dim]`` at ``x_t`` ``[*batch, action_dim]``.

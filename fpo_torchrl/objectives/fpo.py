@@ -55,8 +55,9 @@ class FPOLoss(FlowPPOLoss):
         critic_network: module that writes ``"state_value"``.
         clip_epsilon: radius of the clip on the ratio, or ``(low, high)`` radii.
         trust_region: an object in place of the clip, with its own radius: ``SPO(0.05)``, ``ASPO(0.05)``.
-        ratio: ``"per_action"`` (FPO), ``"per_sample"`` (FPO++), or the number of groups of pairs between. The
-            objective is the mean over an action's ratios, where FPO++ Eq. 13 has their sum.
+        ratio: ``"per_action"`` (FPO), ``"per_sample"`` (FPO++), or a number of groups, which divides the
+            actor's ``num_mc_samples``: each averages as many pairs. The objective is the mean over an action's ratios,
+            where FPO++ Eq. 13 has their sum.
         cfm_loss_clamp, log_ratio_clamp: :class:`Clamp` on both losses, and on the log-ratio.
         cfm_coeff (float): weight of the CFM loss itself, at least 0 (the published algorithm); see docs/robust_fpo.md.
         prior_coeff (float): weight of :meth:`FlowActor.prior_loss`, at least 0 (the published algorithm), in place of
@@ -100,8 +101,9 @@ class FPOLoss(FlowPPOLoss):
             "DenoisingMDPLoss (loss=dppo)"
         )
         num_pairs = require(FlowActor, actor_network, loss="FPOLoss", advice=advice).num_mc_samples
-        groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio)
-        if num_pairs and (not isinstance(groups, int) or groups < 1 or num_pairs % groups):  # the base class refuses 0
+        groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio) if isinstance(ratio, str) else ratio
+        whole = isinstance(groups, int) and not isinstance(groups, bool)
+        if num_pairs and (not whole or groups < 1 or num_pairs % groups):  # the base class refuses 0
             raise ValueError(
                 'ratio must be "per_action", "per_sample" or a number of groups that divides the actor\'s '
                 f"num_mc_samples={num_pairs}, got {ratio!r}"

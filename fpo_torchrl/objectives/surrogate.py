@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -104,9 +105,10 @@ class FlowPPOLoss(PPOLoss):
         if entropy_bonus:
             raise ValueError(f"a flow policy has no entropy in closed form: {name} needs entropy_bonus=False")
         # TorchRL's loss takes any name and forgets it.
-        known = {name for name, it in signature(PPOLoss.__init__).parameters.items() if it.kind is it.KEYWORD_ONLY}
-        own = signature(type(self)).parameters.values()
-        check_arguments(name, kwargs.keys() - known, known | {it.name for it in own if it.kind is not it.VAR_KEYWORD})
+        theirs, own = (signature(it).parameters.values() for it in (PPOLoss.__init__, type(self)))
+        known = {parameter.name for parameter in theirs if parameter.kind is parameter.KEYWORD_ONLY}
+        named = {parameter.name for parameter in own if parameter.kind is not parameter.VAR_KEYWORD}
+        check_arguments(name, kwargs.keys() - known, known | named)
         if critic_network is not None and not hasattr(critic_network, "in_keys"):
             raise TypeError(
                 f"critic_network must be a TensorDict module, got a plain {type(critic_network).__name__}: wrap it in "
@@ -218,8 +220,7 @@ class FlowPPOLoss(PPOLoss):
                 target_params=self.target_critic_network_params,
             )
             advantage = tensordict.get(self.tensor_keys.advantage)
-        weights = self.actor_network_params.to_module(self.actor_network) if self.functional else None
-        with weights if weights is not None else contextlib.nullcontext():
+        with self._weights("actor_network"):
             tensordict = encode(self.actor_network, tensordict)
             log_ratio, extra_losses, extra_diagnostics = self.ratio_terms(tensordict)
         batch, valid = log_ratio.shape[:-1], self._valid(tensordict, log_ratio[..., :1])
@@ -241,20 +242,30 @@ class FlowPPOLoss(PPOLoss):
             if value_clip_fraction is not None:
                 diagnostics["value_clip_fraction"] = value_clip_fraction
             if explained is not None:
-                if valid is not None and valid.any():
+                if valid is not None:
                     explained = self._explained_variance(tensordict, valid)
                 diagnostics["explained_variance"] = explained.mean()
         losses = {key: self._reduce_loss(value, tensordict) for key, value in losses.items()}
-        losses = {key: value.squeeze(-1) if value.ndim else value for key, value in losses.items()}  # vmap needs the if
+        losses = {
+            key: value.squeeze(-1) if value.ndim else value for key, value in losses.items()
+        }  # of a scalar it fails in vmap
         return TensorDict({**losses, **diagnostics})
+
+    def _weights(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        """Inside, the network of that name has the loss's weights, which a functional loss keeps apart from it."""
+        return (
+            getattr(self, f"{name}_params").to_module(getattr(self, name))
+            if self.functional
+            else contextlib.nullcontext()
+        )
 
     @torch.no_grad()
     def _explained_variance(self, tensordict: TensorDictBase, valid: Tensor) -> Tensor:
         """As PPOLoss reports it, but over what is not padding."""
-        with self.critic_network_params.to_module(self.critic_network) if self.functional else contextlib.nullcontext():
+        with self._weights("critic_network"):
             value = self.critic_network(tensordict.copy()).get(self.tensor_keys.value)
-        counted = valid.expand_as(value)
-        return explained_variance(value[counted], tensordict.get(self.tensor_keys.value_target)[counted])
+        target = tensordict.get(self.tensor_keys.value_target)
+        return explained_variance(value, target, weight=_counted(valid).expand_as(value).to(value))
 
     def _valid(self, tensordict: TensorDictBase, like: Tensor) -> Tensor | None:
         """Which entries are not padding, of the shape of ``like``; None if nothing marks any."""
@@ -276,25 +287,35 @@ class FlowPPOLoss(PPOLoss):
     def _diagnose(
         self, log_ratio: Tensor, advantage: Tensor, extra: Mapping[str, Tensor], valid: Tensor | None
     ) -> dict[str, Tensor]:
-        """Statistics of the ratios and the means of ``extra`` ``[*batch]``, over what is not padding."""
-        if valid is not None and valid.any():
-            counted = valid.squeeze(-1)
-            log_ratio, advantage = log_ratio[counted], advantage[counted]
-            extra = {name: value[counted] for name, value in extra.items()}
+        """Statistics of the ratios and the means of ``extra`` ``[*batch]``, over what is not padding.
+
+        Padding has no weight, rather than being taken out: shapes that depend on values neither compile nor vectorise.
+        """
         ratio = log_ratio.exp()
         clipped = self.trust_region.is_outside(ratio).to(ratio.dtype)
         positive = (advantage >= 0).to(ratio.dtype).expand_as(ratio)
+        counted = None if valid is None else _counted(valid)
 
-        def share(of: Tensor) -> Tensor:
-            return (clipped * of).sum() / of.sum().clamp_min(1)
+        def mean(of: Tensor) -> Tensor:
+            return of.mean() if counted is None else share(of, torch.ones_like(of))
+
+        def share(of: Tensor, among: Tensor) -> Tensor:
+            if counted is not None:  # by its place, as padding may be infinite
+                of, among = of.where(counted, 0.0), among * counted
+            return (of * among).sum() / among.sum().clamp_min(1)
 
         return {
-            "mean_ratio": ratio.mean(),
-            "min_ratio": ratio.min(),
-            "max_ratio": ratio.max(),
-            "ESS": effective_sample_size(log_ratio),
-            "clip_fraction": clipped.mean(),
-            "clip_fraction_positive": share(positive),
-            "clip_fraction_negative": share(1 - positive),
-            **{name: value.mean() for name, value in extra.items()},
+            "mean_ratio": mean(ratio),
+            "min_ratio": (ratio if counted is None else ratio.where(counted, math.inf)).amin(),
+            "max_ratio": (ratio if counted is None else ratio.where(counted, -math.inf)).amax(),
+            "ESS": effective_sample_size(log_ratio, counted),
+            "clip_fraction": mean(clipped),
+            "clip_fraction_positive": share(clipped, positive),
+            "clip_fraction_negative": share(clipped, 1 - positive),
+            **{name: mean(value.unsqueeze(-1)) for name, value in extra.items()},
         }
+
+
+def _counted(valid: Tensor) -> Tensor:
+    """What is not padding; all of a batch that is nothing else."""
+    return valid | ~valid.any()

@@ -49,6 +49,8 @@ class Clip(TrustRegion):
     """
 
     def __init__(self, epsilon: float | tuple[float, float] = 0.05) -> None:
+        if isinstance(epsilon, TrustRegion):
+            raise TypeError(f"a radius was expected, got {epsilon!r}: give it as trust_region={epsilon!r}")
         given = epsilon.tolist() if hasattr(epsilon, "tolist") else epsilon  # of a tensor, or a number of numpy
         radii = (given, given) if isinstance(given, (int, float)) else tuple(given)
         if len(radii) != 2 or not all(isinstance(radius, (int, float)) for radius in radii):

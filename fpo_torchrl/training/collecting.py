@@ -15,7 +15,7 @@ from torchrl.envs import EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 
 from fpo_torchrl.errors import NonFiniteError
 from fpo_torchrl.flow import RandomSteps, RandomStepsPerRollout
-from fpo_torchrl.modules.chain import acting_module
+from fpo_torchrl.modules.chain import acting_module, unwrapped
 from fpo_torchrl.modules.sampler import FlowSampler
 from fpo_torchrl.training.gradient import compile_settings
 
@@ -37,7 +37,7 @@ def make_collector(env: EnvBase, policy: Any, frames_per_batch: int, *, compile:
 def is_compilable(policy: Any) -> bool:
     """Whether a call of ``policy`` always does the same: no number of steps is drawn, and no distribution of TorchRL's
     branches on tensor values."""
-    sampler = acting_module(policy)
+    sampler = unwrapped(acting_module(policy))
     return isinstance(sampler, FlowSampler) and not isinstance(sampler.solver, RandomSteps)
 
 

@@ -102,7 +102,7 @@ def check_parts(env: Any, actor: Any, loss: Any, advantage: Any, optimizer: Any,
             f"which limits the norms of the two gradients apart; got {type(optimizer).__name__}"
         )
     _check_weights(actor, loss, advantage, optimizer)
-    _check_action(env, actor)
+    check_action(env, actor)
 
 
 def _check_weights(actor: Any, loss: Any, advantage: Any, optimizer: Any) -> None:
@@ -133,7 +133,7 @@ def _check_weights(actor: Any, loss: Any, advantage: Any, optimizer: Any) -> Non
         )
 
 
-def _check_action(env: Any, actor: Any) -> None:
+def check_action(env: Any, actor: Any) -> None:
     """Refuse a flow whose actions are of another size than the environment takes, or go beyond its bounds."""
     flows = [part for part in actor.modules() if isinstance(part, FlowSampler)]
     spec = env.full_action_spec[env.action_key]

@@ -319,3 +319,10 @@ def test_an_observation_that_would_be_given_to_other_agents_is_refused(make_acto
         actor(td)
     td["observation"] = td["observation"].unsqueeze(1)
     assert actor(td)["agents", "action"].shape == (3, 3, 2)
+
+
+def test_an_action_that_is_changed_in_place_leaves_the_flows():
+    td = FlowActor(VelocityMLP(3, 2), squash="none")(observations(4))
+    before = td["flow_action"].clone()
+    td["action"].clamp_(-0.01, 0.01)
+    assert torch.equal(td["flow_action"], before)

@@ -24,13 +24,14 @@ from fpo_torchrl import (
     NoisyEuler,
     ValueMLP,
     VelocityMLP,
+    ZeroNoise,
 )
 from fpo_torchrl.advantage import GAE
 from fpo_torchrl.builders import fixed_settings
 from fpo_torchrl.envs import ProbeEnv
 from fpo_torchrl.evaluate import solver_of
 from fpo_torchrl.evaluation import evaluate
-from fpo_torchrl.modules.chain import acting_module
+from fpo_torchrl.modules.chain import acting_module, for_inference
 from fpo_torchrl.optim import AgentOptimizer
 from fpo_torchrl.trainer import Trainer
 
@@ -297,3 +298,24 @@ def test_an_encoder_that_writes_into_a_tensordict_of_its_own_trains_alike(inplac
     batch["advantage"] = torch.randn(6, 1)
     found, expected = (FPOLoss(it, functional=False)(batch)["loss_objective"] for it in (apart, policy))
     assert torch.equal(found, expected)
+
+
+def test_a_compiled_flow_is_one(monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    policy = FlowActor(VelocityMLP(1, 1, output_scale=1.0))
+    compiled, env = torch.compile(policy, backend="eager"), ProbeEnv("action", num_envs=4, spread_episodes=False)
+    for noise in ("zero", "fixed"):
+        assert evaluate(compiled, env, noise=noise).returns == evaluate(policy, env, noise=noise).returns
+    assert trainer_of(compiled, ProbeEnv("both", num_envs=4), redraw_pairs=True).redraws_pairs
+
+
+def test_a_policy_that_tolerates_missing_entries_does_so_in_evaluation_and_updates():
+    policy, _ = chained()
+    reads_a_goal = TensorDictModule(nn.Linear(2, 2), in_keys=["goal"], out_keys=["plan"])
+    tolerant = TensorDictSequential(reads_a_goal, *policy.module, partial_tolerant=True)
+    batch = collected(tolerant, 6)
+    assert FPOLoss(tolerant)(batch)["max_ratio"] == 1
+    torch.testing.assert_close(
+        for_inference(tolerant, start_noise=ZeroNoise())(batch.select("observation"))["action"],
+        for_inference(policy, start_noise=ZeroNoise())(batch.select("observation"))["action"],
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from observing import observations
+from torch import nn
 
-from fpo_torchrl import Euler
+from fpo_torchrl import Euler, FlowActor, VelocityMLP, ZeroNoise
 
 
 def test_a_hooked_network_is_called_as_a_whole(make_actor):
@@ -36,3 +37,35 @@ def test_a_hook_of_the_view_for_inference_is_the_views(make_actor):
     assert not seen
     view(observations(4))
     assert seen == ["called"]
+
+
+class Doubled(nn.Module):
+    """For use before a network: twice what that one answers."""
+
+    def forward(self, *args, **kwargs):
+        return 2 * super().forward(*args, **kwargs)
+
+
+class DoubledMLP(Doubled, VelocityMLP):
+    pass
+
+
+def test_a_forward_that_came_from_elsewhere_is_called(make_actor):
+    plain, mixed, patched = (network(3, 2) for network in (VelocityMLP, DoubledMLP, VelocityMLP))
+    for other in (mixed, patched):
+        other.load_state_dict(plain.state_dict())
+    forward = patched.forward
+    patched.forward = lambda *args, **kwargs: 2 * forward(*args, **kwargs)
+    for other in (mixed, patched):
+        other.output_scale /= 2
+    td = observations(4)
+    expected = FlowActor(plain, start_noise=ZeroNoise())(td.clone())["action"]
+    for other in (mixed, patched):
+        torch.testing.assert_close(FlowActor(other, start_noise=ZeroNoise())(td.clone())["action"], expected)
+
+
+def test_a_network_that_was_compiled_in_place_runs_compiled():
+    net, compiled = VelocityMLP(3, 2), []
+    net.compile(backend=lambda graph, inputs: compiled.append(graph) or graph)
+    FlowActor(net)(observations(4))
+    assert compiled

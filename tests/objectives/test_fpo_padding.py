@@ -76,3 +76,23 @@ def test_infinite_padding_is_left_out_of_the_mean_advantage(padded, make_critic)
     actor, _, batch = padded
     batch["advantage"][NUM_STEPS:] = float("nan")
     assert FPOLoss(actor, make_critic())(batch)["loss_objective"].isfinite()
+
+
+def test_what_stands_in_padding_does_not_reach_the_diagnostics(padded, make_critic):
+    actor, whole, batch = padded
+    batch[actor.cfm_loss_key][NUM_STEPS:] = float("nan")
+    loss = FPOLoss(actor, make_critic(), normalize_advantage=False)
+    torch.testing.assert_close(loss(batch)["cfm_loss_old"], loss(whole)["cfm_loss_old"])
+
+
+def test_it_compiles_without_a_break_and_vectorises(padded, make_critic, monkeypatch, move_weights):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # the checks, only there in tests, do not trace
+    actor, _, batch = padded
+    move_weights(actor)
+    loss = FPOLoss(actor, make_critic(), normalize_advantage=False, functional=False)
+    expected = loss(batch)
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")(batch)
+    twice = torch.vmap(loss)(torch.stack([batch, batch]))
+    for name in loss.out_keys:
+        torch.testing.assert_close(compiled[name], expected[name])
+        torch.testing.assert_close(twice[name], expected[name].expand(2))

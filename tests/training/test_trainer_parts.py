@@ -234,3 +234,11 @@ def test_rewards_of_whole_numbers():
 
     (metrics,) = trainer_on(Whole("constant", num_envs=NUM_ENVS), total_frames=BATCH)
     assert metrics["reward"] == 1
+
+
+def test_bounds_that_come_with_loaded_weights_are_checked_too():
+    trainer = trainer_on(ProbeEnv("both", num_envs=NUM_ENVS))
+    wider = FlowActor(VelocityMLP(1, 1, hidden_sizes=(8,), output_scale=1.0), action_low=-20.0, action_high=20.0)
+    trainer.actor.load_state_dict(wider.state_dict())
+    with pytest.raises(ValueError, match=r"reach from \[-20.0\] to \[20.0\], and the environment takes"):
+        next(iter(trainer))
