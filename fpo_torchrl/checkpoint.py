@@ -9,6 +9,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +63,15 @@ class RandomNumbers(GlobalRNGState):
         super().load_state_dict(state | ({"torch_cuda": gpus} if gpus else {}))
 
 
+@dataclass(frozen=True)
+class BestPolicy:
+    """The policy of a run's best evaluation: its file, when it was evaluated, and what it earned in the mean."""
+
+    path: Path
+    frames: int
+    mean_return: float
+
+
 class Checkpointer:
     """Keeps the newest checkpoints of a run in ``run_dir/checkpoints``, and its best policy.
 
@@ -111,9 +121,10 @@ class Checkpointer:
             previous = (
                 f"the one before it, {latest.name}, is intact" if latest is not None else "there is none before it"
             )
+            how = "resume" if latest is not None else "run the same command with resume=auto"
             raise CheckpointError(
                 f"could not write the checkpoint of frame {frames} to {self.directory}: "
-                f"{getattr(error, 'strerror', None) or error}; {previous}. Make room or give write access, then resume"
+                f"{getattr(error, 'strerror', None) or error}; {previous}. Make room or give write access, then {how}"
             ) from error
 
     def newest_whole(self) -> Path | None:
@@ -152,6 +163,7 @@ class Checkpointer:
                     if damaged
                     else f": there is nothing to load. Where training has begun, {start_again}"
                 )
+                + (f". The best policy is whole: {self.directory / BEST}" if self.best() is not None else "")
             )
         if not source.is_file():
             what = "is a directory" if source.is_dir() else "does not exist"
@@ -182,10 +194,6 @@ class Checkpointer:
             if path.name > newer_than.name and path not in readable:
                 print(f"{path} is truncated or damaged: going on from {newer_than.name}")
 
-    def metadata(self, path: Path) -> dict[str, Any]:
-        """What a whole checkpoint says of itself: its frames, and of the best one the return."""
-        return Checkpoint.manifest(path)["metadata"]
-
     def holds(self, path: Path, component: str) -> bool:
         """Whether a whole checkpoint has a component, which another version may not have saved."""
         return component in Checkpoint.manifest(path)["components"]
@@ -194,14 +202,17 @@ class Checkpointer:
         """The newest checkpoint, or None."""
         return self._rotation.latest()
 
-    def best(self) -> Path | None:
-        """The checkpoint of the best evaluation, or None."""
-        path = self.directory / BEST
-        return path if path.is_file() else None
+    def best(self) -> BestPolicy | None:
+        """The policy of the best evaluation; None without one, or if its file is damaged."""
+        try:
+            metadata = verify(self.directory / BEST)
+            return BestPolicy(self.directory / BEST, int(metadata["frames"]), float(metadata["return"]))
+        except (CheckpointError, KeyError):
+            return None
 
 
-def verify(path: Path) -> None:
-    """Check that ``path`` is a whole checkpoint of this version, before anything of it is used.
+def verify(path: Path) -> dict[str, Any]:
+    """Check that ``path`` is a whole checkpoint of this version, before anything of it is used; returns its metadata.
 
     Raises:
         CheckpointError: if it is truncated, damaged or from another version.
@@ -222,3 +233,4 @@ def verify(path: Path) -> None:
             f"{metadata.get('fpo_torchrl', 'unknown')}; this is {fpo_torchrl.__version__} with format "
             f"{FORMAT_VERSION}. Load it with the version that wrote it"
         )
+    return metadata

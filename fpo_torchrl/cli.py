@@ -195,6 +195,6 @@ def describe(error: Exception) -> str:
     if whole := re.search(r"^Value '(\d+)\.0' of type 'float' could not be converted to Integer", detail):
         detail = f"a whole number is written {int(whole[1]):_}"
     key = getattr(causes[-1], "full_key", None)
-    text = re.sub(r"\s*(To append to your config|Config search path).*", "", text, flags=re.S)
+    text = re.sub(r"\s*(To append to your|Config search path).*", "", text, flags=re.S)
     where = f"{key}: " if key else ""
     return f"{text}" + (f" ({where}{detail})" if detail and detail not in text else "")

@@ -135,7 +135,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
     pairs = itertools.product(cfg.solvers, cfg.steps)
     # random_steps with a number of steps is euler: each sampler is a row once
     solvers = {repr(solver): solver for solver in (solver_of(actor, *pair) for pair in pairs)}.values()
-    print(f"{task}, {policy.checkpoint}")
+    print(policy)
     own = getattr(acting_module(actor), "solver", None)
     width = max(42, *(len(repr(solver if solver is not None else own)) for solver in solvers))
     latency = f"ms for {cfg.episodes} actions"
@@ -154,7 +154,7 @@ def evaluate_run(run_dir: str, cfg: EvalConfig) -> list[dict[str, Any]]:
             how = {"noise": noise, "solver": solver, "seed": cfg.seed + EVALUATION_SEED}
             reason = try_to_record(actor, lambda: task_env(policy.cfg, 1, cfg.device), render, task=task, **how)
             print(f"  recorded {render}" if reason is None else f"  no {render}: {reason}")
-    about = {**origin(str(env.device)), "checkpoint": str(policy.checkpoint), "seed": cfg.seed}
+    about = {**origin(str(env.device)), "checkpoint": str(policy.checkpoint), "frames": policy.frames, "seed": cfg.seed}
     for path in tables:
         TABLE_WRITERS[path.suffix](path, rows, about)
         print(f"  {path}")

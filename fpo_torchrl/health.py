@@ -176,7 +176,7 @@ def drop_from_peak(rows: Rows) -> Finding | None:
     meaning, advice = (
         "The policy forgets: the updates have become too large for it",
         "trainer.anneal_lr=true, a smaller optim.lr or trust region; loss.min_advantage=-3 loss.max_advantage=3, if it "
-        "began with few environments that failed; the best policy is kept: fpo-eval RUN checkpoint=best",
+        "began with few environments that failed; checkpoints/best.torchrl is the policy of the best evaluation",
     )
     spreads = series(rows, "eval_action_spread")
     if len(spreads) > 1 and spreads[-1] > 1.5 * spreads[0]:

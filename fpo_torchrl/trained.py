@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModule
 from torchrl.envs import EnvBase
 
 from fpo_torchrl.builders import build_agent, env_maker
-from fpo_torchrl.checkpoint import BEST, Checkpointer
+from fpo_torchrl.checkpoint import BEST, Checkpointer, verify
 from fpo_torchrl.devices import check_device
 from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.runs.settings import load_run_config
@@ -21,6 +21,7 @@ from fpo_torchrl.runs.settings import load_run_config
 class TrainedPolicy:
     """The actor and critic of a run with the weights of ``checkpoint``, and the task they were trained on.
 
+    ``frames`` is how many they had been trained on by then.
     ``env`` is a batch of the task whose episodes are not spread, as an evaluation needs it.
     """
 
@@ -29,6 +30,10 @@ class TrainedPolicy:
     critic: TensorDictModule
     env: EnvBase
     checkpoint: Path
+    frames: int
+
+    def __str__(self) -> str:
+        return f"{self.cfg.task}, {self.checkpoint}, {self.frames} frames"
 
 
 def load_policy(
@@ -51,13 +56,16 @@ def load_policy(
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     agent = build_agent(tree, env)
     checkpointer = Checkpointer(run_dir, actor=agent.actor, critic=agent.critic)
-    path = checkpointer.best() if checkpoint == "best" else checkpoint
-    if checkpoint == "best" and path is None:
+    best = checkpointer.directory / BEST
+    if checkpoint == "best" and not best.is_file():
         raise CheckpointError(
-            f"{checkpointer.directory} has no {BEST}: a run keeps it from its first evaluation on, one "
-            "every eval_interval_frames. Without checkpoint=best the newest one is taken"
+            f"{best} does not exist: a run keeps its best policy from its first evaluation on, one every "
+            "eval_interval_frames. Without checkpoint=best the newest one is taken"
         )
-    return TrainedPolicy(cfg, agent.actor, agent.critic, env, checkpointer.load(path))
+    if checkpoint is not None and not checkpoint.strip():
+        raise ConfigError("checkpoint is empty: give the path of a checkpoint, best, or leave it out for the newest")
+    path = checkpointer.load(best if checkpoint == "best" else checkpoint)
+    return TrainedPolicy(cfg, agent.actor, agent.critic, env, path, verify(path)["frames"])
 
 
 def task_env(cfg: DictConfig, num_envs: int, device: str | None = None) -> EnvBase:

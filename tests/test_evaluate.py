@@ -109,7 +109,7 @@ def evaluates(monkeypatch, returns: list[float]) -> None:
     policy: Any = SimpleNamespace(
         actor=None, env=SimpleNamespace(device="cpu"), cfg=SimpleNamespace(task="X", device="cpu", num_threads=None)
     )
-    policy.checkpoint = "newest.torchrl"
+    policy.checkpoint, policy.frames = "newest.torchrl", 64
     monkeypatch.setattr(evaluate, "load_policy", lambda *args, **kwargs: policy)
     monkeypatch.setattr(evaluate, "evaluate", lambda *args, **kwargs: Evaluation(returns, 0.001, 0.5))
 

@@ -72,7 +72,7 @@ class TestInitFrom:
         ("settings", "words"),
         [
             (["init_from=nowhere.torchrl"], "nowhere.torchrl does not exist"),
-            (["init_from=."], "no whole checkpoint in checkpoints"),
+            (["init_from=."], "holds no run and no checkpoints/"),
             (["init_from={path}", "actor.velocity_net.hidden_sizes=[9]"], "does not fit"),
         ],
     )

@@ -8,8 +8,11 @@ from tiny import CARTPOLE, compose
 from torchrl.checkpoint import Checkpoint
 
 from fpo_torchrl import trained
-from fpo_torchrl.errors import CheckpointError
+from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.evaluation import Evaluation
+from fpo_torchrl.runs.hold import Hold
+from fpo_torchrl.runs.run import Run
+from fpo_torchrl.runs.settings import load_run_config
 from fpo_torchrl.runs.start import resume_run, start_run
 
 
@@ -61,7 +64,8 @@ class TestTheBestPolicy:
         for name, value in best.actor.state_dict().items():
             torch.testing.assert_close(value, weights[192][name], rtol=0, atol=0)
         assert trained.load_policy(run_dir).checkpoint.name == "checkpoint-000000000256.torchrl"
-        assert "best evaluation: 5 after 192 frames, the policy of best.torchrl" in capsys.readouterr().out
+        assert best.frames == 192
+        assert f"{best.checkpoint} is of the best evaluation, 5 after 192 frames" in capsys.readouterr().out
 
     def test_a_resumed_run_keeps_a_better_one_from_before(self, run_dir):
         evaluated_as(self.start(run_dir, "total_frames=128"), [1.0, 5.0])
@@ -74,10 +78,55 @@ class TestTheBestPolicy:
         for name, value in run.agent.actor.state_dict().items():
             torch.testing.assert_close(value, weights[128][name], rtol=0, atol=0)
 
-    def test_a_run_that_kept_none_is_told_of(self, run_dir):
+    def test_one_from_a_part_of_the_run_that_was_undone_does_not_count(self, run_dir):
+        """The newest checkpoint is of frame 128, and the run goes on from there with smaller steps."""
+        evaluated_as(self.start(run_dir), [1.0, 2.0, 5.0, 3.0])
+        for frames in (192, 256):
+            (run_dir / "checkpoints" / f"checkpoint-{frames:012d}.torchrl").unlink(missing_ok=True)
+        run = Run(load_run_config(run_dir), Hold(run_dir))
+        run.trainer.frames = 128
+        run._keep_best(0.5)
+        assert self.best(run_dir).items() >= {"frames": 128, "return": 0.5}.items()
+        run.hold.close()
+
+    def best(self, run_dir):
+        return Checkpoint.manifest(run_dir / "checkpoints" / "best.torchrl")["metadata"]
+
+    @pytest.mark.parametrize("content", [None, b"", b"PK damaged"])
+    def test_a_file_that_is_missing_or_damaged_is_replaced_and_stops_no_run(self, run_dir, content, capsys):
         evaluated_as(self.start(run_dir), [1.0, 5.0, 5.0, 2.0])
-        (run_dir / "checkpoints" / "best.torchrl").unlink()
+        path = run_dir / "checkpoints" / "best.torchrl"
+        path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(
-            CheckpointError, match=r"checkpoints has no best.torchrl: .* Without checkpoint=best the new"
+            CheckpointError, match=r"best.torchrl (does not exist: a run keeps|is truncated or damaged)"
         ):
             trained.load_policy(run_dir, checkpoint="best")
+        evaluated_as(resume_run(run_dir, {}), [])  # there is nothing left to train
+        capsys.readouterr()
+        evaluated_as(resume_run(run_dir, {"total_frames": 320}), [3.0])
+        assert self.best(run_dir).items() >= {"frames": 320, "return": 3.0}.items()
+        assert "best.torchrl is of the best evaluation, 3 after 320 frames" in capsys.readouterr().out
+
+    def test_where_all_checkpoints_are_damaged_it_is_named(self, run_dir):
+        evaluated_as(self.start(run_dir), [1.0, 5.0, 5.0, 2.0])
+        for path in (run_dir / "checkpoints").glob("checkpoint-*"):
+            path.write_bytes(b"")
+        with pytest.raises(CheckpointError, match=r"The best policy is whole: .*best.torchrl"):
+            trained.load_policy(run_dir)
+
+    def test_an_empty_name_is_refused(self, run_dir):
+        evaluated_as(self.start(run_dir), [1.0])
+        with pytest.raises(ConfigError, match="checkpoint is empty: give the path of a checkpoint, best, or leave it"):
+            trained.load_policy(run_dir, checkpoint=" ")
+
+    @pytest.mark.parametrize(
+        ("name", "what"), [("", "holds no run"), ("none", "does not exist"), ("run/checkpoints", "holds no")]
+    )
+    def test_what_training_cannot_begin_with(self, run_dir, name, what, monkeypatch):
+        evaluated_as(self.start(run_dir), [1.0])
+        (run_dir.parent / "elsewhere").mkdir()
+        monkeypatch.chdir(run_dir.parent / "elsewhere" if not name else run_dir.parent)
+        with pytest.raises(
+            CheckpointError, match=f"^init_from={name} {what}.*: give a run's directory or one of its ch"
+        ):
+            self.start(run_dir.parent / "second", f"init_from='{name}'")

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDictBase
-from torchrl.checkpoint import Checkpoint
 
 from fpo_torchrl.builders import build_agent
 from fpo_torchrl.checkpoint import Checkpointer
@@ -79,7 +78,7 @@ def distill_run(
     if not isinstance(acting_module(trained.actor), FlowActor):
         raise ConfigError(f"{run_dir} trained another policy than a FlowActor: there is no flow to distill")
     configs = {number: student_config(trained, Euler(number), directory) for number, directory in directories.items()}
-    print(f"{trained.cfg.task}, {trained.checkpoint}", flush=True)
+    print(trained, flush=True)
     torch.manual_seed(seed)
     data = visited(trained, seed)
     students = {}
@@ -89,8 +88,8 @@ def distill_run(
         print(f"  {directory}", flush=True)
     rows = compare(trained, students, data, seed=seed)
     settings = {"updates": updates, "episodes": episodes, "seed": seed, "observations": data.numel()}
-    teacher = {"task": trained.cfg.task, "teacher": str(run_dir), "checkpoint": trained.checkpoint.name}
-    content = {**about, **teacher, **settings, "rows": rows}
+    teacher = {"teacher": str(run_dir), "checkpoint": trained.checkpoint.name, "frames": trained.frames}
+    content = {**about, "task": trained.cfg.task, **teacher, **settings, "rows": rows}
     write_json(out / "distillation.json", content)
     write_whole(out / "distillation.md", markdown(rows))
     draw_comparison({trained.cfg.task: rows}, out / "distillation.png")
@@ -146,12 +145,11 @@ def save_student(student: Any, cfg: DictConfig, teacher: TrainedPolicy, director
     directory.parent.mkdir(parents=True, exist_ok=True)
     for remains in directory.parent.glob(f".{directory.name}-*"):  # of a command that was killed
         shutil.rmtree(remains)
-    frames = Checkpoint.manifest(teacher.checkpoint)["metadata"]["frames"]
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as partial:
         whole = Path(partial) / directory.name
         whole.mkdir()
         write_whole(whole / "config.yaml", OmegaConf.to_yaml(cfg))
-        Checkpointer(whole, actor=student, critic=teacher.critic).save(frames)
+        Checkpointer(whole, actor=student, critic=teacher.critic).save(teacher.frames)
         whole.rename(directory)
 
 

@@ -93,6 +93,7 @@ def export_run(
     metadata: dict[str, Any] = {
         "task": trained.cfg.task,
         "checkpoint": trained.checkpoint.name,
+        "frames": trained.frames,
         "solver": repr(policy.flow.solver),
         "noise": noise,
         "action_low": policy.flow.action_low.tolist(),
@@ -102,13 +103,13 @@ def export_run(
     }
     error = export_policy(policy, inputs, path, format=format, metadata=metadata)
     num_observations = NUM_COPIES * NUM_STEPS
-    print(f"{trained.cfg.task}, {trained.checkpoint}")
+    print(trained)
     print(f"  {policy.flow.solver}, {noise} noise; inputs {', '.join(inputs)}")
     print(f"  differs from the actor by at most {error:.1e} on {num_observations} observations")
     print(f"  {path} ({path.stat().st_size / 1024:.0f} KiB)")
     if noise == "zero":
         try:
-            doubt = doubt_of_zero_noise(run_dir / "evaluation.json")
+            doubt = doubt_of_zero_noise(run_dir / "evaluation.json", trained.frames)
         except DamagedFileError as damaged:
             doubt = f"how the run did from zero start noise is not known: {damaged}"
         if doubt is not None:
@@ -116,13 +117,17 @@ def export_run(
     return path
 
 
-def doubt_of_zero_noise(evaluation: Path) -> str | None:
-    """What there is to say if a run's final evaluation earned clearly less from zero start noise than from random."""
+def doubt_of_zero_noise(evaluation: Path, frames: int) -> str | None:
+    """What there is to say if a run's final evaluation earned clearly less from zero start noise than from random.
+
+    Nothing if that was of another policy than the one after so many ``frames``.
+    """
     if not evaluation.is_file():
         return None
     with intact(evaluation):
-        random, zero = (read_json(evaluation)[noise] for noise in ("random", "zero"))
-        if zero["high"] >= random["low"]:
+        report = read_json(evaluation)
+        random, zero = (report[noise] for noise in ("random", "zero"))
+        if report.get("frames", frames) != frames or zero["high"] >= random["low"]:
             return None
         earned = f"{show_return(zero)[0]} from zero start noise and {show_return(random)[0]} from random one"
     return f"the trained policy earned {earned}. --noise input writes one that takes the noise as an input"

@@ -24,7 +24,7 @@ from fpo_torchrl.plots import draw_learning_curve
 from fpo_torchrl.preemption import StopOnSignal
 from fpo_torchrl.provenance import recorded
 from fpo_torchrl.runs.assembly import build_trainer
-from fpo_torchrl.runs.directory import begun_seeds, check_is_run
+from fpo_torchrl.runs.directory import begun_seeds, check_is_run, holds_run
 from fpo_torchrl.runs.follow import lead
 from fpo_torchrl.runs.hold import Hold
 from fpo_torchrl.runs.progress import progress_bar
@@ -103,9 +103,10 @@ class Run:
         if self.cfg.init_from is None:
             return
         source = Path(self.cfg.init_from)
-        if not source.exists():
+        if not source.exists() or (source.is_dir() and not (holds_run(source) or begun_seeds(source))):
+            what = "holds no run and no checkpoints/" if source.is_dir() else "does not exist"
             raise CheckpointError(
-                f"init_from={source} does not exist: give a run's directory or one of its checkpoints"
+                f"init_from={self.cfg.init_from} {what}: give a run's directory or one of its checkpoints"
             )
         directory, path = (source, None) if source.is_dir() else (source.parent.parent, source)
         if path is None and begun_seeds(directory):
@@ -219,9 +220,7 @@ class Run:
         if self._is_due(self.eval_interval):
             # Training episodes already show the return under random start noise.
             evaluation = self.evaluate("zero", self.cfg.eval_episodes)
-            before = [row["eval_zero"] for row in self.metrics.rows if "eval_zero" in row]
-            if evaluation.mean >= max(before, default=-math.inf):
-                self.checkpointer.save_best(self.trainer.frames, evaluation.mean)
+            self._keep_best(evaluation.mean)
             low, high = evaluation.interval
             metrics |= {"eval_zero": evaluation.mean, "eval_zero_low": low, "eval_zero_high": high}
             metrics["eval_action_spread"] = evaluation.action_spread
@@ -238,6 +237,12 @@ class Run:
         """Whether this iteration crossed a multiple of ``interval`` frames, or is the last."""
         frames, batch = self.trainer.frames, self.trainer.frames_per_batch
         return frames // interval > (frames - batch) // interval or frames >= self.trainer.total_frames
+
+    def _keep_best(self, mean_return: float) -> None:
+        """Keep this policy if none before it was better; one from a part of the run that was undone does not count."""
+        best, frames = self.checkpointer.best(), self.trainer.frames
+        if best is None or best.frames >= frames or mean_return >= best.mean_return:
+            self.checkpointer.save_best(frames, mean_return)
 
     def log(self, metrics: dict[str, float]) -> None:
         """Write a row to ``metrics.csv`` and to the other logger."""
@@ -275,10 +280,11 @@ class Run:
         if self.cfg.render:
             files += self._filmed("rollout.gif")
         latest, best = self.checkpointer.latest(), self.checkpointer.best()
-        files += [f"checkpoints/{path.name}" for path in (latest, best) if path is not None]
+        if latest is not None:
+            files.append(f"checkpoints/{latest.name}")
         say(evaluation_table(evaluations, self.cfg.task), *(f"  {self.run_dir / name}" for name in files))
-        if best is not None and (about := self.checkpointer.metadata(best))["frames"] < self.trainer.frames:
-            say(f"  best evaluation: {about['return']:.4g} after {about['frames']} frames, the policy of {best.name}")
+        if best is not None:
+            say(f"  {best.path} is of the best evaluation, {best.mean_return:.4g} after {best.frames} frames")
         return evaluations
 
     def _filmed(self, name: str) -> list[str]:

@@ -25,16 +25,17 @@ def row(mean: float, low: float, high: float) -> dict[str, float]:
 )
 def test_it_doubts_zero_noise_that_earns_clearly_less(random, zero, words, tmp_path):
     path = tmp_path / "evaluation.json"
-    assert doubt_of_zero_noise(path) is None
-    path.write_text(json.dumps({"random": random, "zero": zero}))
-    doubt = doubt_of_zero_noise(path)
+    assert doubt_of_zero_noise(path, 64) is None
+    path.write_text(json.dumps({"random": random, "zero": zero, "frames": 64}))
+    doubt = doubt_of_zero_noise(path, 64)
     assert doubt is None if words is None else words in str(doubt)
+    assert doubt_of_zero_noise(path, 32) is None  # it was of another policy
 
 
 def test_a_damaged_evaluation_is_named(tmp_path):
     (tmp_path / "evaluation.json").write_text(json.dumps({"random": row(1.0, 1.0, 1.0)}))
     with pytest.raises(DamagedFileError, match=r"evaluation.json is damaged \(KeyError: 'zero'\)"):
-        doubt_of_zero_noise(tmp_path / "evaluation.json")
+        doubt_of_zero_noise(tmp_path / "evaluation.json", 64)
 
 
 @pytest.mark.parametrize("wrong", [{"format": "onx"}, {"noise": "random"}])
