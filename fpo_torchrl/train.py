@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import hydra
@@ -25,7 +26,16 @@ PRESETS = {"gridworld": "gridworld", "bandit": "bandit", "humanoid": "humanoid",
 """Tasks, or families of them, that have a preset of their own."""
 
 
-def other_preset(task: str, chosen: str) -> str | None:
+def check_preset(choices: Mapping[str, str | None]) -> None:
+    """``ConfigError`` if what presets have in common was chosen among Hydra's groups, as if it were a preset."""
+    if "experiment/common" in choices or str(choices.get("experiment")).startswith("common/"):
+        raise ConfigError(
+            "experiment/common holds what several presets have in common and is none itself: choose one, such as "
+            "experiment=fpo_paper (fpo-train --help lists them)"
+        )
+
+
+def other_preset(task: str, chosen: str | None) -> str | None:
     """The preset of a task that is trained with the default one, which is for control tasks; None if it has none.
 
     >>> other_preset("gridworld/two_walls", "fpo"), other_preset("ReacherEasy", "fpo")
@@ -37,7 +47,9 @@ def other_preset(task: str, chosen: str) -> str | None:
 @hydra.main(version_base="1.3", config_path="pkg://fpo_torchrl.conf", config_name="config")
 def _train(cfg: DictConfig) -> float:
     job = HydraConfig.get()
-    if (better := other_preset(cfg.task, job.runtime.choices["experiment"])) is not None:
+    choices = job.runtime.choices
+    check_preset(choices)
+    if (better := other_preset(cfg.task, choices.get("experiment"))) is not None:
         print(f"experiment={better} has the settings that {cfg.task} is documented with")
     sweep_dir = Path(job.runtime.output_dir) if job.mode == RunMode.MULTIRUN else None
     if cfg.num_seeds != 1 and cfg.resume in (None, AUTO):

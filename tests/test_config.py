@@ -125,6 +125,8 @@ TYPED_WRONG = {
     "optim.lr=fast": ["optim.lr", "'fast'", "Float"],
     "actor=gauss": ["'actor/gauss'", "flow", "gaussian"],
     "loss/trust_region=trpo": ["'loss/trust_region/trpo'", "aspo", "clip", "spo"],
+    "experiment=common/paper": ["several presets have in common", "experiment=fpo_paper"],
+    "+experiment/common=paper": ["several presets have in common", "experiment=fpo_paper"],
     "experiment=paper_common": ["Could not find 'experiment/paper_common'", "fpo_paper"],
     "normalizer=null": ["must be a string", "the name of an option"],
     "task.motions=walks": ["task.motions=walks: task is a name", "did you mean env.motions=walks?"],
