@@ -18,10 +18,10 @@ from fpo_torchrl.modules.sampler import FlowSampler
 
 def acting_module(policy: Any) -> Any:
     """The last module of ``policy``, where its flow is; ``policy`` itself if it is no ``TensorDictSequential``."""
-    return links(policy)[-1]
+    return flattened(policy)[-1]
 
 
-def require(kind: type[FlowSampler], policy: Any, *, loss: str, advice: str = "") -> Any:
+def require_flow(kind: type[FlowSampler], policy: Any, *, loss: str, advice: str = "") -> Any:
     """The flow of ``policy``; ``TypeError`` if it is of another ``kind`` than a loss trains."""
     flow = acting_module(policy)
     if not isinstance(unwrapped(flow), kind):
@@ -47,7 +47,7 @@ def check_encoders(policy: Any) -> None:
 
     What comes before the flow runs again in every update, and must write what it wrote at collection.
     """
-    for module in (module for encoder in links(policy)[:-1] for module in encoder.modules()):
+    for module in (module for encoder in flattened(policy)[:-1] for module in encoder.modules()):
         if isinstance(module, FlowSampler | ProbabilisticTensorDictModule):
             raise ValueError(
                 f"before the flow of a policy only encoders can be trained, and there is a {type(module).__name__}, "
@@ -63,7 +63,7 @@ def recurrent_modules(net: nn.Module) -> list[nn.Module]:
 def encode(policy: Any, tensordict: TensorDictBase) -> TensorDictBase:
     """Run every module of ``policy`` before its flow on ``tensordict``, in place, and return it."""
     tolerant = getattr(policy, "partial_tolerant", False)
-    for encoder in links(policy)[:-1]:
+    for encoder in flattened(policy)[:-1]:
         if tolerant and any(tensordict.get(key, None) is None for key in encoder.in_keys):
             continue
         if (written := encoder(tensordict)) is not tensordict:
@@ -73,14 +73,14 @@ def encode(policy: Any, tensordict: TensorDictBase) -> TensorDictBase:
 
 def for_inference(policy: Any, **sampling: Any) -> Any:
     """``policy`` with the view :meth:`FlowSampler.for_inference` of its flow, on the same weights."""
-    *encoders, flow = links(policy)
+    *encoders, flow = flattened(policy)
     flow = flow.for_inference(**sampling)
     return TensorDictSequential(*encoders, flow, partial_tolerant=policy.partial_tolerant) if encoders else flow
 
 
-def links(policy: Any) -> list[Any]:
+def flattened(policy: Any) -> list[Any]:
     """The modules of ``policy`` in order; a sequence at its end counts as the modules in it."""
     if not isinstance(policy, TensorDictSequential):
         return [policy]
     *encoders, last = policy.module.values() if isinstance(policy.module, nn.ModuleDict) else policy.module
-    return [*encoders, *links(last)]
+    return [*encoders, *flattened(last)]

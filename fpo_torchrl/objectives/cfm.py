@@ -21,7 +21,7 @@ from fpo_torchrl.flow import (
 )
 from fpo_torchrl.functional import ACTION_REDUCTIONS
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import acting_module, check_encoders, encode, require
+from fpo_torchrl.modules.chain import acting_module, check_encoders, encode, require_flow
 
 
 class CFMLoss(LossModule):
@@ -78,7 +78,7 @@ class CFMLoss(LossModule):
         check_kinds("UniformTime()", TimeSampler, time_sampler=time_sampler)
         check_kinds("AntitheticPairs()", PairSampler, pairs=pairs)
         check_choice("action_reduction", action_reduction, ACTION_REDUCTIONS)
-        require(FlowActor, actor_network, loss="CFMLoss")
+        require_flow(FlowActor, actor_network, loss="CFMLoss")
         check_encoders(actor_network)
         super().__init__()
         self.convert_to_functional(actor_network, "actor_network")

@@ -7,7 +7,7 @@ from typing import Any
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 
-from fpo_torchrl.modules.chain import require
+from fpo_torchrl.modules.chain import require_flow
 from fpo_torchrl.modules.denoising import DenoisingActor
 from fpo_torchrl.objectives.entries import by_either_name, stored
 from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms
@@ -54,7 +54,7 @@ class DenoisingMDPLoss(FlowPPOLoss):
         **ppo_settings: Any,
     ) -> None:
         actor_network, critic_network = by_either_name(actor_network, critic_network, actor, critic)
-        require(DenoisingActor, actor_network, loss="DenoisingMDPLoss", advice="; for a FlowActor use FPOLoss")
+        require_flow(DenoisingActor, actor_network, loss="DenoisingMDPLoss", advice="; for a FlowActor use FPOLoss")
         super().__init__(
             actor_network,
             critic_network,

@@ -12,7 +12,7 @@ from fpo_torchrl.checks import check_kinds
 from fpo_torchrl.described import Described
 from fpo_torchrl.functional import fpo_log_ratio, straight_through_clamp
 from fpo_torchrl.modules.actor import FlowActor
-from fpo_torchrl.modules.chain import require
+from fpo_torchrl.modules.chain import require_flow
 from fpo_torchrl.objectives.entries import by_either_name, stored
 from fpo_torchrl.objectives.surrogate import FlowPPOLoss, RatioTerms
 from fpo_torchrl.objectives.trust_region import TrustRegion, clip_or
@@ -100,7 +100,7 @@ class FPOLoss(FlowPPOLoss):
             "; for a Gaussian actor use torchrl.objectives.ClipPPOLoss (fpo-train: loss=ppo), for a DenoisingActor "
             "DenoisingMDPLoss (loss=dppo)"
         )
-        num_pairs = require(FlowActor, actor_network, loss="FPOLoss", advice=advice).num_mc_samples
+        num_pairs = require_flow(FlowActor, actor_network, loss="FPOLoss", advice=advice).num_mc_samples
         groups = {"per_action": 1, "per_sample": num_pairs}.get(ratio, ratio) if isinstance(ratio, str) else ratio
         whole = isinstance(groups, int) and not isinstance(groups, bool)
         if num_pairs and (not whole or groups < 1 or num_pairs % groups):  # the base class refuses 0

@@ -41,10 +41,10 @@ class FlowPPOLoss(PPOLoss):
 
     The critic loss, value estimators, keys and advantage normalisation are those of TorchRL's ``PPOLoss``.
 
-    Keys: reads the inputs of actor and critic, the actor's ``flow_keys``, and ``"advantage"`` ``[*batch, 1]``,
-    or of a team ``[*batch, 1]`` for actions ``[*batch, agents, act]``, and ``"value_target"``; without an
-    advantage the value estimator computes both. Returns ``"loss_objective"`` and ``"loss_critic"``, and without
-    gradient ``"mean_ratio"``, ``"min_ratio"``, ``"max_ratio"``, ``"ESS"`` (share of the batch), ``"clip_fraction"``
+    Keys: reads the inputs of actor and critic, the actor's ``flow_keys``, ``"advantage"`` ``[*batch, 1]``, which for
+    actions ``[*batch, agents, act]`` is ``[*batch, agents, 1]`` or the team's ``[*batch, 1]``, and ``"value_target"``;
+    without an advantage the value estimator computes both. Returns ``"loss_objective"`` and ``"loss_critic"``, and
+    without gradient ``"mean_ratio"``, ``"min_ratio"``, ``"max_ratio"``, ``"ESS"`` (share of the batch), ``"clip_fraction"``
     and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"`` by the sign of the advantage, the
     subclass's own diagnostics and ``"explained_variance"``.
 
