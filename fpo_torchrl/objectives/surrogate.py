@@ -44,9 +44,9 @@ class FlowPPOLoss(PPOLoss):
     Keys: reads the inputs of actor and critic, the actor's ``flow_keys``, ``"advantage"`` ``[*batch, 1]``, which for
     actions ``[*batch, agents, act]`` is ``[*batch, agents, 1]`` or the team's ``[*batch, 1]``, and ``"value_target"``;
     without an advantage the value estimator computes both. Returns ``"loss_objective"`` and ``"loss_critic"``, and
-    without gradient ``"mean_ratio"``, ``"min_ratio"``, ``"max_ratio"``, ``"ESS"`` (share of the batch), ``"clip_fraction"``
-    and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"`` by the sign of the advantage, the
-    subclass's own diagnostics and ``"explained_variance"``.
+    without gradient ``"mean_ratio"``, ``"min_ratio"``, ``"max_ratio"``, ``"ESS"`` (share of the batch),
+    ``"clip_fraction"`` and its split ``"clip_fraction_positive"`` and ``"clip_fraction_negative"`` by the sign of the
+    advantage, the subclass's own diagnostics and ``"explained_variance"``.
 
     Args:
         actor_network: the flow policy, or a ``TensorDictSequential`` that ends with one; the encoders before it are
