@@ -246,18 +246,15 @@ class FlowPPOLoss(PPOLoss):
                     explained = self._explained_variance(tensordict, valid)
                 diagnostics["explained_variance"] = explained.mean()
         losses = {key: self._reduce_loss(value, tensordict) for key, value in losses.items()}
-        losses = {
-            key: value.squeeze(-1) if value.ndim else value for key, value in losses.items()
-        }  # of a scalar it fails in vmap
+        # In vmap a scalar has no last dimension to squeeze.
+        losses = {key: value.squeeze(-1) if value.ndim else value for key, value in losses.items()}
         return TensorDict({**losses, **diagnostics})
 
     def _weights(self, name: str) -> contextlib.AbstractContextManager[Any]:
         """Inside, the network of that name has the loss's weights, which a functional loss keeps apart from it."""
-        return (
-            getattr(self, f"{name}_params").to_module(getattr(self, name))
-            if self.functional
-            else contextlib.nullcontext()
-        )
+        if not self.functional:
+            return contextlib.nullcontext()
+        return getattr(self, f"{name}_params").to_module(getattr(self, name))
 
     @torch.no_grad()
     def _explained_variance(self, tensordict: TensorDictBase, valid: Tensor) -> Tensor:
