@@ -105,7 +105,7 @@ class TestTheBestPolicy:
         capsys.readouterr()
         evaluated_as(resume_run(run_dir, {"total_frames": 320}), [3.0])
         assert self.best(run_dir).items() >= {"frames": 320, "return": 3.0}.items()
-        assert "best.torchrl is of the best evaluation, 3 after 320 frames" in capsys.readouterr().out
+        assert "checkpoints/best.torchrl\n" in capsys.readouterr().out
 
     def test_where_all_checkpoints_are_damaged_it_is_named(self, run_dir):
         evaluated_as(self.start(run_dir), [1.0, 5.0, 5.0, 2.0])

@@ -284,7 +284,8 @@ class Run:
             files.append(f"checkpoints/{latest.name}")
         say(evaluation_table(evaluations, self.cfg.task), *(f"  {self.run_dir / name}" for name in files))
         if best is not None:
-            say(f"  {best.path} is of the best evaluation, {best.mean_return:.4g} after {best.frames} frames")
+            earlier = f" is of the best evaluation, {best.mean_return:.4g} after {best.frames} frames"
+            say(f"  {best.path}{earlier if best.frames < self.trainer.frames else ''}")
         return evaluations
 
     def _filmed(self, name: str) -> list[str]:
