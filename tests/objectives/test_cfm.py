@@ -181,6 +181,11 @@ def test_a_setting_out_of_range_is_refused(make_actor, kwargs, message):
         CFMLoss(make_actor(), **kwargs)
 
 
+def test_a_number_of_pairs_that_is_no_whole_number_is_refused(make_actor):
+    with pytest.raises(TypeError, match=r"num_mc_samples must be a whole number, got 2.5"):
+        CFMLoss(make_actor(), num_mc_samples=2.5)
+
+
 @pytest.mark.parametrize(("name", "wrong"), [("target", "velocity"), ("time_sampler", "uniform")])
 def test_names_in_the_place_of_parts_are_refused(make_actor, name, wrong):
     with pytest.raises(TypeError, match=rf"{name} must be a .* got '{wrong}'"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from by_hand import RATIOS, gradients
@@ -295,6 +297,15 @@ class TestBadInput:
     def test_a_trust_region_beside_a_clip(self, make_actor):
         with pytest.raises(ValueError, match=r"clip_epsilon=0\.2 beside ASPO\(0\.05\)"):
             FPOLoss(make_actor(), clip_epsilon=0.2, trust_region=ASPO(0.05))
+
+    def test_a_trust_region_in_the_place_of_a_radius(self, make_actor, make_critic):
+        with pytest.raises(TypeError, match=r"a radius was expected, got ASPO\(0.1\): give it as trust_region=ASPO"):
+            FPOLoss(make_actor(), make_critic(), ASPO(0.1))
+
+    @pytest.mark.parametrize("ratio", [[2], True, "per_pair", 3])
+    def test_a_ratio_that_is_no_name_and_no_divisor(self, make_actor, ratio):
+        with pytest.raises(ValueError, match=rf"ratio must be .*num_mc_samples=4, got {re.escape(repr(ratio))}"):
+            FPOLoss(make_actor(num_mc_samples=4), ratio=ratio)
 
     @pytest.mark.parametrize("kwargs", [{"delay_actor": True}, {"max_importance_ratio": 100.0}])
     def test_ppo_options_that_act_on_log_probabilities(self, make_actor, kwargs):
