@@ -102,14 +102,14 @@ class Checkpointer:
         with self._writing(frames) as metadata:
             return self._rotation.save(self._checkpoint, step=frames, metadata=metadata)
 
-    def save_best(self, frames: int, mean_return: float, components: Collection[str] = ("actor", "critic")) -> Path:
+    def save_best(self, frames: int, mean_return: float) -> Path:
         """Write ``best.torchrl``, which the policy of the best evaluation so far is kept in; return its path.
 
-        It holds ``components``: enough to evaluate and to begin another run with, not to resume from.
+        It holds actor and critic: enough to evaluate and to begin another run with, not to resume from.
         """
         with self._writing(frames) as metadata:
             metadata["return"] = mean_return
-            return self._checkpoint.save(self.directory / BEST, components=components, metadata=metadata)
+            return self._checkpoint.save(self.directory / BEST, components=("actor", "critic"), metadata=metadata)
 
     @contextlib.contextmanager
     def _writing(self, frames: int) -> Iterator[dict[str, Any]]:

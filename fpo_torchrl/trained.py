@@ -8,10 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from tensordict.nn import TensorDictModule
+from torchrl.checkpoint import Checkpoint
 from torchrl.envs import EnvBase
 
 from fpo_torchrl.builders import build_agent, env_maker
-from fpo_torchrl.checkpoint import BEST, Checkpointer, verify
+from fpo_torchrl.checkpoint import BEST, Checkpointer
 from fpo_torchrl.devices import check_device
 from fpo_torchrl.errors import CheckpointError, ConfigError
 from fpo_torchrl.runs.settings import load_run_config
@@ -65,7 +66,7 @@ def load_policy(
     if checkpoint is not None and not checkpoint.strip():
         raise ConfigError("checkpoint is empty: give the path of a checkpoint, best, or leave it out for the newest")
     path = checkpointer.load(best if checkpoint == "best" else checkpoint)
-    return TrainedPolicy(cfg, agent.actor, agent.critic, env, path, verify(path)["frames"])
+    return TrainedPolicy(cfg, agent.actor, agent.critic, env, path, Checkpoint.manifest(path)["metadata"]["frames"])
 
 
 def task_env(cfg: DictConfig, num_envs: int, device: str | None = None) -> EnvBase:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -18,9 +17,10 @@ from torch import Tensor
 from torchrl.objectives import PPOLoss, ValueEstimators
 
 from fpo_torchrl.checks import check_arguments, check_kinds
-from fpo_torchrl.functional import effective_sample_size, explained_variance
+from fpo_torchrl.functional import explained_variance
 from fpo_torchrl.modules.chain import acting_module, check_encoders, encode
 from fpo_torchrl.modules.sampler import FlowSampler
+from fpo_torchrl.objectives.diagnostics import counted, ratio_diagnostics
 from fpo_torchrl.objectives.entries import check_advantage, of_each_action
 from fpo_torchrl.objectives.trust_region import Clip, TrustRegion
 
@@ -235,7 +235,7 @@ class FlowPPOLoss(PPOLoss):
                 f"{tuple(objective.shape)}"
             )
         losses = {"loss_objective": -objective.mean(-1, keepdim=True), **extra_losses}
-        diagnostics = self._diagnose(log_ratio, advantage, extra_diagnostics, valid)
+        diagnostics = ratio_diagnostics(log_ratio, advantage, self.trust_region, extra_diagnostics, valid)
         if self._has_critic:
             loss_critic, value_clip_fraction, explained = self.loss_critic(tensordict)
             losses["loss_critic"] = loss_critic
@@ -262,7 +262,7 @@ class FlowPPOLoss(PPOLoss):
         with self._weights("critic_network"):
             value = self.critic_network(tensordict.copy()).get(self.tensor_keys.value)
         target = tensordict.get(self.tensor_keys.value_target)
-        return explained_variance(value, target, weight=_counted(valid).expand_as(value).to(value))
+        return explained_variance(value, target, weight=counted(valid).expand_as(value).to(value))
 
     def _valid(self, tensordict: TensorDictBase, like: Tensor) -> Tensor | None:
         """Which entries are not padding, of the shape of ``like``; None if nothing marks any."""
@@ -279,40 +279,3 @@ class FlowPPOLoss(PPOLoss):
         if self.min_advantage is None and self.max_advantage is None:
             return advantage
         return advantage.clamp(self.min_advantage, self.max_advantage)
-
-    @torch.no_grad()
-    def _diagnose(
-        self, log_ratio: Tensor, advantage: Tensor, extra: Mapping[str, Tensor], valid: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Statistics of the ratios and the means of ``extra`` ``[*batch]``, over what is not padding.
-
-        Padding has no weight, rather than being taken out: shapes that depend on values neither compile nor vectorise.
-        """
-        ratio = log_ratio.exp()
-        clipped = self.trust_region.is_outside(ratio).to(ratio.dtype)
-        positive = (advantage >= 0).to(ratio.dtype).expand_as(ratio)
-        counted = None if valid is None else _counted(valid)
-
-        def mean(of: Tensor) -> Tensor:
-            return of.mean() if counted is None else share(of, torch.ones_like(of))
-
-        def share(of: Tensor, among: Tensor) -> Tensor:
-            if counted is not None:  # by its place, as padding may be infinite
-                of, among = of.where(counted, 0.0), among * counted
-            return (of * among).sum() / among.sum().clamp_min(1)
-
-        return {
-            "mean_ratio": mean(ratio),
-            "min_ratio": (ratio if counted is None else ratio.where(counted, math.inf)).amin(),
-            "max_ratio": (ratio if counted is None else ratio.where(counted, -math.inf)).amax(),
-            "ESS": effective_sample_size(log_ratio, counted),
-            "clip_fraction": mean(clipped),
-            "clip_fraction_positive": share(clipped, positive),
-            "clip_fraction_negative": share(clipped, 1 - positive),
-            **{name: mean(value.unsqueeze(-1)) for name, value in extra.items()},
-        }
-
-
-def _counted(valid: Tensor) -> Tensor:
-    """What is not padding; all of a batch that is nothing else."""
-    return valid | ~valid.any()
